@@ -1,0 +1,39 @@
+"""Dollar caps, allowlists and revocation for the vendor APIs that flows and agents call. Exports only."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as _version
+
+from keyguard.errors import (
+    BackendError,
+    ConfigurationError,
+    KeyguardError,
+    KeyRevoked,
+    LedgerUnavailable,
+    Refused,
+    SpendCapExceeded,
+)
+from keyguard.install import Installation, install, issue, revoke, run, uninstall, use, wrap
+from keyguard.model import Policy, VaultKey
+
+__version__ = _version("keyguard")
+
+__all__ = [
+    "BackendError",
+    "ConfigurationError",
+    "Installation",
+    "KeyRevoked",
+    "KeyguardError",
+    "LedgerUnavailable",
+    "Policy",
+    "Refused",
+    "SpendCapExceeded",
+    "VaultKey",
+    "install",
+    "issue",
+    "revoke",
+    "run",
+    "uninstall",
+    "use",
+    "wrap",
+]

@@ -1,0 +1,44 @@
+"""The backend contract, and the look-up by URL. Plugs are the other files of this folder.
+
+A backend answers for money: the embedded local enforcer asks a ledger on this machine or network, a
+remote proxy asks somebody else. Its methods block; the async driver runs them in worker threads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from keyguard.context import Ticket
+    from keyguard.model import Closing, Decision, Memory, Money, Order, Policy, Receipt, Usage, VaultKey
+
+
+class Backend(Protocol):
+    """Who decides. Every method may raise `BackendError`, and then nothing was decided."""
+
+    name: str
+    url: str
+
+    def issue(self, policy: Policy, run_id: str | None) -> tuple[VaultKey, tuple[str, ...]]:
+        """Return the run's key (made now or found again) and warnings; see `Ledger.issue`."""
+        ...
+
+    def find(self, *, token: str | None = None, key_id: str | None = None, run_id: str | None = None,
+             fresh: bool = False) -> VaultKey | None:
+        """Return a key by one of its names; `fresh` skips what this process remembers."""
+        ...
+
+    def revoke(self, *, key_id: str | None = None, run_id: str | None = None, policy: str | None = None,
+               state: Literal["revoked", "closed"] = "revoked", by: str = "") -> int: ...
+
+    def raise_cap(self, run_id: str, cap: Money, *, by: str) -> VaultKey: ...
+
+    def reserve(self, order: Order, ticket: Ticket) -> Decision:
+        """Hold the order's money; the backend remembers the ticket until the close, so that a hold whose ticket died becomes doubt."""
+        ...
+
+    def close(self, closing: Closing) -> Receipt: ...
+    def refuse(self, order: Order, reason: str) -> None: ...
+    def recall(self, scope: str, vendor: str, account: str, object_id: str) -> Memory | None: ...
+    def usage(self, scope: str) -> Usage | None: ...
+    def shut(self) -> None: ...

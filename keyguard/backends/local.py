@@ -1,0 +1,160 @@
+"""The embedded local enforcer: a ledger on this machine or network, and this process's memory of open tickets."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Literal
+
+from keyguard.errors import BackendError
+from keyguard.model import Closing, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from keyguard.context import Ticket
+    from keyguard.ledgers import Ledger
+    from keyguard.model import Decision, Memory, Money, Order, Policy, Receipt, Usage, VaultKey
+
+_logger = logging.getLogger("keyguard")
+# Above this many open tickets, looking at each before every reserve would cost more than the reserve.
+_SWEEP_ALWAYS = 64
+_SWEEP_EVERY = 0.1
+
+
+class LocalBackend:
+    """
+    Decides by a ledger.
+
+    A hold whose ticket died without a confirmed close (an exception injected by an orchestrator, a ledger that
+    was away for a moment) is closed at the next guarded call of this process: as it is known to have
+    ended, else released if no attempt had begun, else doubt.
+    """
+
+    name = "local"
+
+    def __init__(self, ledger: Ledger, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.ledger = ledger
+        self.url = ledger.url
+        self._monotonic = monotonic
+        self._next_sweep = 0.0
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._open: dict[str, Ticket] = {}
+        self._keys: dict[tuple[str, str], VaultKey] = {}
+
+    def issue(self, policy: Policy, run_id: str | None) -> tuple[VaultKey, tuple[str, ...]]:
+        """Issue, or find again, a run's key."""
+        key, warnings = self.ledger.issue(policy, run_id)
+        self._remember(key)
+        return key, warnings
+
+    def find(
+        self, *, token: str | None = None, key_id: str | None = None, run_id: str | None = None, fresh: bool = False
+    ) -> VaultKey | None:
+        """Return a key by one of its names; what this process remembers is enough, because every reserve checks its version."""
+        kind, name = next((kind, name) for kind, name in (("token", token), ("key_id", key_id), ("run_id", run_id)) if name is not None)
+        known = None if fresh else self._keys.get((kind, name))
+        if known is not None:
+            return known
+        key = self.ledger.key(**{kind: name})
+        if key is not None:
+            self._remember(key)
+        return key
+
+    def _remember(self, key: VaultKey) -> None:
+        self._keys["token", key.token] = key
+        self._keys["key_id", key.key_id] = key
+        if key.run_id is not None:
+            self._keys["run_id", key.run_id] = key
+
+    def revoke(
+        self,
+        *,
+        key_id: str | None = None,
+        run_id: str | None = None,
+        policy: str | None = None,
+        state: Literal["revoked", "closed"] = "revoked",
+        by: str = "",
+    ) -> int:
+        """Revoke keys; when it returns, no new reservation of theirs commits in any process."""
+        count = self.ledger.revoke(key_id=key_id, run_id=run_id, policy=policy, state=state, by=by)
+        self._keys.clear()
+        return count
+
+    def raise_cap(self, run_id: str, cap: Money, *, by: str) -> VaultKey:
+        """Set a run's cap by a human's decision."""
+        key = self.ledger.raise_cap(run_id, cap, by=by)
+        self._remember(key)
+        return key
+
+    def reserve(self, order: Order, ticket: Ticket) -> Decision:
+        """Hold money for a ticket; holds of dead tickets are closed first, so that they cause no false refusal."""
+        self.sweep()
+        with self._lock:
+            self._open[order.reservation_id] = ticket
+        decision = self.ledger.reserve(order)
+        if not decision.granted:
+            self._open.pop(order.reservation_id, None)
+        return decision
+
+    def close(self, closing: Closing) -> Receipt:
+        """Close a hold. An id of another process (a fork's parent) is none of ours, and is left to it."""
+        self._forget_parent()
+        receipt = self.ledger.close(closing)
+        self._open.pop(closing.reservation_id, None)
+        return receipt
+
+    def refuse(self, order: Order, reason: str) -> None:
+        """Audit a refusal."""
+        self.ledger.refuse(order, reason)
+
+    def recall(self, scope: str, vendor: str, account: str, object_id: str) -> Memory | None:
+        """Return what the scope's ledger remembers of a vendor object."""
+        return self.ledger.recall(scope, vendor, account, object_id)
+
+    def usage(self, scope: str) -> Usage | None:
+        """Return a budget's figures."""
+        self.sweep(always=True)
+        return self.ledger.usage(scope)
+
+    def shut(self) -> None:
+        """Close what dead tickets left, and the ledger's handles."""
+        self.sweep(always=True)
+        self.ledger.shut()
+
+    def sweep(self, *, always: bool = False) -> None:
+        """Close the holds of this process whose ticket is dead."""
+        self._forget_parent()
+        if not self._open or not (always or len(self._open) <= _SWEEP_ALWAYS or self._monotonic() >= self._next_sweep):
+            return
+        self._next_sweep = self._monotonic() + _SWEEP_EVERY
+        with self._lock:
+            dead = [(name, ticket) for name, ticket in self._open.items() if _is_dead(ticket)]
+        for reservation_id, ticket in dead:
+            self._close_dead(reservation_id, ticket)
+
+    def _close_dead(self, reservation_id: str, ticket: Ticket) -> None:
+        closing = ticket.closing
+        if closing is None or closing.reservation_id != reservation_id:
+            sent = ticket.begun > 0
+            closing = Closing(reservation_id, Outcome("doubt" if sent else "released", source="local"), unsent=not sent)
+        try:
+            self.close(closing)
+        except BackendError as error:
+            _logger.warning("a hold of a call that ended could not be closed yet, it stays counted: %s", error)
+        else:
+            ended = closing.outcome.ending
+            _logger.warning("closed reservation %s of %r, whose call ended without an answer: %s", reservation_id, ticket, ended)
+
+    def _forget_parent(self) -> None:
+        if self._pid != os.getpid():
+            # A forked child never settles its parent's tickets; its lock may have been held by a thread that is gone.
+            self._pid, self._lock, self._open = os.getpid(), threading.Lock(), {}
+
+
+def _is_dead(ticket: Ticket) -> bool:
+    flow = ticket.flow() if ticket.flow is not None else None
+    return ticket.closed or (ticket.flow is not None and (flow is None or flow.gi_frame is None))

@@ -1,0 +1,115 @@
+"""The `keyguard` command: its options, its errors and its exit codes. What the commands do is in the files beside this one.
+
+Exit codes: 0 done, 1 refused, failed, or not as it should be, 2 asked for something that cannot be.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import keyguard
+from keyguard.cli import figures
+from keyguard.errors import ConfigurationError, KeyguardError, MissingExtra
+
+app = typer.Typer(
+    name="keyguard",
+    help="Dollar caps for the vendor calls of your flows: see what was spent, revoke keys, raise caps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value; amounts in dollars.")]
+LedgerUrl = Annotated[str | None, typer.Option("--ledger", metavar="URL", help="Default: KEYGUARD_URL, else your own SQLite ledger.")]
+
+
+def main() -> None:
+    """Run the command line; an error of keyguard is one line on stderr."""
+    try:
+        app()
+    except MissingExtra as error:
+        # The message is the very line to type.
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyguardError as error:
+        print(f"keyguard: {error}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, ConfigurationError) else 1) from None
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 -- the signature of a click callback
+    if asked:
+        typer.echo(f"keyguard {keyguard.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,  # noqa: ARG001, FBT002 -- the callback reads it
+) -> None:
+    """Hold the options of the command itself."""
+
+
+@app.command()
+def demo(
+    cap: Annotated[str, typer.Option(help="run_usd_cap in dollars.")] = "500",
+    customers: Annotated[int, typer.Option(help="How many customers are charged.")] = 50,
+    amount: Annotated[str, typer.Option(help="Dollars each is charged.")] = "20",
+    unguarded: Annotated[bool, typer.Option("--unguarded", help="The same flow with the seams off.")] = False,  # noqa: FBT002 -- a flag
+    as_json: AsJson = False,  # noqa: FBT002 -- a flag
+) -> None:
+    """Run a real Prefect flow that charges past its cap, at a Stripe stand-in on this machine."""
+    from keyguard.cli.showing import show_demo
+
+    raise typer.Exit(show_demo(figures.plan(cap, customers, amount, guarded=not unguarded), as_json=as_json))
+
+
+@app.command()
+def status(
+    run: Annotated[str | None, typer.Option(help="Only this run, with its open intents.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many runs at most, newest first.")] = 50,
+    ledger: LedgerUrl = None,
+    as_json: AsJson = False,  # noqa: FBT002 -- a flag
+) -> None:
+    """Show what runs may spend, have spent, hold and doubt."""
+    from keyguard.cli.showing import show_status
+
+    with figures.opened(ledger) as found:
+        rows = figures.rows(found, run=run, limit=limit)
+        show_status(rows, found.url, as_json=as_json)
+
+
+@app.command()
+def revoke(
+    run: Annotated[str | None, typer.Option(help="Every key of this run.")] = None,
+    key: Annotated[str | None, typer.Option(help="This key, by its key id.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Every key of this policy name.")] = None,
+    ledger: LedgerUrl = None,
+    as_json: AsJson = False,  # noqa: FBT002 -- a flag
+) -> None:
+    """Revoke keys: once this returns no process can reserve with them."""
+    from keyguard.cli.showing import show_done
+
+    target = figures.one_target(run=run, key=key, policy=policy)
+    with figures.opened(ledger) as found:
+        count = figures.revoke(found, target)
+        text = f"revoked {count} key{'' if count == 1 else 's'} of {target[0]} {target[1]}; calls on the wire will settle"
+        show_done(text, {"revoked": count, target[0]: target[1]}, as_json=as_json)
+
+
+@app.command("raise")
+def raise_(
+    run: Annotated[str, typer.Option(help="The run whose cap is set.")],
+    to: Annotated[str, typer.Option(metavar="USD", help="The new cap in dollars.")],
+    ledger: LedgerUrl = None,
+    as_json: AsJson = False,  # noqa: FBT002 -- a flag
+) -> None:
+    """Set a run's cap; audited with your name, and the key's expiry starts again."""
+    from keyguard.cli.showing import show_done
+
+    cap = figures.cap_of("--to", to)
+    with figures.opened(ledger) as found:
+        raised = figures.raise_cap(found, run, cap)
+        show_done(f"the cap of run {run} is {raised['cap_usd']:,.2f} USD now", raised, as_json=as_json)

@@ -1,0 +1,187 @@
+"""What the commands ask of a ledger, as plain JSON values with amounts in dollars. Prints nothing."""
+
+from __future__ import annotations
+
+import getpass
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from keyguard.errors import ConfigurationError
+from keyguard.ledgers import open_ledger
+from keyguard.model import Money, show, to_money, to_usd
+from keyguard.settings import default_url, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from keyguard.demo import Plan
+    from keyguard.ledgers import Ledger
+    from keyguard.model import Usage, VaultKey
+
+
+@contextmanager
+def opened(url: str | None) -> Iterator[Ledger]:
+    """
+    Open the ledger that is asked for: `--ledger`, else `KEYGUARD_URL`, else the user's default.
+
+    Raises:
+        ConfigurationError: there is no ledger at that place; looking must not make one.
+    """
+    settings = load_settings()
+    wanted = url or settings.url or default_url()
+    parts = urlsplit(wanted)
+    if parts.scheme.startswith("sqlite"):
+        _check_file(wanted, parts.path)
+    ledger = open_ledger(wanted, durability=settings.durability)
+    try:
+        yield ledger
+    finally:
+        ledger.shut()
+
+
+def _check_file(url: str, path: str) -> None:
+    if not path.strip("/"):
+        raise ConfigurationError(f"{url} is in memory, so no other process can see it; name a file with --ledger sqlite:///path")
+    # As in SQLAlchemy, `sqlite:///x` is relative and `sqlite:////x` absolute.
+    if not Path(path[1:]).exists():
+        raise ConfigurationError(f"there is no ledger at {url}; name another one with --ledger, or set KEYGUARD_URL")
+
+
+def amount_of(option: str, text: str) -> Money:
+    """
+    Read dollars.
+
+    Raises:
+        ConfigurationError: not an amount; names the option.
+    """
+    try:
+        return to_money(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{option}: {error}") from None
+
+
+def cap_of(option: str, text: str) -> Money:
+    """
+    Read dollars above zero.
+
+    Raises:
+        ConfigurationError: not such an amount; names the option.
+    """
+    amount = amount_of(option, text)
+    if amount <= 0:
+        raise ConfigurationError(f"{option}: expected an amount above 0 US dollars; to allow nothing, revoke the key")
+    return amount
+
+
+def plan(cap: str, customers: int, amount: str, *, guarded: bool) -> Plan:
+    """Read the demo's options."""
+    from keyguard.demo import Plan
+
+    return Plan(cap_of("--cap", cap), customers, cap_of("--amount", amount), guarded)
+
+
+def one_target(**given: str | None) -> tuple[str, str]:
+    """
+    Return the one option that was given, with its value.
+
+    Raises:
+        ConfigurationError: none, or more than one.
+    """
+    found = [(name, value) for name, value in given.items() if value]
+    if len(found) != 1:
+        raise ConfigurationError(f"give exactly one of {', '.join('--' + name for name in given)}")
+    return found[0]
+
+
+def rows(ledger: Ledger, *, run: str | None, limit: int) -> list[dict[str, Any]]:
+    """
+    Return a row for each run, newest first; or the one that was asked for.
+
+    Raises:
+        ConfigurationError: the run is not in this ledger.
+    """
+    if run is None:
+        return [row(key, usage, ledger.now()) for key, usage in ledger.runs(limit)]
+    key = ledger.key(run_id=run)
+    usage = None if key is None else ledger.usage(key.scope)
+    if key is None or usage is None:
+        raise _no_run(ledger, run)
+    return [row(key, usage, ledger.now())]
+
+
+def row(key: VaultKey, usage: Usage, now: float) -> dict[str, Any]:
+    """Return one key's figures."""
+    expired = key.expires_at is not None and key.expires_at <= now
+    return {
+        "run_id": key.run_id,
+        "key_id": key.key_id,
+        "policy": key.policy_name,
+        "mode": key.policy.mode,
+        "state": "expired" if expired and key.state == "active" else key.state,
+        "expires_at": None if key.expires_at is None else datetime.fromtimestamp(key.expires_at, timezone.utc).isoformat(timespec="seconds"),
+        "cap_usd": _usd(usage.cap),
+        "spent_usd": _usd(usage.spent),
+        "held_usd": _usd(usage.held),
+        "in_doubt_usd": _usd(usage.doubt),
+        "remaining_usd": _usd(usage.remaining),
+        "refunded_usd": _usd(usage.refunded),
+        "overrun_usd": _usd(usage.overrun),
+        "calls": usage.calls,
+        "open_intents": [
+            {"object_id": intent.object_id, "held_usd": _usd(intent.held), "operation": intent.operation} for intent in usage.intents
+        ],
+    }
+
+
+def revoke(ledger: Ledger, target: tuple[str, str]) -> int:
+    """
+    Revoke by run, key or policy name; returns how many keys that is.
+
+    Raises:
+        ConfigurationError: no key has that name in this ledger.
+    """
+    kind, name = target
+    names: dict[str, Any] = {"policy" if kind == "policy" else f"{kind}_id": name}
+    count = ledger.revoke(**names, by=person())
+    if not count:
+        raise ConfigurationError(f"no key of {kind} {name!r} in {ledger.url}; `keyguard status` lists what there is")
+    return count
+
+
+def raise_cap(ledger: Ledger, run: str, cap: Money) -> dict[str, Any]:
+    """
+    Set a run's cap by a human's decision.
+
+    Raises:
+        ConfigurationError: the run is not in this ledger.
+    """
+    before = ledger.key(run_id=run)
+    if before is None:
+        raise _no_run(ledger, run)
+    key = ledger.raise_cap(run, cap, by=person())
+    return {"run_id": run, "cap_usd": _usd(key.policy.run_usd_cap), "before_usd": _usd(before.policy.run_usd_cap), "by": person()}
+
+
+def person() -> str:
+    """Return who types, for the audit."""
+    try:
+        return getpass.getuser()
+    # A container's user may have neither a name nor an entry in the password file.
+    except (OSError, KeyError, ImportError):
+        return "unknown"
+
+
+def dollars(value: float | None) -> str:
+    """Write a figure of these rows for people."""
+    return "-" if value is None else show(to_money(value))
+
+
+def _usd(amount: Money | None) -> float | None:
+    return None if amount is None else to_usd(amount)
+
+
+def _no_run(ledger: Ledger, run: str) -> ConfigurationError:
+    return ConfigurationError(f"no run {run!r} in {ledger.url}; `keyguard status` lists what there is")

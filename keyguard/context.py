@@ -1,0 +1,242 @@
+"""What is true of the running code right now: the open ticket, the key in use, the run; with install.py the only module state.
+
+Nothing here decides or sends. Context variables reach asyncio tasks, `asyncio.to_thread` and
+whatever copies its context; they do not reach plain threads or executors (`keyguard.wrap` does),
+and they leak: a sync Prefect flow leaves its values behind. So a ticket also knows its process and
+its thread, and a run is always asked of a provider, never remembered here.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import weakref
+    from collections.abc import Callable, Iterator
+
+    from keyguard.model import Attempt, Call, Closing, Decision, Operation, Outcome, Quote, Receipt, VaultKey
+
+
+@dataclass(frozen=True, slots=True)
+class RunRef:
+    """
+    What an orchestrator says about the running code.
+
+    Attributes:
+        run_id: The root run; None when the provider sees a run but cannot name its root.
+        engine: `prefect`, `keyguard`, `env`, `process`.
+        name: For people.
+        is_root: False in a child run that shares its root's budget.
+        execution: Token of this entry of the run's body: a re-execution has another one.
+        unit: The retryable unit (task run) within it, and `attempt`, its number from 1.
+        attributes: Span attributes of that engine (`prefect.flow_run.id`, …).
+    """
+
+    run_id: str | None
+    engine: str
+    name: str = ""
+    flow_name: str = ""
+    is_root: bool = True
+    execution: str = ""
+    unit: str = ""
+    attempt: int = 1
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+class RunProvider(Protocol):
+    """Says which run the calling code belongs to; None where its orchestrator is not running here."""
+
+    def __call__(self) -> RunRef | None: ...
+
+
+class Ticket:
+    """
+    The open guard around one logical call. Mutable; belongs to one thread of one process.
+
+    Attributes:
+        call: The logical call; an inner seam's request is covered only if it is the same one.
+        idempotent: The vendor executes repeated attempts of this call once.
+        begun: Attempts that were started; more than `len(attempts)` means one whose ending nobody saw.
+        attempts: The attempts that ended.
+        in_attempt: A seam is reporting the current attempt already; seams below it stay silent.
+        secret: The vendor's real secret, when the caller carries a vault token.
+        backend: Who decides this call; set when its payer is known.
+        reservation_id: Set from before the reserve until the ledger has confirmed the close.
+        closing: How it ends, once that is known.
+    """
+
+    __slots__ = (
+        "__weakref__", "attempts", "backend", "begun", "call", "closed", "closing", "decision", "flow", "idempotent",
+        "in_attempt", "key", "operation", "outcome", "owner", "pid", "quote", "receipt", "refusal", "reservation_id",
+        "run", "secret",
+    )  # fmt: skip
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.pid = os.getpid()
+        self.owner = threading.get_ident()
+        self.closed = False
+        self.idempotent = False
+        self.begun = 0
+        self.attempts: list[Attempt] = []
+        self.in_attempt = False
+        self.secret: str | None = None
+        self.backend: Any = None
+        self.flow: weakref.ref[Any] | None = None
+        # What the guard learns on the way, for spans and logs.
+        self.key: VaultKey | None = None
+        self.run: RunRef | None = None
+        self.operation: Operation | None = None
+        self.quote: Quote | None = None
+        self.reservation_id: str | None = None
+        self.decision: Decision | None = None
+        self.outcome: Outcome | None = None
+        self.closing: Closing | None = None
+        self.receipt: Receipt | None = None
+        self.refusal: BaseException | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return f"<Ticket {self.call.method} {self.call.vendor}{self.call.path} {state}, {self.begun} attempts>"
+
+    def covers(self, call: Call) -> bool:
+        """Say whether a request seen by an inner seam is an attempt of this very ticket."""
+        return (
+            not self.closed
+            and self.pid == os.getpid()
+            and self.owner == threading.get_ident()
+            and (self.call.vendor, self.call.method, self.call.path) == (call.vendor, call.method, call.path)
+            and (self.in_attempt or self.begun == 0 or self.idempotent)
+        )
+
+    @contextmanager
+    def attempt(self) -> Iterator[Callable[[Attempt], None]]:
+        """
+        Report one attempt: yields the function to call with its ending.
+
+        An attempt left without an ending (an exception nobody classified) stays counted in `begun`
+        and makes the ticket doubtful. Inside an attempt that an outer seam reports, reports nothing.
+        """
+        if self.in_attempt:
+            yield _silent
+            return
+        self.begun += 1
+        self.in_attempt = True
+        try:
+            yield self.attempts.append
+        finally:
+            self.in_attempt = False
+
+
+def _silent(_: Attempt) -> None:
+    """Swallow a report that an outer seam makes."""
+
+
+class Handler(Protocol):
+    """What a seam hands a call to while keyguard is armed (keyguard.handler)."""
+
+    def handle(self, outgoing: Any, send: Callable[[Ticket], Any]) -> Any: ...
+    async def ahandle(self, outgoing: Any, send: Callable[[Ticket], Any]) -> Any: ...
+
+
+@dataclass(slots=True)
+class _State:
+    """The process-wide part: one handler while armed, and the run-context providers."""
+
+    handler: Handler | None = None
+    providers: dict[str, RunProvider] = field(default_factory=dict[str, RunProvider])
+
+
+_state = _State()
+_ticket: ContextVar[Ticket | None] = ContextVar("keyguard_ticket", default=None)
+_key_in_use: ContextVar[VaultKey | None] = ContextVar("keyguard_key_in_use", default=None)
+_named_run: ContextVar[RunRef | None] = ContextVar("keyguard_named_run", default=None)
+_own_traffic: ContextVar[bool] = ContextVar("keyguard_own_traffic", default=False)
+
+
+def handler() -> Handler | None:
+    """Return who decides calls now; None while keyguard is not armed."""
+    return _state.handler
+
+
+def set_handler(new: Handler | None) -> None:
+    """Arm (or disarm) every seam at once."""
+    _state.handler = new
+
+
+def register_provider(name: str, provider: RunProvider) -> None:
+    """Add or replace a run-context provider; they are asked in the order of registration."""
+    _state.providers[name] = provider
+
+
+def current_run() -> RunRef | None:
+    """Return the run that the calling code belongs to: `with keyguard.run(...)` first, then the providers."""
+    named = _named_run.get()
+    if named is not None:
+        return named
+    for provider in tuple(_state.providers.values()):
+        found = provider()
+        if found is not None:
+            return found
+    return None
+
+
+def open_ticket() -> Ticket | None:
+    """Return the ticket that the calling code runs under, closed or not."""
+    return _ticket.get()
+
+
+def key_in_use() -> VaultKey | None:
+    """Return the key of the innermost `with use(key)`."""
+    return _key_in_use.get()
+
+
+def is_own_traffic() -> bool:
+    """Say whether the running request is keyguard's own (a quote read), which seams let pass."""
+    return _own_traffic.get()
+
+
+@contextmanager
+def under(ticket: Ticket) -> Iterator[None]:
+    """Run the block under a ticket; the ticket is closed when the block ends, however it ends."""
+    token = _ticket.set(ticket)
+    try:
+        yield
+    finally:
+        ticket.closed = True
+        _ticket.reset(token)
+
+
+@contextmanager
+def using(key: VaultKey) -> Iterator[VaultKey]:
+    """Make a key pay for the calls of the block."""
+    token = _key_in_use.set(key)
+    try:
+        yield key
+    finally:
+        _key_in_use.reset(token)
+
+
+@contextmanager
+def named_run(run: RunRef) -> Iterator[RunRef]:
+    """Make the block part of a run that the user named."""
+    token = _named_run.set(run)
+    try:
+        yield run
+    finally:
+        _named_run.reset(token)
+
+
+@contextmanager
+def own_traffic() -> Iterator[None]:
+    """Mark the block's requests as keyguard's own."""
+    token = _own_traffic.set(True)  # noqa: FBT003 -- ContextVar.set takes the value
+    try:
+        yield
+    finally:
+        _own_traffic.reset(token)

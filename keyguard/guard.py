@@ -1,0 +1,410 @@
+"""The heart: one generator that decides a call, and the two drivers that perform its steps. No I/O of its own.
+
+`guarded()` yields steps and is told their answers; every decision about a call's money is in it, so it
+can be driven by hand. `drive()` and `adrive()` perform the steps: backend steps against the ticket's
+backend (in worker threads under asyncio and trio), `Send` through the seam, `Ask` through the
+seam's own client.
+
+What holds however it ends: a refusal raises before `Send`; from the moment a hold may exist until the
+ledger has confirmed its close, `ticket.reservation_id` names it, so that a hold whose ticket died is found
+(keyguard.backends); once a byte may have left, only a reply or a proof frees money.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from keyguard import policy
+from keyguard.errors import BackendError, Refused
+from keyguard.model import Closing, Decision, Operation, Order, Outcome, Quote, Reply
+from keyguard.vendors import Ask, Recall
+
+if TYPE_CHECKING:
+    from keyguard.context import Ticket
+    from keyguard.model import Memory, Receipt, VaultKey
+    from keyguard.vendors import Vendor
+
+Finder: TypeAlias = "Callable[[Ticket, bool], VaultKey | None]"
+Identify: TypeAlias = "Callable[[Ticket, VaultKey], str]"
+
+_logger = logging.getLogger("keyguard")
+_STALE_TRIES = 5
+_QUOTE_READ = "keyguard.quote_read"
+_TOO_MANY, _SERVER_ERROR = 429, 500
+_RELEASED = Outcome("released", source="local")
+_DOUBT = Outcome("doubt", source="local")
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """
+    Step: find whose key pays; sets the ticket's backend, key and secret.
+
+    Answer: VaultKey, or None to let an observed call go unbooked.
+    """
+
+    find: Finder
+    fresh: bool = False
+
+    def perform(self, ticket: Ticket) -> VaultKey | None:
+        """Ask the installation."""
+        return self.find(ticket, self.fresh)
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Step: hold money. Answer: Decision."""
+
+    order: Order
+
+    def perform(self, ticket: Ticket) -> Decision:
+        """Ask the backend."""
+        decision: Decision = ticket.backend.reserve(self.order, ticket)
+        return decision
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Step: say how a hold ended. Answer: Receipt."""
+
+    closing: Closing
+
+    def perform(self, ticket: Ticket) -> Receipt:
+        """Tell the backend."""
+        receipt: Receipt = ticket.backend.close(self.closing)
+        return receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Step: audit a refusal that the backend was not asked about. Answer: None."""
+
+    order: Order
+    reason: str
+
+    def perform(self, ticket: Ticket) -> None:
+        """Tell the backend."""
+        ticket.backend.refuse(self.order, self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Step: what does the payer's ledger know of a vendor object? Answer: Memory or None."""
+
+    key: VaultKey
+    object_id: str
+
+    def perform(self, ticket: Ticket) -> Memory | None:
+        """Ask the backend."""
+        memory: Memory | None = ticket.backend.recall(self.key.scope, ticket.call.vendor, ticket.call.account, self.object_id)
+        return memory
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Step: let the request leave. Answer: whatever the client's own method returns."""
+
+
+BackendStep: TypeAlias = Find | Reserve | Close | Record | Remember
+Step: TypeAlias = BackendStep | Send | Ask
+Flow: TypeAlias = Generator[Step, Any, Any]
+Asker: TypeAlias = Callable[[str, "str | None"], Reply]
+
+
+def guarded(
+    ticket: Ticket,
+    vendor: Vendor,
+    find: Finder,
+    *,
+    new_id: Callable[[], str] = lambda: os.urandom(12).hex(),
+    identity: Identify = lambda _ticket, _key: "",
+) -> Flow:
+    """
+    Decide one call, let it leave, and settle it. Returns what the client's method returned.
+
+    Args:
+        ticket: The open ticket; filled with what is learned on the way.
+        vendor: The plug of the call's vendor.
+        find: Finds the paying key (`fresh` = do not trust what this process remembers).
+        new_id: Makes reservation ids.
+        identity: Names the logical charge.
+
+    Raises:
+        Refused: and nothing was sent.
+        BackendError: nobody could decide, and nothing was sent.
+        BaseException: whatever the client's method raised, as itself.
+    """
+    key: VaultKey | None = yield Find(find)
+    if key is not None:
+        yield from _admit(ticket, vendor, find, key, new_id, identity)
+    try:
+        native = yield Send()
+    except GeneratorExit:
+        # Nobody drives this flow any more; the backend finds the hold by its dead ticket.
+        raise
+    except BaseException:
+        yield from _close(ticket, ending(ticket, vendor, raised=True))
+        raise
+    yield from _close(ticket, ending(ticket, vendor, raised=False))
+    return native
+
+
+def _admit(
+    ticket: Ticket, vendor: Vendor, find: Finder, key: VaultKey, new_id: Callable[[], str], identity: Identify
+) -> Generator[Step, Any, None]:
+    """Decide and hold; redo both when the key's policy changed in between."""
+    try:
+        for _ in range(_STALE_TRIES):
+            order = yield from _decide(ticket, vendor, key, new_id, identity)
+            decision = ticket.decision = yield from _reserve(ticket, order)
+            if decision.granted:
+                return
+            key = yield Find(find, fresh=True)
+            if decision.reason != "stale":
+                raise policy.refusal(decision, key, ticket.operation or Operation(order.operation))
+        raise BackendError(f"the policy of key {key.key_id} changed {_STALE_TRIES} times during one call; nothing was sent")
+    except (Refused, BackendError) as error:
+        _tolerate(key, error, ticket)
+
+
+def _tolerate(key: VaultKey, error: Refused | BackendError, ticket: Ticket) -> None:
+    """Raise, unless the key only observes."""
+    ticket.refusal = error
+    if key.policy.mode != "observe":
+        raise error
+    _logger.warning("observe mode: enforcing would have stopped this call: %s", error)
+
+
+def _decide(
+    ticket: Ticket, vendor: Vendor, key: VaultKey, new_id: Callable[[], str], identity: Identify
+) -> Generator[Step, Any, Order]:
+    """Run the pure rules and the quote; a refusal is audited before it is raised."""
+    operation, quote = Operation("unknown", known=False), Quote(0)
+    try:
+        operation = ticket.operation = vendor.classify(ticket.call)
+        ticket.idempotent = operation.idempotent
+        quote = ticket.quote = yield from _quote(ticket, vendor, key, operation, new_id)
+        policy.check_endpoint(key, ticket.call, operation)
+        policy.check_call_cap(key, operation, quote)
+    except Refused as error:
+        error.key_id, error.run_id, error.operation = key.key_id, key.run_id, operation.name
+        yield from _audit_refusal(_order(ticket, key, operation, quote, new_id(), ""), error)
+        # In observe mode the call goes on, and what it costs is booked above a hold of what could be quoted.
+        _tolerate(key, error, ticket)
+    return _order(ticket, key, operation, quote, new_id(), identity(ticket, key) if ticket.call.is_write else "")
+
+
+def _audit_refusal(order: Order, error: Refused) -> Generator[Step, Any, None]:
+    try:
+        yield Record(order, error.reason)
+    except BackendError as unavailable:
+        # The call is refused either way; the missing row is said where people look.
+        _logger.warning("a refusal could not be audited: %s", unavailable)
+
+
+def _quote(
+    ticket: Ticket, vendor: Vendor, key: VaultKey, operation: Operation, new_id: Callable[[], str]
+) -> Generator[Step, Any, Quote]:
+    """Drive the plug's quote: its questions become steps."""
+    if not operation.known:
+        return policy.unpriced_quote(key, operation)
+    quoting, answer = vendor.quote(ticket.call, operation), None
+    while True:
+        try:
+            question = quoting.send(answer)
+        except StopIteration as stop:
+            found: Quote = stop.value
+            return found
+        if isinstance(question, Recall):
+            answer = yield Remember(key, question.object_id)
+        else:
+            answer = yield from _ask(ticket, key, question, new_id)
+
+
+def _ask(ticket: Ticket, key: VaultKey, question: Ask, new_id: Callable[[], str]) -> Generator[Step, Any, Reply]:
+    """
+    Make one read of our own: audited as a call that costs nothing, outside the allowlist and the call count.
+
+    Raises:
+        BackendError: the vendor could not answer now; a later try may succeed.
+    """
+    quote = Quote(0)
+    order = _order(ticket, key, Operation(_QUOTE_READ), quote, new_id(), "")
+    order = replace(order, method="GET", legs=order.legs[:1])
+    decision = yield from _reserve(ticket, order)
+    if not decision.granted and decision.reason != "stale":
+        raise policy.refusal(decision, key, Operation(_QUOTE_READ))
+    try:
+        reply: Reply = yield question
+    finally:
+        # Nothing was bought, whatever came back; an exception of the transport goes on as itself.
+        ticket.closing = Closing(order.reservation_id, Outcome("settled", source="local"))
+    yield from _close(ticket, ticket.closing)
+    if reply.status == _TOO_MANY or reply.status >= _SERVER_ERROR or not reply.status:
+        raise BackendError(f"the vendor could not be asked what {question.path} costs (HTTP {reply.status}); nothing was sent, try again")
+    return reply
+
+
+def _reserve(ticket: Ticket, order: Order) -> Generator[Step, Any, Decision]:
+    """Reserve once. If the answer is lost, whether it committed is unknown: nothing was sent, so give it back."""
+    ticket.reservation_id = order.reservation_id
+    ticket.closing = None
+    try:
+        decision: Decision = yield Reserve(order)
+    except GeneratorExit:
+        raise
+    except BaseException:
+        yield from _close(ticket, Closing(order.reservation_id, _RELEASED, unsent=True))
+        raise
+    if not decision.granted:
+        ticket.reservation_id = None
+    return decision
+
+
+def _close(ticket: Ticket, closing: Closing | None) -> Generator[Step, Any, None]:
+    """
+    Tell the ledger how the call ended; its errors never hide the caller's reply or error.
+
+    Anything else that is raised meanwhile (a task timeout injected by an orchestrator) is the caller's
+    own: the close is tried once more, and the exception goes on.
+    """
+    if closing is None:
+        return
+    ticket.closing = closing
+    try:
+        ticket.receipt = yield Close(closing)
+    except GeneratorExit:
+        raise
+    except BackendError as error:
+        _logger.error(
+            "the ledger could not close reservation %s (%s): it stays counted and is closed at the next guarded call. %s",
+            closing.reservation_id, closing.outcome.ending, error,
+        )  # fmt: skip
+        return
+    except BaseException:
+        try:
+            ticket.receipt = yield Close(closing)
+            ticket.reservation_id = None
+        except BackendError:
+            _logger.exception("the ledger could not close reservation %s", closing.reservation_id)
+        raise
+    ticket.reservation_id = None
+
+
+def _order(ticket: Ticket, key: VaultKey, operation: Operation, quote: Quote, reservation_id: str, identity: str) -> Order:
+    call = ticket.call
+    return Order(
+        reservation_id, key.key_id, key.version, key.scope, call.vendor, call.account, operation.name, call.method,
+        quote, policy.legs(key, quote), enforce=key.policy.mode == "enforce", identity=identity,
+    )  # fmt: skip
+
+
+def ending(ticket: Ticket, vendor: Vendor, *, raised: bool) -> Closing | None:
+    """
+    Say how a ticket ended, from all its attempts; None when nothing was held.
+
+    Settled if an attempt was (attempts share a ticket only where the vendor executes them once); released
+    only if every attempt surely was not executed; doubt in every other case.
+    """
+    if ticket.reservation_id is None:
+        return None
+    outcomes = _outcomes(ticket, vendor)
+    # Without an attempt seen, an exception came from before the wire; a normal return did not.
+    outcome = _combined(outcomes) if outcomes else _RELEASED if raised else _DOUBT
+    unsent = outcome.ending == "released" and ticket.begun == len(ticket.attempts) and all(a.unsent for a in ticket.attempts)
+    if outcome.ending == "doubt" and not ticket.call.is_write and not (ticket.quote and ticket.quote.amount):
+        # A free read that got no answer leaves nothing to doubt.
+        outcome = Outcome("settled", source="local", request_id=outcome.request_id)
+    ticket.outcome = outcome
+    return Closing(ticket.reservation_id, outcome, unsent=unsent)
+
+
+def _outcomes(ticket: Ticket, vendor: Vendor) -> list[Outcome]:
+    operation, quote = ticket.operation or Operation("unknown", known=False), ticket.quote or Quote(0)
+    found = [_DOUBT] * (ticket.begun - len(ticket.attempts))
+    for attempt in ticket.attempts:
+        if attempt.reply is not None:
+            found.append(_read(ticket, vendor, operation, quote, attempt.reply))
+        else:
+            found.append(_RELEASED if attempt.unsent else _DOUBT)
+    return found
+
+
+def _read(ticket: Ticket, vendor: Vendor, operation: Operation, quote: Quote, reply: Reply) -> Outcome:
+    if not operation.known:
+        # Nobody can read the cost of a write nobody priced: the flat amount is its cost once it was answered.
+        refused = reply.status in {400, 401, 403, 404, 429}
+        return Outcome("released" if refused else "settled" if reply.status < 400 else "doubt", cost=quote.amount, source="local")
+    return vendor.read(ticket.call, operation, quote, reply)
+
+
+def _combined(outcomes: list[Outcome]) -> Outcome:
+    for wanted in ("settled", "doubt"):
+        for outcome in reversed(outcomes):
+            if outcome.ending == wanted:
+                return outcome
+    return outcomes[-1]
+
+
+def drive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker | None) -> Any:
+    """Perform a flow's steps, blocking. What a step raises goes into the flow; what the flow raises goes to the caller."""
+    resume: Callable[[], Step] = partial(flow.send, None)
+    while True:
+        try:
+            step = resume()
+            answer = _perform(step, ticket, send, ask)
+            resume = partial(flow.send, answer)
+        except BaseException as raised:
+            if inspect.getgeneratorstate(flow) == inspect.GEN_CLOSED:
+                if isinstance(raised, StopIteration):
+                    return raised.value
+                raise
+            resume = partial(flow.throw, raised)
+
+
+def _perform(step: Step, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker | None) -> Any:
+    if isinstance(step, Send):
+        return send(ticket)
+    if isinstance(step, Ask):
+        return _asked(step, ticket, ask)
+    return step.perform(ticket)
+
+
+def _asked(step: Ask, ticket: Ticket, ask: Asker | None) -> Reply:
+    return Reply(0) if ask is None else ask(step.path, ticket.secret)
+
+
+async def adrive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Awaitable[Any]], ask: Asker | None) -> Any:
+    """Perform a flow's steps under asyncio or trio; blocking ones in worker threads, shielded from cancellation."""
+    resume: Callable[[], Step] = partial(flow.send, None)
+    while True:
+        try:
+            step = resume()
+            answer = await _aperform(step, ticket, send, ask)
+            resume = partial(flow.send, answer)
+        except BaseException as raised:
+            if inspect.getgeneratorstate(flow) == inspect.GEN_CLOSED:
+                if isinstance(raised, StopIteration):
+                    return raised.value
+                raise
+            resume = partial(flow.throw, raised)
+
+
+async def _aperform(step: Step, ticket: Ticket, send: Callable[[Ticket], Awaitable[Any]], ask: Asker | None) -> Any:
+    if isinstance(step, Send):
+        # A cancellation that waited while the reserve was shielded must strike before the first byte, not after.
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        return await send(ticket)
+    work = partial(_asked, step, ticket, ask) if isinstance(step, Ask) else partial(step.perform, ticket)
+    with anyio.CancelScope(shield=True):
+        return await anyio.to_thread.run_sync(work)

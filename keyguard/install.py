@@ -1,0 +1,300 @@
+"""The public verbs, and (with context.py) the only module state: what is armed, for whom, on which backend."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import getpass
+import logging
+import os
+import secrets
+import sys
+import threading
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import wrapt
+
+from keyguard import context, patches
+from keyguard.errors import ConfigurationError, UnknownKey
+from keyguard.handler import CallHandler
+from keyguard.model import show
+from keyguard.payer import Armed, finder_for, identity
+from keyguard.settings import load_policy, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from keyguard.backends import Backend
+    from keyguard.model import Policy, Usage, VaultKey
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
+_logger = logging.getLogger("keyguard")
+
+
+_armed = Armed()
+
+
+def _renew_lock() -> None:
+    """Give a forked child a lock of its own: the parent's may be held by a thread that the child does not have."""
+    _armed.lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
+class Installation:
+    """
+    A key at work: its figures, its end, and which seams guard this process now.
+
+    As a context manager it closes the key at the end of the block.
+    """
+
+    def __init__(self, key: VaultKey, backend: Backend) -> None:
+        self._key_id = key.key_id
+        self._first = key
+        self._backend = backend
+
+    def __repr__(self) -> str:
+        return f"<Installation key={self._key_id} run={self._first.run_id} on {self._backend.name}>"
+
+    @property
+    def key(self) -> VaultKey:
+        """The key as it is now: policy in force, expiry, state."""
+        return self._backend.find(key_id=self._key_id, fresh=True) or self._first
+
+    @property
+    def seams(self) -> dict[str, bool]:
+        """Which seams are in place now, looked up on each read: name → live."""
+        return patches.live_seams()
+
+    def usage(self) -> Usage:
+        """Return cap, spent, held, in doubt, remaining (micro-USD) and open intents."""
+        found = self._backend.usage(self._first.scope)
+        if found is None:
+            raise UnknownKey(f"key {self._key_id} is not in {self._backend.url} any more")
+        return found
+
+    def revoke(self) -> None:
+        """Revoke the key: once this returns, no process can reserve with it; calls on the wire settle."""
+        self._backend.revoke(key_id=self._key_id, by=_person())
+
+    def close(self) -> None:
+        """End the key's life; the seams stay armed, so later calls of the run are refused, not unguarded."""
+        self._backend.revoke(key_id=self._key_id, state="closed", by=_person())
+
+    def __enter__(self) -> Installation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def install(
+    url: str | None = None, *, policy: str | os.PathLike[str] | Mapping[str, Any] | Policy | None = None, **policy_fields: Any
+) -> Installation:
+    """
+    Arm the seams and issue, or find again, the current run's key.
+
+    Args:
+        url: The backend: None = `KEYGUARD_URL`, else the user's default SQLite file; `sqlite:///…`.
+        policy: A Policy, a mapping, or the path of a TOML file with the same fields.
+        **policy_fields: Single fields of `Policy`; they win over `policy`.
+
+    Returns:
+        The run's installation. Outside any run it is the process's own, and its policy is the default for each run that appears.
+
+    Raises:
+        ConfigurationError: unknown or bad field, URL scheme or client version; a subflow with other arguments than its root.
+        LedgerUnavailable: the ledger cannot be opened.
+    """
+    asked = load_policy(policy, policy_fields)
+    with _armed.lock:
+        _armed.settings = load_settings()
+        _watch_prefect()
+        run = context.current_run() or _run_of_environment()
+        backend = _armed.open(url)
+        _arm()
+        found = _install_process(backend, asked) if run is None else _install_run(backend, asked, run)
+    return found
+
+
+def _install_run(backend: Backend, asked: Policy, run: context.RunRef) -> Installation:
+    if run.run_id is None:
+        raise ConfigurationError("install() was called inside a run whose root is not known in this process; call it in the root flow")
+    asked = _named(asked, run)
+    if not run.is_root:
+        return _install_child(asked, run.run_id)
+    return _issued(backend, asked, run.run_id)
+
+
+def _install_child(asked: Policy, run_id: str) -> Installation:
+    earlier = _armed.asked.get(run_id)
+    # A child flow has another name; what it may not change is anything else.
+    if earlier is None or asked.model_copy(update={"name": earlier.name}).stored() != earlier.stored():
+        raise ConfigurationError(
+            f"install() in a subflow cannot have other arguments than its root run's ({run_id}): child budgets do not exist yet. "
+            "Leave it out (the subflow shares the root's budget), or pass the same arguments."
+        )
+    url, key_id = _armed.runs[run_id]
+    key = _armed.backends[url].find(key_id=key_id)
+    if key is None:
+        raise UnknownKey(f"key {key_id} of run {run_id} is not in {url} any more")
+    return Installation(key, _armed.backends[url])
+
+
+def _install_process(backend: Backend, asked: Policy) -> Installation:
+    asked = _named(asked, None)
+    _armed.default = (backend.url, asked)
+    if _armed.process_run is None:
+        _armed.process_run = f"process-{secrets.token_hex(16)}"
+        _logger.warning(
+            "keyguard was installed outside any run: this process has a budget of its own, and a restart gets a fresh cap. "
+            "Name the run (KEYGUARD_RUN_ID or `with keyguard.run(id=...)`) to keep one cap over restarts."
+        )
+    return _issued(backend, asked, _armed.process_run)
+
+
+def _issued(backend: Backend, asked: Policy, run_id: str) -> Installation:
+    key, is_new = _armed.issue(backend, asked, run_id)
+    if is_new:
+        _announce(key, backend)
+    return Installation(key, backend)
+
+
+def _announce(key: VaultKey, backend: Backend) -> None:
+    """Write the one start line: mode, cap, run, ledger, expiry, seams."""
+    policy = key.policy
+    caps = [f"{show(cap)} {word}" for cap, word in ((policy.run_usd_cap, "a run"), (policy.daily_usd_cap, "a day")) if cap is not None]
+    live = [name for name, is_live in patches.live_seams().items() if is_live]
+    level = logging.INFO if policy.mode == "enforce" else logging.WARNING
+    _logger.log(
+        level, "keyguard %s: cap %s, run %s, ledger %s, expires %s, seams %s",
+        "enforces" if policy.mode == "enforce" else "OBSERVES ONLY (nothing is refused)", " and ".join(caps) or "none",
+        key.run_id, backend.url, f"in {policy.expires_in:g} s" if policy.expires_in else "never",
+        ", ".join(live) or "none yet (armed when a client is imported)",
+    )  # fmt: skip
+
+
+def _named(asked: Policy, run: context.RunRef | None) -> Policy:
+    """Fill in the policy's name: given, else the flow's, else the label before "/"."""
+    if asked.name is not None:
+        return asked
+    label = (asked.agent_run_label or "").partition("/")[0]
+    name = (run.flow_name if run is not None else "") or label or "default"
+    return asked.model_copy(update={"name": name})
+
+
+def _arm() -> None:
+    context.set_vendor_hosts(_armed.settings.vendor_hosts)
+    patches.arm()
+    if context.handler() is None:
+        context.set_handler(CallHandler(partial(finder_for, _armed), partial(identity, _armed)))
+
+
+def _watch_prefect() -> None:
+    """Ask Prefect for runs as soon as it is there; never import it for the user."""
+    if "prefect" in sys.modules:
+        _activate_prefect(None)
+    else:
+        wrapt.register_post_import_hook(_activate_prefect, "prefect")
+
+
+def _activate_prefect(_module: Any) -> None:
+    from keyguard import prefect  # noqa: PLC0415 -- rung 6, loaded only where Prefect is
+
+    prefect.activate()
+    prefect.mark_root()
+
+
+def _run_of_environment() -> context.RunRef | None:
+    run_id = _armed.settings.run_id
+    return context.RunRef(run_id, "env") if run_id else None
+
+
+# -- other verbs -----------------------------------------------------------------------------------
+
+
+def uninstall() -> None:
+    """Disarm every seam and forget what was armed; ledgers keep everything."""
+    with _armed.lock:
+        context.set_handler(None)
+        patches.disarm()
+        for backend in dict.fromkeys(_armed.backends.values()):
+            backend.shut()
+        _armed.forget()
+
+
+def issue(
+    url: str | None = None, *, policy: str | os.PathLike[str] | Mapping[str, Any] | Policy | None = None, **policy_fields: Any
+) -> VaultKey:
+    """
+    Issue a key with a budget of its own, bound to no run, for `use()` or as a client's credential.
+
+    Raises:
+        ConfigurationError, LedgerUnavailable: as `install()`.
+    """
+    asked = _named(load_policy(policy, policy_fields), None)
+    with _armed.lock:
+        _armed.settings = load_settings()
+        backend = _armed.open(url)
+        key, _ = backend.issue(asked, None)
+        _arm()
+    return key
+
+
+@contextmanager
+def use(key: VaultKey) -> Iterator[VaultKey]:
+    """Let a key pay for the block's calls; refused if the key is bound to a run and another run is current."""
+    with context.using(key) as used:
+        yield used
+
+
+@contextmanager
+def run(id: str, *, name: str = "") -> Iterator[context.RunRef]:  # noqa: A002 -- the public keyword is `id`
+    """Name the run that the block belongs to, outside an orchestrator."""
+    if not id or "\n" in id or len(id) > 200:  # noqa: PLR2004 -- as long as a policy's name may be
+        raise ConfigurationError(f"expected a run id of 1 to 200 characters on one line, got {id!r}")
+    with context.named_run(context.RunRef(id, "keyguard", name=name)) as named:
+        yield named
+
+
+def revoke(key: VaultKey | str | Installation, *, by: str = "") -> int:
+    """
+    Revoke a key (VaultKey, Installation) or every key of a run (its id).
+
+    Returns:
+        How many keys it was. When it returns, no process can reserve with them.
+
+    Raises:
+        UnknownKey: nobody here knows it.
+    """
+    run_id = key if isinstance(key, str) else None
+    key_id = None if isinstance(key, str) else (key.key if isinstance(key, Installation) else key).key_id
+    with _armed.lock:
+        backends = _armed.in_use()
+    count = sum(backend.revoke(run_id=run_id, key_id=key_id, by=by or _person()) for backend in backends)
+    if not count:
+        raise UnknownKey(f"no key of {run_id or key_id!r} in {', '.join(backend.url for backend in backends)}")
+    return count
+
+
+def wrap(fn: _F) -> _F:
+    """Carry the current run, key and ticket context into a thread or executor: `pool.submit(keyguard.wrap(fn), …)`."""
+    carried = contextvars.copy_context()
+
+    @functools.wraps(fn)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        # A context can be entered once at a time, so each call gets a copy.
+        return carried.copy().run(fn, *args, **kwargs)
+
+    return wrapped  # type: ignore[return-value] # pyright: ignore[reportReturnType] -- same signature by construction
+
+
+def _person() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        # No login name for this uid (common in containers).
+        return f"uid {os.getuid()}"

@@ -1,0 +1,139 @@
+"""The ledger contract, and the look-up by URL. Plugs are the other files of this folder.
+
+A ledger counts: it holds, fixes, frees and remembers money, one atomic transaction an operation.
+It decides nothing but arithmetic ("does it fit") and liveness ("is this key still good"); which
+budgets a call touches is `keyguard.policy`'s business.
+
+Every reservation has three parts, all in micro-USD: `spent`, `held`, `doubt`. A budget's figures are
+the sums over its reservations, and `spent + held + doubt + new <= cap` is checked for every leg of
+an order inside the transaction that books it. Budgets are rows (scope, window); a reservation keeps
+the rows it was booked on, so whatever comes later posts to the windows of the reservation.
+
+The protocol, in order, for one call:
+
+1. `reserve(order)`: all legs or none. When it returns granted, the hold survives what the chosen
+   durability promises. The answer `stale` means that the key's version moved: read the key, redo.
+2. the request is sent.
+3. `close(closing)`: `settled` books the cost, `released` frees what this call itself reserved (an
+   adopted hold goes back to being an open intent), `doubt` keeps all of it counted. A second close
+   of the same reservation may only add knowledge: doubt → settled/released. Settled or released again
+   is a no-op that returns the receipt. An unknown id returns `found=False`.
+
+Adoption (order.quote.adopts): the open hold of (scope, vendor, account, object_id), if there is
+one, moves from its own reservation and windows to the new one, whose amount becomes
+max(quote.amount, adopted); the whole must fit the new windows, else nothing moves.
+
+Facts (outcome.facts): totals of vendor objects. The closing reservation books spent = fact.spent - what
+was known of the object before, held = fact.held. A fact about an object whose open hold belongs
+to another reservation of the same scope updates that reservation. Facts about objects this scope neither
+made nor adopted change nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+from keyguard.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from keyguard.model import Closing, Decision, Memory, Money, Order, Policy, Receipt, Usage, VaultKey
+
+Durability = Literal["power", "process"]
+
+
+@runtime_checkable
+class Ledger(Protocol):
+    """What every ledger plug does. All methods are thread-safe, blocking, and raise `LedgerUnavailable`."""
+
+    url: str
+
+    # -- keys -------------------------------------------------------------------------------------
+    def issue(self, policy: Policy, run_id: str | None) -> tuple[VaultKey, tuple[str, ...]]:
+        """
+        Return the run's key, made now or found again, and warnings.
+
+        For a run that has a key: equal arguments change nothing; narrower ones narrow the policy in
+        force; wider ones are ignored with a warning. A human's raise stays in force. `run_id=None`
+        always makes a new key with a budget of its own.
+        """
+        ...
+
+    def key(self, *, token: str | None = None, key_id: str | None = None, run_id: str | None = None) -> VaultKey | None:
+        """Return the key by exactly one of its names; None where there is none (or the token is forged)."""
+        ...
+
+    def revoke(self, *, key_id: str | None = None, run_id: str | None = None, policy: str | None = None,
+               state: Literal["revoked", "closed"] = "revoked", by: str = "") -> int:
+        """Revoke (or close) keys; durable when it returns. Returns how many keys are not active because of the call's target."""
+        ...
+
+    def raise_cap(self, run_id: str, cap: Money, *, by: str) -> VaultKey:
+        """
+        Set a run's cap by a human's decision, audited; renews `expires_in`. Also lowers.
+
+        Raises:
+            ConfigurationError: no such run.
+        """
+        ...
+
+    # -- money ------------------------------------------------------------------------------------
+    def reserve(self, order: Order) -> Decision: ...
+    def close(self, closing: Closing) -> Receipt: ...
+    def refuse(self, order: Order, reason: str) -> None:
+        """Audit a refusal that was decided before the ledger was asked; at most one row a second, key and reason, the rest counted."""
+        ...
+
+    def recall(self, scope: str, vendor: str, account: str, object_id: str) -> Memory | None: ...
+
+    # -- reading ----------------------------------------------------------------------------------
+    def usage(self, scope: str) -> Usage | None:
+        """Return a scope's figures (`run:…`, `key:…`, or `policy:<name>` for today's day budget); None where nothing is known."""
+        ...
+
+    def runs(self, limit: int = 50) -> list[tuple[VaultKey, Usage]]:
+        """Return the latest keys with their figures, newest first."""
+        ...
+
+    def entries(self, scope: str | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the audit log, oldest first, as plain rows; they fold into every balance."""
+        ...
+
+    def verify(self) -> list[str]:
+        """Refold the log and compare with the balances, the chain and the caps; returns what is wrong."""
+        ...
+
+    def now(self) -> float:
+        """The ledger's clock: POSIX seconds, never going back."""
+        ...
+
+    def shut(self) -> None:
+        """Release file handles and connections; the ledger opens again on its next use."""
+        ...
+
+
+def open_ledger(url: str, *, durability: Durability = "power", clock: Callable[[], float] | None = None) -> Ledger:
+    """
+    Open the ledger that a URL names: the scheme is the plug's file name, or an entry point in `keyguard.ledgers`.
+
+    Raises:
+        ConfigurationError: unknown scheme; lists the known ones.
+        MissingExtra: the plug's library is not installed.
+        LedgerUnavailable: the ledger cannot be opened.
+    """
+    scheme = urlsplit(url).scheme.partition("+")[0]
+    known = {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")}
+    plugs = {point.name: point for point in entry_points(group="keyguard.ledgers")}
+    if scheme in known:
+        opener = importlib.import_module(f"{__name__}.{scheme}").open_url
+    elif scheme in plugs:
+        opener = plugs[scheme].load()
+    else:
+        raise ConfigurationError(f"unknown ledger URL scheme {scheme!r} in {url!r}; known: {', '.join(sorted(known | set(plugs)))}")
+    ledger: Ledger = opener(url, durability=durability, clock=clock)
+    return ledger

@@ -1,0 +1,550 @@
+"""The values that cross module borders: frozen, slotted, without I/O and without decisions.
+
+Money is an integer count of micro-USD everywhere (1 USD = 1_000_000); floats and Decimals
+exist only at the outer edge, in `to_money` and `to_usd`. Instants are POSIX seconds (UTC,
+float), because a ledger compares and stores them; windows are UTC dates as `YYYY-MM-DD`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Money: TypeAlias = int
+Pairs: TypeAlias = "tuple[tuple[str, str], ...]"
+
+MICROS_PER_USD = 1_000_000
+TOKEN_PREFIX = "vault_key_"  # noqa: S105 -- a marker that tells vault tokens apart, not a secret
+_LARGEST_USD = 1_000_000_000
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "*"})
+_OPERATION = re.compile(r"[a-z0-9_]+(\.[a-z0-9_*]+)+")
+
+
+def to_money(value: object) -> Money:
+    """
+    Read US dollars (int, float, Decimal or digit string) as micro-USD.
+
+    A float is read by its shortest decimal form, so `0.1` is ten cents exactly.
+
+    Raises:
+        ValueError: not a number, not finite, negative, finer than a micro-dollar, or above a billion dollars.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
+        raise ValueError(f"expected an amount in US dollars, got {value!r}")
+    try:
+        usd = Decimal(str(value).strip().removeprefix("$").replace("_", ""))
+    except InvalidOperation:
+        raise ValueError(f"expected an amount in US dollars such as 500 or 19.99, got {value!r}") from None
+    if not usd.is_finite() or not 0 <= usd <= _LARGEST_USD:
+        raise ValueError(f"expected an amount between 0 and {_LARGEST_USD} US dollars, got {value!r}")
+    micros = usd * MICROS_PER_USD
+    if micros != micros.to_integral_value():
+        raise ValueError(f"an amount is counted in micro-dollars: {value!r} has more than six decimals")
+    return int(micros)
+
+
+def to_usd(amount: Money) -> float:
+    """Turn micro-USD into float dollars, for span attributes and JSON only."""
+    return amount / MICROS_PER_USD
+
+
+def show(amount: Money) -> str:
+    """Write micro-USD for people: `$1,234.50`, with more digits only where they are not zero."""
+    sign = "-" if amount < 0 else ""
+    whole, micros = divmod(abs(amount), MICROS_PER_USD)
+    fraction = f"{micros:06d}"
+    digits = fraction[:2] if fraction[2:] == "0000" else fraction.rstrip("0")
+    return f"{sign}${whole:,}.{digits}"
+
+
+def to_seconds(value: object) -> float:
+    """
+    Read a duration: seconds as a positive number, or text like `90s`, `30m`, `4h`, `7d`, `1d12h`.
+
+    Raises:
+        ValueError: anything else, or a duration that is not above zero.
+    """
+    seconds = 0.0
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())) and value.strip():
+        days, hours, minutes, rest = (int(part or 0) for part in found.groups())
+        seconds = float(((days * 24 + hours) * 60 + minutes) * 60 + rest)
+    if not 0 < seconds < 10 * 366 * 86_400:
+        raise ValueError(f"expected a duration such as '30m', '4h', '7d' or a number of seconds, got {value!r}")
+    return seconds
+
+
+def check_endpoint(item: str) -> str:
+    """
+    Return one allowlist item in its normal form.
+
+    Items are `METHOD /path` (`*` = one segment, `**` = any number), an operation name such as
+    `payment_intents.create`, or either of them behind `vendor:`.
+
+    Raises:
+        ValueError: the item is neither.
+    """
+    vendor, _, rest = item.strip().rpartition(":")
+    method, _, path = rest.strip().partition(" ")
+    path = path.strip()
+    if method.upper() in _METHODS and path.startswith("/") and " " not in path and "?" not in path:
+        return f"{vendor}:{method.upper()} {path}" if vendor else f"{method.upper()} {path}"
+    if not path and _OPERATION.fullmatch(method):
+        return f"{vendor}:{method}" if vendor else method
+    raise ValueError(
+        f"expected an endpoint such as 'POST /v1/payment_intents', 'GET /v1/customers/*' "
+        f"or 'payment_intents.create' (optionally behind 'stripe:'), got {item!r}"
+    )
+
+
+def _check_secret(value: str) -> str:
+    if not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*", value):
+        # The value is not repeated: a user may have put the secret itself here.
+        raise ValueError("expected 'env:NAME', the environment variable that holds the vendor's secret")
+    return value
+
+
+def _check_name(value: str) -> str:
+    if not value.strip() or len(value) > 200 or "\n" in value:
+        raise ValueError("expected a name of 1 to 200 characters on one line")
+    return value.strip()
+
+
+def _above_zero(value: Money) -> Money:
+    if value <= 0:
+        raise ValueError("expected an amount above 0 US dollars; to allow nothing, revoke the key")
+    return value
+
+
+Usd = Annotated[int, BeforeValidator(to_money)]
+Cap = Annotated[int, BeforeValidator(to_money), AfterValidator(_above_zero)]
+Seconds = Annotated[float, BeforeValidator(to_seconds)]
+Endpoint = Annotated[str, AfterValidator(check_endpoint)]
+Name = Annotated[str, AfterValidator(_check_name)]
+
+
+class Policy(BaseModel):
+    """
+    What a key may do. Unknown fields are errors; `None` means "no such limit".
+
+    Attributes:
+        name: Whose day cap this is; defaults to the flow's name, else the label before "/".
+        vendor: Only this vendor's calls may be made with the key.
+        run_usd_cap: Dollars that one run may spend (stored as micro-USD).
+        daily_usd_cap: Dollars that all runs of this policy name may spend in one UTC day.
+        call_usd_cap: Dollars that one call may cost at most.
+        refund_usd_cap: Dollars of own charges that a run may refund; None = what it charged. 0 allows none.
+        max_calls: Calls, reads included, that a run may send.
+        allowed_endpoints: The only endpoints that may be called; None = all.
+        expires_in: Seconds from the key's issue to its expiry.
+        agent_run_label: Free text for people; shown in the audit.
+        mode: `enforce`, or `observe`, which never refuses and books the truth.
+        unpriced: What to do with a write nobody priced: `refuse`, `allow`, or a flat amount in dollars.
+        secret: `env:NAME`, where the vendor's real secret is when a call carries a vault token.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+    name: Name | None = None
+    vendor: Name | None = None
+    run_usd_cap: Cap | None = None
+    daily_usd_cap: Cap | None = None
+    call_usd_cap: Cap | None = None
+    refund_usd_cap: Usd | None = None
+    max_calls: Annotated[int, Field(gt=0, strict=True)] | None = None
+    allowed_endpoints: tuple[Endpoint, ...] | None = None
+    expires_in: Seconds | None = None
+    agent_run_label: Name | None = None
+    mode: Literal["enforce", "observe"] = "enforce"
+    unpriced: Literal["refuse", "allow"] | Usd = "refuse"
+    secret: Annotated[str, AfterValidator(_check_secret)] | None = None
+
+    def stored(self) -> dict[str, Any]:
+        """Return the plain form that `restored` reads back: amounts in micro-USD, seconds, lists."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @classmethod
+    def restored(cls, fields: Mapping[str, Any]) -> Policy:
+        """Rebuild a policy from `stored()`, whose amounts are micro-USD already."""
+        known = {**fields}
+        if isinstance(known.get("allowed_endpoints"), list):
+            known["allowed_endpoints"] = tuple(known["allowed_endpoints"])
+        return cls.model_construct(**known)
+
+
+KeyState = Literal["active", "revoked", "closed"]
+
+
+@dataclass(frozen=True, slots=True)
+class VaultKey:
+    """
+    An issued handle.
+
+    Attributes:
+        key_id: Public name of the key; safe in logs.
+        token: `vault_key_…`, what a client may carry in place of the vendor's secret.
+        policy: The policy in force (after narrowing and raises).
+        run_id: The run whose budget it draws on; None for a key that travels with a budget of its own.
+        expires_at: POSIX seconds; None = never.
+        state: `active`, `revoked` (by somebody) or `closed` (by its owner).
+        version: Grows with each change of the policy or state; a reserve under an older one is redone.
+    """
+
+    key_id: str
+    token: str = field(repr=False)
+    policy: Policy
+    run_id: str | None
+    expires_at: float | None = None
+    state: KeyState = "active"
+    version: int = 1
+
+    @property
+    def scope(self) -> str:
+        """The budget this key draws on: its run's, or its own."""
+        return f"run:{self.run_id}" if self.run_id is not None else f"key:{self.key_id}"
+
+    @property
+    def policy_name(self) -> str:
+        """Whose day cap counts for this key."""
+        return self.policy.name or "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """
+    One request as the vendor will see it.
+
+    Attributes:
+        vendor: The vendor plug's name.
+        method: Upper case.
+        scheme: `https` or `http`.
+        host: Lower case, with `:port` only where the URL had one.
+        path: As it will be sent, without the query.
+        query: Decoded pairs of the URL's query.
+        body: Decoded pairs of a form body; None = there is a body that could not be read.
+        account: Account scope at the vendor (Stripe-Account or Stripe-Context), else "".
+        idempotency_key: The key that goes out with it, whoever made it.
+    """
+
+    vendor: str
+    method: str
+    scheme: str
+    host: str
+    path: str
+    query: Pairs = ()
+    body: Pairs | None = ()
+    account: str = ""
+    idempotency_key: str | None = field(default=None, repr=False)
+
+    @property
+    def is_write(self) -> bool:
+        """Whether the method may change something at the vendor."""
+        return self.method not in {"GET", "HEAD", "OPTIONS"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """
+    One answer of the vendor.
+
+    Attributes:
+        status: HTTP status.
+        headers: Lower-cased names.
+        body: None where it was not read (a stream that belongs to the caller).
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    body: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """
+    One try on the wire, after it ended.
+
+    Attributes:
+        reply: The answer, if one came.
+        unsent: True only where the transport proves that no byte of the request left.
+        error: Class name of what was raised instead of a reply.
+    """
+
+    reply: Reply | None = None
+    unsent: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """
+    What a call is, read from method and path alone.
+
+    Attributes:
+        name: Low cardinality: `payment_intents.create`.
+        object_id: The vendor object named in the path, if any.
+        known: False = nobody priced this write.
+        idempotent: A second attempt of this very request cannot be executed twice by the vendor.
+    """
+
+    name: str
+    object_id: str | None = None
+    known: bool = True
+    idempotent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """
+    Upper bound of a call's cost, known before the send.
+
+    Attributes:
+        amount: Micro-USD to hold, an adopted hold included.
+        pot: Which budget it draws on: `run`, or `refund` for refunds of the run's own charges.
+        object_id: The vendor object the money belongs to, where it exists already.
+        adopts: Take over the open hold of that object instead of holding twice.
+        prior: What that object had cost in total before this call (for objects of other runs).
+    """
+
+    amount: Money
+    pot: Literal["run", "refund"] = "run"
+    object_id: str | None = None
+    adopts: bool = False
+    prior: Money = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """
+    What a reply says about one vendor object that costs money, as totals of the object.
+
+    Attributes:
+        object_id: `pi_…`, `ch_…`.
+        spent: All it has cost so far, micro-USD.
+        held: What it may still cost (an open intent); 0 once its state is final.
+        amount: What it was made for.
+        refunded: What was given back of it.
+        status: The vendor's own word.
+        aliases: Other ids of the same money (a PaymentIntent's charge).
+    """
+
+    object_id: str
+    spent: Money
+    held: Money
+    amount: Money
+    refunded: Money = 0
+    status: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+Ending = Literal["settled", "released", "doubt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """
+    How one attempt, or a whole ticket, ended; what the vendor plug read from the reply.
+
+    Attributes:
+        ending: `settled` (the cost is known), `released` (surely not executed), `doubt`.
+        cost: Micro-USD when settled and no fact says it.
+        facts: The vendor objects in the reply. The first one of a settled write is what the call bought.
+        refund_of: The charge or intent that a settled refund gave back to the customer.
+        source: Who knew the cost: `provider` (in the reply) or `local` (our own table).
+        request_id: The vendor's name for the request, for support.
+    """
+
+    ending: Ending
+    cost: Money = 0
+    facts: tuple[Fact, ...] = ()
+    refund_of: str | None = None
+    source: Literal["provider", "local"] = "provider"
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """
+    One budget that a reservation draws on.
+
+    Attributes:
+        scope: `run:<id>`, `key:<id>`, `policy:<name>`, `refund:<run scope>`, `calls:<run scope>`.
+        per: `run` (one window for ever) or `day` (one window a UTC day, by the ledger's clock).
+        unit: `usd` counts the order's amount; `call` counts 1 for each call sent.
+    """
+
+    scope: str
+    per: Literal["run", "day"] = "run"
+    unit: Literal["usd", "call"] = "usd"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """
+    A request to hold money: everything the ledger needs for one reserve.
+
+    Attributes:
+        reservation_id: Chosen by the caller before the reserve, so that a lost answer can be closed.
+        key_id: Whose key; `version` is the one the decision was made under.
+        legs: The budgets to hold against, all or none.
+        quote: Amount, pot, object.
+        enforce: False in observe mode: counted, never refused.
+        identity: The identity of the logical charge; "" where there is none.
+    """
+
+    reservation_id: str
+    key_id: str
+    version: int
+    scope: str
+    vendor: str
+    account: str
+    operation: str
+    method: str
+    quote: Quote
+    legs: tuple[Leg, ...]
+    enforce: bool = True
+    identity: str = ""
+
+
+Reason = Literal[
+    "", "cap_exceeded", "revoked", "closed", "expired", "unknown_key", "stale", "duplicate", "conflict"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """
+    The answer to a reserve.
+
+    Attributes:
+        granted: Whether the call may leave.
+        reason: Why not. `stale` = the key changed since it was read: read it again and redo.
+        scope: Which budget refused; with its `cap`, `spent`, `held`, `doubt` and what was `requested` (micro-USD, or calls where `unit` is `call`).
+        resets_at: POSIX seconds when a day budget opens again; None for the others.
+        held_amount: What was held in all, an adopted hold included.
+        adopted: The part of it that an earlier hold gave.
+        limit, remaining: The run's cap and what is left of it after this reserve; None without a cap.
+    """
+
+    granted: bool
+    reason: Reason = ""
+    scope: str = ""
+    unit: Literal["usd", "call"] = "usd"
+    cap: int = 0
+    spent: int = 0
+    held: int = 0
+    doubt: int = 0
+    requested: int = 0
+    resets_at: float | None = None
+    held_amount: Money = 0
+    adopted: Money = 0
+    limit: Money | None = None
+    remaining: Money | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """
+    How a reservation ends.
+
+    Attributes:
+        reservation_id: The order's.
+        outcome: What is known.
+        unsent: No byte left: the call does not count against `max_calls` either.
+    """
+
+    reservation_id: str
+    outcome: Outcome
+    unsent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """
+    The answer to a close: where the reservation's money is now (micro-USD).
+
+    Attributes:
+        found: False = no such reservation (a reserve that never committed).
+        spent, held, doubt: The reservation's own parts.
+        overrun: How far the vendor's truth went above the hold.
+        limit, remaining: The run's cap and what is left of it; None without a cap.
+    """
+
+    reservation_id: str
+    found: bool = True
+    spent: Money = 0
+    held: Money = 0
+    doubt: Money = 0
+    overrun: Money = 0
+    limit: Money | None = None
+    remaining: Money | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """
+    What a run's ledger remembers of a vendor object (micro-USD).
+
+    Attributes:
+        own: What this run spent on it.
+        spent: Its total at the vendor when last seen.
+        held: The open hold on it.
+        amount: What it was made for.
+        refunded: Given back so far by this run.
+    """
+
+    object_id: str
+    own: Money = 0
+    spent: Money = 0
+    held: Money = 0
+    amount: Money = 0
+    refunded: Money = 0
+    status: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """An open intent: money still held for an object whose last state is not final."""
+
+    object_id: str
+    held: Money
+    operation: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """
+    A budget's figures (micro-USD).
+
+    Attributes:
+        cap: None = no cap.
+        spent, held, doubt: Σ of its reservations' parts.
+        refunded: Σ of refunds of the run's own charges; never gives cap back.
+        overrun: Σ of the vendor's truth above our holds.
+        calls: Calls sent or in flight.
+        intents: Open intents, which `held` includes.
+    """
+
+    scope: str
+    cap: Money | None = None
+    spent: Money = 0
+    held: Money = 0
+    doubt: Money = 0
+    refunded: Money = 0
+    overrun: Money = 0
+    calls: int = 0
+    intents: tuple[Intent, ...] = ()
+
+    @property
+    def remaining(self) -> Money | None:
+        """What may still be reserved; None without a cap, never below 0."""
+        return None if self.cap is None else max(0, self.cap - self.spent - self.held - self.doubt)

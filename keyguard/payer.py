@@ -1,0 +1,221 @@
+"""Whose key pays for a call, in the order of DESIGN §2. No module state: everything is asked of an `Armed`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from keyguard import context
+from keyguard.backends.local import LocalBackend
+from keyguard.errors import BackendError, ConfigurationError, EndpointNotAllowed, Refused, Unattributed, UnknownKey
+from keyguard.identity import Slots, canonical, identity_of
+from keyguard.ledgers import open_ledger
+from keyguard.model import TOKEN_PREFIX
+from keyguard.settings import Settings, default_url
+from keyguard.vendors import vendor_named
+
+if TYPE_CHECKING:
+    from keyguard.backends import Backend
+    from keyguard.guard import Finder
+    from keyguard.model import Policy, VaultKey
+    from keyguard.patches import Outgoing
+
+_logger = logging.getLogger("keyguard")
+
+
+@dataclass(slots=True)
+class Armed:
+    """
+    Everything that lives as long as keyguard is armed.
+
+    Attributes:
+        backends: By URL; one handle each per process.
+        runs: run id → (URL, key id) of each run armed or met in this process.
+        asked: run id → the arguments of its last install here, for subflows.
+        default: (URL, policy) for runs that appear and for the process itself.
+        process_run: The run id of the process itself, once it has a default policy.
+    """
+
+    backends: dict[str, Backend] = field(default_factory=dict[str, "Backend"])
+    runs: dict[str, tuple[str, str]] = field(default_factory=dict[str, "tuple[str, str]"])
+    asked: dict[str, Policy] = field(default_factory=dict[str, "Policy"])
+    default: tuple[str, Policy] | None = None
+    process_run: str | None = None
+    lock: Any = field(default_factory=threading.RLock)
+    settings: Settings = field(default_factory=Settings.model_construct)
+    slots: Slots = field(default_factory=Slots)
+
+    def open(self, url: str | None) -> Backend:
+        """Return the backend of a URL, opened once."""
+        wanted = url or self.settings.url or default_url()
+        if wanted not in self.backends:
+            if wanted.partition("://")[0] in {"http", "https"}:
+                raise ConfigurationError(f"the remote proxy backend ({wanted}) does not exist yet in this version; use sqlite:///path")
+            backend = LocalBackend(open_ledger(wanted, durability=self.settings.durability))
+            self.backends[wanted] = self.backends[backend.url] = backend
+        return self.backends[wanted]
+
+    def forget(self) -> None:
+        """Put every field back to its default, in place; the lock stays (its holder calls this)."""
+        self.backends, self.runs, self.asked, self.default, self.process_run = {}, {}, {}, None, None
+        self.settings, self.slots = Settings.model_construct(), Slots()
+
+    def in_use(self) -> tuple[Backend, ...]:
+        """Return every open backend, or the default one."""
+        return tuple(dict.fromkeys(self.backends.values())) or (self.open(None),)
+
+    def issue(self, backend: Backend, asked: Policy, run_id: str) -> tuple[VaultKey, bool]:
+        """Issue a run's key, or find it again; the second value says whether this process met the run first here."""
+        key, warnings = backend.issue(asked, run_id)
+        is_new = run_id not in self.runs
+        self.runs[run_id] = (backend.url, key.key_id)
+        self.asked[run_id] = asked
+        for warning in warnings:
+            _logger.warning("%s", warning)
+        return key, is_new
+
+
+
+def finder_for(armed: Armed, outgoing: Outgoing) -> Finder:
+    """Make the function that finds a call's payer; the ticket learns backend, key, run and secret."""
+
+    def find(ticket: context.Ticket, fresh: bool) -> VaultKey | None:  # noqa: FBT001 -- the Finder signature
+        ticket.run = context.current_run()
+        try:
+            ticket.backend, ticket.key = _payer(armed, outgoing.credential, ticket.run, fresh=fresh)
+        except (Refused, BackendError) as error:
+            ticket.refusal = error
+            if not _only_observes(armed) or outgoing.credential.startswith(TOKEN_PREFIX):
+                raise
+            _logger.warning("observe mode: enforcing would have stopped this call: %s", error)
+            return None
+        if outgoing.credential.startswith(TOKEN_PREFIX):
+            ticket.secret = _secret(outgoing, ticket.key)
+        return ticket.key
+
+    return find
+
+
+def _payer(armed: Armed, credential: str, run: context.RunRef | None, *, fresh: bool) -> tuple[Backend, VaultKey]:
+    """Say whose key pays, in the order of DESIGN §2; where nobody can say, refuse."""
+    if credential.startswith(TOKEN_PREFIX):
+        return _travelling(_by_token(armed, credential, fresh=fresh), run)
+    in_use = context.key_in_use()
+    if in_use is not None:
+        return _travelling(_by_token(armed, in_use.token, fresh=fresh), run)
+    if run is not None:
+        return _of_run(armed, run, fresh=fresh)
+    settings = armed.settings
+    if settings.key is not None:
+        return _by_token(armed, settings.key.get_secret_value(), fresh=fresh)
+    if settings.run_id:
+        return _of_run(armed, context.RunRef(settings.run_id, "env"), fresh=fresh)
+    return _of_process(armed, fresh=fresh)
+
+
+def _by_token(armed: Armed, token: str, *, fresh: bool) -> tuple[Backend, VaultKey]:
+    for backend in armed.in_use():
+        key = backend.find(token=token, fresh=fresh)
+        if key is not None:
+            return backend, key
+    raise UnknownKey("the vault token of this call was not issued by any ledger in use here; nothing was sent. Is KEYGUARD_URL the same?")
+
+
+def _travelling(found: tuple[Backend, VaultKey], run: context.RunRef | None) -> tuple[Backend, VaultKey]:
+    """Refuse a key that is bound to a run inside another one: `stripe.api_key` is global, two runs would swap payers."""
+    _, key = found
+    if key.run_id is not None and run is not None and run.run_id != key.run_id:
+        raise Unattributed(
+            f"key {key.key_id} belongs to run {key.run_id}, but this call is made in run {run.run_id}; nothing was sent. "
+            "A key that several runs may use is made with keyguard.issue() outside any run.",
+            key_id=key.key_id, run_id=run.run_id,
+        )  # fmt: skip
+    return found
+
+
+def _of_run(armed: Armed, run: context.RunRef, *, fresh: bool) -> tuple[Backend, VaultKey]:
+    """Find the key of a run that a provider named: its own, one in the ledger, or one from the process's default policy."""
+    if run.run_id is None:
+        raise Unattributed(
+            f"this call runs in {run.name or 'a run'} of {run.engine}, whose root run is not known in this process; nothing was sent. "
+            "Call keyguard.install() in the root flow."
+        )
+    known = armed.runs.get(run.run_id)
+    if known is not None:
+        backend = armed.backends[known[0]]
+        key = backend.find(key_id=known[1], fresh=fresh)
+        if key is None:
+            raise UnknownKey(f"key {known[1]} of run {run.run_id} is not in {known[0]} any more; nothing was sent")
+        return backend, key
+    for backend in dict.fromkeys(armed.backends.values()):
+        key = backend.find(run_id=run.run_id)
+        if key is not None:
+            armed.runs.setdefault(run.run_id, (backend.url, key.key_id))
+            return backend, key
+    return _from_default(armed, run, run.run_id)
+
+
+def _from_default(armed: Armed, run: context.RunRef, run_id: str) -> tuple[Backend, VaultKey]:
+    with armed.lock:
+        if armed.default is None:
+            raise Unattributed(
+                f"run {run_id}{f' ({run.flow_name})' if run.flow_name else ''} has no key: it never called keyguard.install(), and this "
+                "process has no default policy. Nothing was sent. Call keyguard.install(...) at the start of the flow.",
+                run_id=run_id,
+            )
+        url, asked = armed.default
+        own = asked.model_copy(update={"name": run.flow_name}) if run.flow_name and asked.name == "default" else asked
+        armed.issue(armed.backends[url], own, run_id)
+    return _of_run(armed, run, fresh=False)
+
+
+def _of_process(armed: Armed, *, fresh: bool) -> tuple[Backend, VaultKey]:
+    """Find who pays where no run is known: the only run ever armed here, else the process itself."""
+    others = [run_id for run_id in armed.runs if run_id != armed.process_run]
+    is_main = threading.current_thread() is threading.main_thread()
+    if len(others) == 1 and not (is_main and armed.process_run is not None):
+        # The main thread outside a run is the process's own code, where the process has a budget of its own.
+        return _of_run(armed, context.RunRef(others[0], "process"), fresh=fresh)
+    if armed.process_run is not None:
+        return _of_run(armed, context.RunRef(armed.process_run, "process"), fresh=fresh)
+    raise Unattributed(
+        f"this call belongs to no run ({len(others)} runs were armed in this process), so nobody can pay for it; nothing was sent. "
+        "In a thread or executor, carry the run with keyguard.wrap(fn); elsewhere use `with keyguard.run(id=...)` or keyguard.use(key)."
+    )
+
+
+def _only_observes(armed: Armed) -> bool:
+    """Say whether everything armed in this process only observes."""
+    policies = [*armed.asked.values(), *([armed.default[1]] if armed.default else [])]
+    return bool(policies) and all(policy.mode == "observe" for policy in policies)
+
+
+def _secret(outgoing: Outgoing, key: VaultKey) -> str:
+    """Return the vendor's real secret for a vault token, for the vendor's own hosts only."""
+    call, vendor = outgoing.call, vendor_named(outgoing.call.vendor)
+    is_own = call.scheme == "https" and call.host.removesuffix(":443") in vendor.hosts
+    if not is_own and context.vendor_hosts().get(call.host) != call.vendor:
+        raise EndpointNotAllowed(
+            f"a vault token may not go to {call.scheme}://{call.host}: it is not {call.vendor}'s own host over https. Nothing was sent. "
+            f"If it is a stand-in or proxy of yours, set KEYGUARD_VENDOR_HOSTS={call.vendor}={call.host}",
+            key_id=key.key_id, run_id=key.run_id,
+        )  # fmt: skip
+    name = key.policy.secret.partition(":")[2] if key.policy.secret else vendor.secret_env
+    secret = os.environ.get(name, "")
+    if not secret or secret.startswith(TOKEN_PREFIX):
+        raise ConfigurationError(
+            f"the call carries a vault token, but the environment variable {name} does not hold {call.vendor}'s real secret. "
+            "Nothing was sent."
+        )
+    return secret
+
+
+def identity(armed: Armed, ticket: context.Ticket, key: VaultKey) -> str:
+    """Name a logical charge; only executions of an orchestrator have numbered requests."""
+    if ticket.run is None or not ticket.run.execution:
+        return ""
+    request = canonical(ticket.call)
+    return identity_of(key.scope, request, armed.slots.number(key.scope, request, ticket.run))

@@ -1,0 +1,193 @@
+"""Pure rules: may this key make this call, and which budgets does it touch. No I/O, no clock, no counting.
+
+This is the one place that decides allow or deny from a policy; the ledger only adds up. It also
+turns a ledger's answer into the typed error, so that its words stand beside the rules.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from datetime import datetime, timezone
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from keyguard.errors import (
+    EndpointNotAllowed,
+    KeyExpired,
+    KeyRevoked,
+    Refused,
+    SpendCapExceeded,
+    UnknownKey,
+    UnpricedCall,
+)
+from keyguard.model import Leg, Quote, show
+
+if TYPE_CHECKING:
+    from keyguard.model import Call, Decision, Operation, Policy, VaultKey
+
+
+@lru_cache(maxsize=1024)
+def _endpoint_pattern(item: str) -> re.Pattern[str]:
+    """Compile one allowlist item; it is matched against `vendor:METHOD /path` or `vendor:operation`."""
+    vendor, _, rest = item.rpartition(":")
+    method, space, path = rest.partition(" ")
+    prefix = f"{re.escape(vendor) if vendor else '[^:]*'}:"
+    if not space:
+        return re.compile(prefix + _globbed(method, one="[a-z0-9_]+", many="[a-z0-9_.]+"))
+    verb = "[A-Z]+" if method == "*" else re.escape(method)
+    return re.compile(f"{prefix}{verb} {_globbed(path, one='[^/]+', many='.+')}", re.DOTALL)
+
+
+def _globbed(text: str, *, one: str, many: str) -> str:
+    # `**` first: its two stars must not be read as two single ones.
+    return many.join(one.join(re.escape(piece) for piece in part.split("*")) for part in text.split("**"))
+
+
+def is_allowed(policy: Policy, call: Call, operation: Operation) -> bool:
+    """Say whether the allowlist and the vendor restriction let the call through."""
+    if policy.vendor is not None and policy.vendor != call.vendor:
+        return False
+    if policy.allowed_endpoints is None:
+        return True
+    names = (f"{call.vendor}:{call.method} {call.path}", f"{call.vendor}:{operation.name}")
+    return any(_endpoint_pattern(item).fullmatch(name) for item in policy.allowed_endpoints for name in names)
+
+
+def check_endpoint(key: VaultKey, call: Call, operation: Operation) -> None:
+    """
+    Refuse what the allowlist does not name.
+
+    Raises:
+        EndpointNotAllowed: with what was attempted and what is allowed.
+    """
+    if is_allowed(key.policy, call, operation):
+        return
+    allowed = ", ".join(key.policy.allowed_endpoints or (f"any {key.policy.vendor} endpoint",))
+    raise EndpointNotAllowed(
+        f"{call.method} {call.path} ({call.vendor} {operation.name}) is not allowed by policy {key.policy_name!r}. "
+        f"Allowed: {allowed}. Nothing was sent. Add it to allowed_endpoints if the run should make this call.",
+        **_who(key, operation),
+    )
+
+
+def unpriced_quote(key: VaultKey, operation: Operation) -> Quote:
+    """
+    Say what a write that nobody priced may cost, by the policy's `unpriced`.
+
+    Raises:
+        UnpricedCall: the policy says `refuse` (the default).
+    """
+    unpriced = key.policy.unpriced
+    if unpriced == "refuse":
+        raise UnpricedCall(
+            f"{operation.name} is a write whose cost keyguard cannot bound, so policy {key.policy_name!r} refuses it. Nothing was "
+            f"sent. If it is harmless, set unpriced='allow', or unpriced=<dollars> to count a flat amount for each such call.",
+            **_who(key, operation),
+        )
+    return Quote(0 if unpriced == "allow" else int(unpriced))
+
+
+def check_call_cap(key: VaultKey, operation: Operation, quote: Quote) -> None:
+    """
+    Refuse a single call above `call_usd_cap`; refunds of own charges have a cap of their own.
+
+    Raises:
+        SpendCapExceeded: scope `call`.
+    """
+    cap = key.policy.call_usd_cap
+    if cap is None or quote.pot == "refund" or quote.amount <= cap:
+        return
+    raise SpendCapExceeded(
+        f"{operation.name} for {show(quote.amount)} is above call_usd_cap {show(cap)} of policy {key.policy_name!r}. Nothing was sent.",
+        **_who(key, operation), scope="call", cap=cap, spent=0, held=0, doubt=0, requested=quote.amount, remaining=cap,
+    )  # fmt: skip
+
+
+def legs(key: VaultKey, quote: Quote) -> tuple[Leg, ...]:
+    """
+    Name the budgets that a call draws on, in the order in which they are checked.
+
+    Run money comes first even without a cap, so that usage is always counted. Refunds of the run's own
+    charges draw on the refund pot instead and never on run or day (DESIGN §5).
+    """
+    found = [Leg(f"refund:{key.scope}")] if quote.pot == "refund" else [Leg(key.scope)]
+    if quote.pot == "run" and key.policy.daily_usd_cap is not None:
+        found.append(Leg(f"policy:{key.policy_name}", per="day"))
+    if key.policy.max_calls is not None:
+        found.append(Leg(f"calls:{key.scope}", unit="call"))
+    return tuple(found)
+
+
+def refusal(decision: Decision, key: VaultKey, operation: Operation) -> Refused:
+    """Turn a ledger's refusal into the typed error, with the numbers and the command that helps."""
+    who = {**_who(key, operation), "decision": decision}
+    if decision.reason == "cap_exceeded":
+        remaining = max(0, decision.cap - decision.spent - decision.held - decision.doubt)
+        return SpendCapExceeded(
+            _cap_message(decision, key, operation, remaining), **who, scope=decision.scope, cap=decision.cap,
+            spent=decision.spent, held=decision.held, doubt=decision.doubt, requested=decision.requested,
+            remaining=remaining, resets_at=decision.resets_at,
+        )  # fmt: skip
+    if decision.reason in {"revoked", "closed"}:
+        return revoked(key, operation, decision.reason)
+    if decision.reason == "expired":
+        when = _instant(key.expires_at) if key.expires_at is not None else "an unknown time"
+        return KeyExpired(
+            f"key {key.key_id} of {_run_words(key)} expired at {when}; nothing was sent. "
+            f"A raise renews it: keyguard raise --run {_quoted(key.run_id)} --to DOLLARS",
+            **who,
+        )
+    if decision.reason == "unknown_key":
+        return UnknownKey(f"key {key.key_id} is not in this ledger; nothing was sent. Was the ledger file replaced?", **who)
+    return Refused(f"{operation.name} was refused ({decision.reason}); nothing was sent.", **who)
+
+
+def revoked(key: VaultKey, operation: Operation, state: str) -> KeyRevoked:
+    """Return the error for a key that is no longer active."""
+    return KeyRevoked(
+        f"key {key.key_id} of {_run_words(key)} was {state}; {operation.name} was not sent. "
+        f"See: keyguard status{_run_option(key)}. A revoked key stays revoked: start a new run.",
+        **_who(key, operation),
+    )
+
+
+def _cap_message(decision: Decision, key: VaultKey, operation: Operation, remaining: int) -> str:
+    amount = show if decision.unit == "usd" else lambda count: f"{count} calls"
+    kind = decision.scope.partition(":")[0]
+    name, remedy = {
+        "policy": (f"daily_usd_cap of policy {key.policy_name!r}", "raise daily_usd_cap in the policy"),
+        "refund": (f"refund cap of {_run_words(key)}", "set refund_usd_cap in the policy"),
+        "calls": (f"max_calls of {_run_words(key)}", "set a larger max_calls in the policy"),
+    }.get(kind, (f"run_usd_cap of {_run_words(key)}", ""))
+    parts = [f"{amount(decision.spent)} spent", f"{amount(decision.held)} held", f"{amount(decision.doubt)} in doubt"]
+    message = (
+        f"{operation.name} for {amount(decision.requested)} would pass the {name}: cap {amount(decision.cap)}, {', '.join(parts)}, "
+        f"{amount(remaining)} remaining. Nothing was sent."
+    )
+    if decision.resets_at is not None:
+        message += f" The day's budget opens again at {_instant(decision.resets_at)}."
+    if not remedy and key.run_id is not None:
+        target = (decision.spent + decision.held + decision.doubt + decision.requested + 999_999) // 1_000_000
+        return f"{message} See: keyguard status{_run_option(key)}  To let it go on: keyguard raise{_run_option(key)} --to {target}"
+    return f"{message} To let it go on: {remedy or 'issue a key with a larger run_usd_cap'}."
+
+
+def _who(key: VaultKey, operation: Operation) -> dict[str, str | None]:
+    return {"key_id": key.key_id, "run_id": key.run_id, "operation": operation.name}
+
+
+def _run_words(key: VaultKey) -> str:
+    return f"run {key.run_id}" if key.run_id is not None else f"key {key.key_id}"
+
+
+def _run_option(key: VaultKey) -> str:
+    return f" --run {_quoted(key.run_id)}" if key.run_id is not None else ""
+
+
+def _quoted(run_id: str | None) -> str:
+    return shlex.quote(run_id or "RUN")
+
+
+def _instant(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")

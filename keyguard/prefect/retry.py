@@ -1,0 +1,90 @@
+"""Conditions for a task's `retry_condition_fn`: retry what may help, never what keyguard refused. Decides nothing else.
+
+Prefect tests the condition with `inspect.isfunction` and `inspect.iscoroutinefunction`; a partial, a
+bound method or a callable object is never called and switches all retries off. So everything here
+is, or returns, a plain function. It reads `state.data`, because `state.result()` is a coroutine in async tasks.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import TYPE_CHECKING, Any
+
+from keyguard.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+    from typing import TypeAlias
+
+    Condition: TypeAlias = Callable[[Any, Any, Any], "bool | Awaitable[bool]"]
+
+
+def retry_unless_refused(task: Any, task_run: Any, state: Any) -> bool:
+    """
+    Tell Prefect not to retry a task that keyguard refused; any other failure may be retried.
+
+    For sync and async tasks: `@task(retries=3, retry_condition_fn=retry_unless_refused)`. The refusal is found
+    behind `raise … from`, in exception groups and in results. Does not limit flow-level retries.
+    """
+    refusal = find_refusal(state.data)
+    if refusal is None:
+        return True
+    name = getattr(task_run, "name", None) or getattr(task, "name", "task")
+    # Prefect logs neither error nor traceback when a condition says no while retries are left.
+    _run_logger().error("%s is not retried: %s: %s", name, type(refusal).__name__, refusal)
+    return False
+
+
+def retry_unless_refused_and(condition: Condition) -> Condition:
+    """Return a condition that retries what `condition` (sync or async) wants retried, unless keyguard refused it."""
+    if inspect.iscoroutinefunction(condition):
+
+        async def awaited(task: Any, task_run: Any, state: Any) -> bool:
+            """Ask keyguard first, then the user's own coroutine function."""
+            return retry_unless_refused(task, task_run, state) and bool(await condition(task, task_run, state))
+
+        return awaited
+
+    def asked(task: Any, task_run: Any, state: Any) -> bool:
+        """Ask keyguard first, then the user's own function."""
+        return retry_unless_refused(task, task_run, state) and bool(condition(task, task_run, state))
+
+    return asked
+
+
+def find_refusal(failure: object) -> Refused | None:
+    """Return the refusal in an exception's chain of causes, contexts and groups, or in a Prefect result record; else None."""
+    start = failure if isinstance(failure, BaseException) else getattr(failure, "result", None)
+    if not isinstance(start, BaseException):
+        return None
+    return next((error for error in _chain(start) if isinstance(error, Refused)), None)
+
+
+def _chain(start: BaseException) -> Iterator[BaseException]:
+    todo: list[BaseException | None] = [start]
+    seen: set[int] = set()
+    while todo:
+        error = todo.pop()
+        # Chains can be circular: a re-raised error may be its own context's cause.
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        yield error
+        todo += [error.__context__, error.__cause__, *_members(error)]
+
+
+def _members(error: BaseException) -> tuple[BaseException, ...]:
+    # By attribute, so that the exceptiongroup backport of Python 3.10 is understood as well.
+    members = getattr(error, "exceptions", ())
+    return tuple(member for member in members if isinstance(member, BaseException)) if isinstance(members, tuple | list) else ()
+
+
+def _run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:
+    """Return the run's logger, so that the line shows up in Prefect's UI; ours where there is no run."""
+    try:
+        from prefect.logging import get_run_logger
+
+        return get_run_logger()
+    except Exception:  # noqa: BLE001 -- whatever is wrong with the logger, an error here would read as "do not retry"
+        return logging.getLogger("keyguard")

@@ -1,0 +1,121 @@
+"""Settings: the `KEYGUARD_*` environment in one table, policy files, and the default ledger's place."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from keyguard.errors import ConfigurationError
+from keyguard.ledgers import Durability
+from keyguard.model import Policy
+from keyguard.vendors import known_vendors
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Settings(BaseSettings):
+    """
+    What the environment says; arguments of `install()` win over it.
+
+    Attributes:
+        url: `KEYGUARD_URL`, the backend: "" = the user's default SQLite file.
+        durability: `KEYGUARD_DURABILITY`: `power` (on disk before the send) or `process` (survives kill -9 only).
+        key: `KEYGUARD_KEY`, a vault token that pays where no run is known.
+        run_id: `KEYGUARD_RUN_ID`, names the run outside an orchestrator.
+        vendor_hosts: `KEYGUARD_VENDOR_HOSTS`, `stripe=127.0.0.1:8420,…`: stand-ins and proxies treated as the vendor's own.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="KEYGUARD_", frozen=True)
+
+    url: str = ""
+    durability: Durability = "power"
+    key: SecretStr | None = None
+    run_id: str | None = None
+    vendor_hosts: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict[str, str])
+
+    @field_validator("vendor_hosts", mode="before")
+    @classmethod
+    def _parse_hosts(cls, value: object) -> object:
+        """Read `vendor=host[:port]` pairs into host → vendor."""
+        if not isinstance(value, str):
+            return value
+        hosts: dict[str, str] = {}
+        for item in filter(None, (part.strip() for part in value.split(","))):
+            vendor, equals, host = item.partition("=")
+            if not equals or not host or "/" in host or vendor not in known_vendors():
+                raise ValueError(f"expected vendor=host[:port] with a vendor of {', '.join(known_vendors())}, got {item!r}")
+            hosts[host.lower()] = vendor
+        return hosts
+
+
+def load_settings() -> Settings:
+    """
+    Read the environment.
+
+    Raises:
+        ConfigurationError: a setting that cannot be read; says which and what is allowed.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigurationError(f"bad KEYGUARD_* setting: {_explained(error)}") from None
+
+
+def default_url() -> str:
+    """Return the URL of the user's default SQLite ledger."""
+    return f"sqlite:///{platformdirs.user_data_path('keyguard') / 'ledger.db'}"
+
+
+def load_policy(policy: str | os.PathLike[str] | Mapping[str, Any] | Policy | None, fields: Mapping[str, Any]) -> Policy:
+    """
+    Make a policy from a TOML file, a mapping or a Policy, overlaid with single fields.
+
+    Raises:
+        ConfigurationError: unknown field, bad value, or a file that cannot be read; lists the known fields.
+    """
+    if isinstance(policy, Policy):
+        base: Mapping[str, Any] = {name: getattr(policy, name) for name in policy.model_fields_set}
+        if not fields:
+            return policy
+        # Values of a Policy are parsed already (micro-USD); only the overlay is still in dollars.
+        return policy.model_copy(update={name: getattr(_validated(fields), name) for name in fields})
+    base = _from_file(Path(policy)) if isinstance(policy, str | os.PathLike) else policy or {}
+    return _validated({**base, **fields})
+
+
+def _validated(fields: Mapping[str, Any]) -> Policy:
+    try:
+        return Policy(**fields)
+    except ValidationError as error:
+        raise ConfigurationError(f"bad policy: {_explained(error)}. Known fields: {', '.join(Policy.model_fields)}") from None
+
+
+def _from_file(path: Path) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(f"policy file {str(path)!r} does not exist (looked from {str(Path.cwd())!r})") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"policy file {str(path)!r} cannot be read: {error}") from None
+
+
+def _explained(error: ValidationError) -> str:
+    """Say what was wrong without repeating a value that could be a secret."""
+    parts: list[str] = []
+    for problem in error.errors(include_url=False, include_input=False):
+        where = ".".join(str(part) for part in problem["loc"])
+        text = "unknown field" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+        parts.append(f"{where}: {text}")
+    return "; ".join(parts)

@@ -1,0 +1,374 @@
+"""Ledger contract: a plain model of the books, and the hypothesis machine that compares a ledger with it step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from keyguard.model import Fact, Quote
+from keyguard.testing._contract_base import DAY, Clock, ContractBase
+from keyguard.testing._till import NAME, Till, figures, limits, open_till, parts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from keyguard.ledgers import Ledger
+    from keyguard.model import Receipt
+    from keyguard.testing._contract_base import LedgerPlace
+
+RUNS = ("run-a", "run-b")
+DAY_CAP = 120
+RUN_CAP = 100
+POLICY = f"policy:{NAME}"
+_amounts = st.integers(1, 60)
+_picks = st.integers(0, 10_000)
+_runs = st.sampled_from(RUNS)
+
+
+@dataclass(slots=True)
+class Booked:
+    """One reservation of the model: the rows (scope, day) it counts on, and its parts in micro-USD."""
+
+    run: str
+    rows: frozenset[tuple[str, int]]
+    amount: int
+    adopted: int = 0
+    object_id: str | None = None
+    spent: int = 0
+    held: int = 0
+    doubt: int = 0
+    overrun: int = 0
+    pending: bool = True
+
+    @property
+    def total(self) -> int:
+        """What it counts against each of its rows."""
+        return self.spent + self.held + self.doubt
+
+
+@dataclass(slots=True)
+class PlainModel:
+    """The books in dicts: every figure is a sum over all reservations, made anew at each question."""
+
+    asked: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RUNS, RUN_CAP))
+    raised: dict[str, int] = field(default_factory=dict[str, int])
+    revoked: set[str] = field(default_factory=set[str])
+    day: int = 0
+    booked: dict[str, Booked] = field(default_factory=dict[str, Booked])
+    holder: dict[str, str] = field(default_factory=dict[str, str])  # object → reservation of its open hold
+    known: dict[str, int] = field(default_factory=dict[str, int])  # object → its total cost when last seen
+
+    def cap(self, scope: str) -> int:
+        """The cap in force: a human's last word, else the least asked."""
+        run = scope.removeprefix("run:")
+        return DAY_CAP if scope == POLICY else self.raised.get(run, self.asked.get(run, 0))
+
+    def on(self, scope: str, day: int | None = None) -> list[Booked]:
+        """All reservations that count on a row; run rows have day 0."""
+        return [one for one in self.booked.values() if (scope, day or 0) in one.rows]
+
+    def sums(self, scope: str, day: int | None = None) -> tuple[int, int, int, int]:
+        """Spent, held, doubt and overrun of a row."""
+        rows = self.on(scope, day)
+        return sum(b.spent for b in rows), sum(b.held for b in rows), sum(b.doubt for b in rows), sum(b.overrun for b in rows)
+
+    def rows(self, run: str) -> frozenset[tuple[str, int]]:
+        """The rows that a call of the run made today counts on."""
+        return frozenset({(f"run:{run}", 0), (POLICY, self.day)})
+
+    def grants(self, run: str, amount: int, adopted: Booked | None = None) -> bool:
+        """Say whether a call must be granted: it fits each row once what it adopts has left its own rows."""
+        if run in self.revoked:
+            return False
+        for scope, day in self.rows(run):
+            leaving = adopted.held if adopted is not None and (scope, day) in adopted.rows else 0
+            if sum(self.sums(scope, day)[:3]) - leaving + amount > self.cap(scope):
+                return False
+        return True
+
+    def reserve(self, reservation_id: str, run: str, amount: int, object_id: str | None = None) -> None:
+        """Book a granted call; an open hold of its object moves over."""
+        adopted = 0
+        if object_id is not None:
+            old = self.booked[self.holder.pop(object_id)]
+            adopted, old.held = old.held, 0
+        total = max(amount, adopted)
+        self.booked[reservation_id] = Booked(run, self.rows(run), total, adopted, object_id, held=total)
+
+    def settle(self, reservation_id: str, cost: int, keep: int = 0) -> None:
+        """Book the truth; `keep` stays held for the object."""
+        one = self.booked[reservation_id]
+        one.spent, one.held, one.doubt, one.pending = cost, keep, 0, False
+        one.overrun = max(0, cost + keep - one.amount)
+        if one.object_id is not None:
+            self.learn(one.object_id, reservation_id, cost, keep)
+
+    def learn(self, object_id: str, reservation_id: str, cost: int, keep: int) -> None:
+        """Remember an object's total and who holds what it may still cost."""
+        self.known[object_id] = self.known.get(object_id, 0) + cost
+        if keep:
+            self.holder[object_id] = reservation_id
+
+    def release(self, reservation_id: str) -> None:
+        """Free what the call itself reserved; an adopted part is open again."""
+        one = self.booked[reservation_id]
+        one.held, one.doubt, one.pending = one.adopted, 0, False
+        if one.adopted and one.object_id is not None:
+            self.holder[one.object_id] = reservation_id
+
+    def doubt(self, reservation_id: str) -> None:
+        """Keep all of it counted."""
+        one = self.booked[reservation_id]
+        one.doubt, one.held = one.doubt + one.held, 0
+
+    def read(self, object_id: str, cost: int, keep: int) -> None:
+        """Book what a read shows of an open intent on the reservation that holds it."""
+        holder = self.holder.pop(object_id)
+        one = self.booked[holder]
+        one.spent, one.held = one.spent + cost, keep
+        self.learn(object_id, holder, cost, keep)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Two runs of one policy on one ledger, beside the plain model."""
+
+    def __init__(self, place: LedgerPlace) -> None:
+        super().__init__()
+        self.place = place
+        self.clock = Clock()
+        self.model = PlainModel(day=int(self.clock.now // DAY))
+        self.ledger: Ledger = place.open(self.clock)
+        self.tills = {run: open_till(self.ledger, run, run_usd_cap=RUN_CAP, daily_usd_cap=DAY_CAP) for run in RUNS}
+        self.ticker = open_till(self.ledger, "ticker", daily_usd_cap=DAY_CAP, name="ticker")
+        self.objects = 0
+
+    def till_of(self, reservation_id: str) -> Till:
+        """The till whose run made a reservation."""
+        return self.tills[self.model.booked[reservation_id].run]
+
+    def reserve(self, run: str, amount: int, object_id: str | None = None) -> str | None:
+        """Reserve on both sides, compare the decisions; returns the id of what was granted."""
+        model, till = self.model, self.tills[run]
+        adopted = model.booked[model.holder[object_id]] if object_id is not None else None
+        total = max(amount, adopted.held if adopted is not None else 0)
+        order = till.order(Quote(amount, "run", object_id, adopts=object_id is not None))
+        expected = model.grants(run, total, adopted)
+        decision = self.ledger.reserve(order)
+
+        assert decision.granted == expected, (decision, order)
+        if not expected:
+            assert decision.reason == ("revoked" if run in model.revoked else "cap_exceeded")
+            return None
+        assert (decision.held_amount, decision.adopted) == (total, adopted.held if adopted is not None else 0)
+        model.reserve(order.reservation_id, run, amount, object_id)
+        return order.reservation_id
+
+    def compare(self, receipt: Receipt, reservation_id: str) -> None:
+        """Compare a receipt with the model's reservation."""
+        one = self.model.booked[reservation_id]
+
+        assert receipt.found
+        assert parts(receipt) == (one.spent, one.held, one.doubt)
+
+    def pick(self, ids: Iterable[str], number: int) -> str:
+        """Choose one of several by a drawn number."""
+        choice = sorted(ids)
+        return choice[number % len(choice)]
+
+    def pending(self) -> list[str]:
+        """Reservations that may still be closed."""
+        return [name for name, one in self.model.booked.items() if one.pending]
+
+    @rule(run=_runs, amount=_amounts)
+    def reserve_some(self, run: str, amount: int) -> None:
+        """Hold money."""
+        self.reserve(run, amount)
+
+    @rule(run=_runs, over=st.integers(0, 1))
+    def reserve_the_rest(self, run: str, over: int) -> None:
+        """Hold exactly what remains, or one micro more."""
+        rows = self.model.rows(run)
+        rest = min(self.model.cap(scope) - sum(self.model.sums(scope, day)[:3]) for scope, day in rows)
+        self.reserve(run, max(1, rest + over))
+
+    @rule(run=_runs, amount=_amounts)
+    def open_intent(self, run: str, amount: int) -> None:
+        """Make an object that stays open."""
+        reservation = self.reserve(run, amount)
+        if reservation is not None:
+            self.objects += 1
+            self.model.booked[reservation].object_id = name = f"pi_{self.objects}"
+            self.model.settle(reservation, 0, amount)
+            self.compare(self.tills[run].settle(reservation, 0, Fact(name, 0, amount, amount)), reservation)
+
+    @precondition(lambda self: self.model.holder)
+    @rule(number=_picks, amount=_amounts)
+    def adopt(self, number: int, amount: int) -> None:
+        """Confirm or increment an open intent."""
+        name = self.pick(self.model.holder, number)
+        self.reserve(self.model.booked[self.model.holder[name]].run, amount, name)
+
+    @precondition(lambda self: self.pending())
+    @rule(number=_picks, cost=st.integers(0, 80), keep=st.booleans())
+    def settle(self, number: int, cost: int, *, keep: bool) -> None:
+        """Tell the truth about a call; an object's truth stays within its hold and may leave it open."""
+        reservation = self.pick(self.pending(), number)
+        till, one = self.till_of(reservation), self.model.booked[reservation]
+        if one.object_id is None:
+            self.model.settle(reservation, cost)
+            self.compare(till.settle(reservation, cost), reservation)
+            return
+        cost = min(cost, one.amount)
+        rest = one.amount - cost if keep else 0
+        self.model.settle(reservation, cost, rest)
+        fact = Fact(one.object_id, self.model.known[one.object_id], rest, one.amount)
+        self.compare(till.settle(reservation, 0, fact), reservation)
+
+    @precondition(lambda self: self.pending())
+    @rule(number=_picks)
+    def release(self, number: int) -> None:
+        """Give a hold back."""
+        reservation = self.pick(self.pending(), number)
+        self.model.release(reservation)
+        self.compare(self.till_of(reservation).release(reservation), reservation)
+
+    @precondition(lambda self: self.pending())
+    @rule(number=_picks)
+    def doubt(self, number: int) -> None:
+        """Lose the answer of a call."""
+        reservation = self.pick(self.pending(), number)
+        self.model.doubt(reservation)
+        self.compare(self.till_of(reservation).doubt(reservation), reservation)
+
+    @precondition(lambda self: len(self.pending()) < len(self.model.booked))
+    @rule(number=_picks, cost=st.integers(0, 80))
+    def close_again(self, number: int, cost: int) -> None:
+        """Close what is closed: nothing changes."""
+        reservation = self.pick(set(self.model.booked) - set(self.pending()), number)
+        self.compare(self.till_of(reservation).settle(reservation, cost), reservation)
+
+    @precondition(lambda self: self.model.holder)
+    @rule(number=_picks, cost=st.integers(0, 80), keep=st.booleans())
+    def read(self, number: int, cost: int, *, keep: bool) -> None:
+        """Read an open intent at the vendor, with a call that costs nothing."""
+        name = self.pick(self.model.holder, number)
+        one = self.model.booked[self.model.holder[name]]
+        if not self.model.grants(one.run, 0):
+            return
+        reader = self.reserve(one.run, 0)
+
+        assert reader is not None
+        self.model.settle(reader, 0)
+        cost = min(cost, one.held)
+        rest = one.held - cost if keep else 0
+        self.model.read(name, cost, rest)
+        self.compare(self.tills[one.run].settle(reader, 0, Fact(name, self.model.known[name], rest, one.amount)), reader)
+
+    @rule()
+    def midnight(self) -> None:
+        """A day passes, and the ledger is used on the new one by somebody."""
+        self.clock.now = max(self.clock.now, self.model.day * DAY) + DAY
+        self.model.day = int(self.clock.now // DAY)
+        self.ticker.settle(self.ticker.hold(0))
+
+    @rule(days=st.integers(1, 3))
+    def clock_steps_back(self, days: int) -> None:
+        """The machine's clock is set back; the model's day stays."""
+        self.clock.now -= days * DAY
+
+    @rule(run=_runs, cap=st.integers(1, 200))
+    def human_sets_cap(self, run: str, cap: int) -> None:
+        """Somebody raises or lowers a run's cap."""
+        self.model.raised[run] = cap
+
+        assert self.ledger.raise_cap(run, cap, by="ada").policy.run_usd_cap == cap
+
+    @precondition(lambda self: not self.model.raised)
+    @rule(run=_runs, cap=st.integers(40, 120))
+    def issue_again(self, run: str, cap: int) -> None:
+        """The run installs again, narrower or wider."""
+        self.model.asked[run] = min(cap, self.model.asked[run])
+        key, warnings = self.ledger.issue(limits(run_usd_cap=cap, daily_usd_cap=DAY_CAP), run)
+
+        assert key.policy.run_usd_cap == self.model.asked[run]
+        assert warnings or cap == self.model.asked[run]
+
+    @precondition(lambda self: len(self.model.booked) > 12)
+    @rule(run=_runs)
+    def revoke(self, run: str) -> None:
+        """Stop a run; late in an example, since little happens after it."""
+        self.model.revoked.add(run)
+
+        assert self.ledger.revoke(run_id=run) == 1
+
+    @rule()
+    def reopen(self) -> None:
+        """Another handle takes over."""
+        opened = self.place.open(self.clock)
+        if opened is not self.ledger:
+            self.ledger.shut()
+        self.ledger = self.ticker.ledger = opened
+        for till in self.tills.values():
+            till.ledger = opened
+
+    @invariant()
+    def runs_equal_the_model(self) -> None:
+        """Every figure of a run is the model's sum, open intents included."""
+        for run in RUNS:
+            usage, scope = figures(self.ledger, f"run:{run}"), f"run:{run}"
+            mine = {name: self.model.booked[at].held for name, at in self.model.holder.items() if self.model.booked[at].run == run}
+
+            assert (*parts(usage), usage.overrun) == self.model.sums(scope)
+            assert (usage.cap, usage.calls) == (self.model.cap(scope), len(self.model.on(scope)))
+            assert {intent.object_id: intent.held for intent in usage.intents} == mine
+
+    @invariant()
+    def day_equals_the_model(self) -> None:
+        """Today's figures are the model's, and never above the cap but for booked overrun."""
+        usage = self.ledger.usage(POLICY)
+        expected = self.model.sums(POLICY, self.model.day)
+        found = (*parts(usage), usage.overrun) if usage is not None else (0, 0, 0, 0)
+
+        assert found == expected
+        assert sum(found[:3]) <= DAY_CAP + found[3]
+
+    def teardown(self) -> None:
+        """The log folds into the balances."""
+        assert self.ledger.verify() == []
+        self.ledger.shut()
+        self.place.clear()
+
+
+class MachineContract(ContractBase):
+    """The state machine, short and long."""
+
+    def run_machine(self, folder: Path, examples: int, steps: int) -> None:
+        """Run the machine, each example on a fresh place."""
+        number = count()
+        suite = self
+
+        class Machine(LedgerMachine):
+            def __init__(self) -> None:
+                (home := folder / str(next(number))).mkdir()
+                super().__init__(suite.ledger_factory(home))
+
+        run_state_machine_as_test(Machine, settings=settings(
+            max_examples=examples, stateful_step_count=steps, deadline=None, database=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ))  # fmt: skip
+
+    def test_ledger_behaves_like_the_plain_model(self, tmp_path: Path) -> None:
+        """Whatever happens in whatever order, decisions and figures are those of a dict."""
+        self.run_machine(tmp_path, 50, 40)
+
+    @pytest.mark.slow
+    def test_ledger_behaves_like_the_plain_model_for_long(self, tmp_path: Path) -> None:
+        """The same, with a hundred times as many steps."""
+        self.run_machine(tmp_path, 1000, 200)

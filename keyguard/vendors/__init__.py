@@ -1,0 +1,112 @@
+"""The vendor contract, and the look-up by name and host. Plugs are the other files of this folder.
+
+A vendor plug knows money: from method, path and parameters alone it names the operation, bounds the
+cost before the send (a generator, because some quotes must ask what the run's ledger remembers, or
+the vendor itself), and reads the cost from the reply. It never sends anything and never sees a
+ledger. It raises `MalformedCall` and `UnpricedCall`, never a bare exception.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from keyguard.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from keyguard.model import Call, Operation, Outcome, Quote, Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Asked by a quote: what does this run's ledger remember of the object? Answer: Memory or None."""
+
+    object_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Asked by a quote: GET this path from the vendor with the caller's own credentials. Answer: Reply."""
+
+    path: str
+
+
+Quoting: TypeAlias = Generator["Recall | Ask", Any, "Quote"]
+
+
+class Vendor(Protocol):
+    """
+    What every vendor plug offers, as a module-level object named `vendor`.
+
+    Attributes:
+        name: The word in policies, spans and tables.
+        hosts: The vendor's own API hosts, lower case, exact.
+        secret_env: Environment variable of the real secret.
+    """
+
+    name: str
+    hosts: frozenset[str]
+    secret_env: str
+
+    def classify(self, call: Call) -> Operation:
+        """
+        Name the operation. Unknown writes come back with `known=False`, never as free.
+
+        Raises:
+            MalformedCall: dot segments, encoded dots or slashes, empty segments.
+        """
+        ...
+
+    def quote(self, call: Call, operation: Operation) -> Quoting:
+        """
+        Bound the cost of a known operation; reads quote 0.
+
+        Raises:
+            MalformedCall: an amount that is not a digit string, or money parameters that are duplicated or in a POST's query.
+            UnpricedCall: no bound can be had (unknown object, currency without a rate).
+        """
+        ...
+
+    def read(self, call: Call, operation: Operation, quote: Quote, reply: Reply) -> Outcome:
+        """Say how an attempt that got this reply ended. Never raises: what cannot be read is doubt."""
+        ...
+
+
+def known_vendors() -> tuple[str, ...]:
+    """Return the names of all vendor plugs, ours and those of entry points."""
+    ours = {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")}
+    return tuple(sorted(ours | {point.name for point in entry_points(group="keyguard.vendors")}))
+
+
+@cache
+def vendor_named(name: str) -> Vendor:
+    """
+    Return a vendor plug by its name.
+
+    Raises:
+        ConfigurationError: no such plug; lists the known ones.
+    """
+    for point in entry_points(group="keyguard.vendors", name=name):
+        found: Vendor = point.load()
+        return found
+    if name not in known_vendors():
+        raise ConfigurationError(f"unknown vendor {name!r}; known: {', '.join(known_vendors())}")
+    found = importlib.import_module(f"{__name__}.{name}").vendor
+    return found
+
+
+@cache
+def claimed_hosts() -> dict[str, str]:
+    """Return every host that a vendor plug claims, with the plug's name."""
+    hosts: dict[str, str] = {}
+    for name in known_vendors():
+        for host in vendor_named(name).hosts:
+            if host in hosts:
+                raise ConfigurationError(f"two vendor plugs claim {host}: {hosts[host]} and {name}")
+            hosts[host] = name
+    return hosts

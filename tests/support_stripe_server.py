@@ -1,0 +1,122 @@
+"""A loopback Stripe that keeps its own truth: PaymentIntents, charges, refunds, on the shared test server."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+
+@dataclass
+class StripeServer:
+    """
+    Executes every POST to payment_intents and charges at once, whatever the guard thinks of it.
+
+    Attributes:
+        charges: The forms of all executed charges, in order of arrival: the truth.
+        requests: (method, path, headers) of everything that arrived.
+        delay: While set to an event, answers wait for it after executing.
+    """
+
+    charges: list[dict[str, str]] = field(default_factory=list)
+    requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    delay: threading.Event | None = None
+    drop_answers: bool = False
+    intents: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __enter__(self) -> StripeServer:
+        ids = itertools.count(1)
+        lock = threading.Lock()
+        world = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            # Without this the second packet of each answer waits for the client's delayed ACK.
+            disable_nagle_algorithm = True
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                with lock:
+                    world.requests.append(("GET", self.path, dict(self.headers.items())))
+                found = world.intents.get(urlsplit(self.path).path.rpartition("/")[2])
+                self._answer(200, found or {"object": "list", "data": list(world.intents.values()), "has_more": False})
+
+            def do_POST(self) -> None:
+                form = dict(parse_qsl(self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()))
+                path = urlsplit(self.path).path
+                with lock:
+                    world.requests.append(("POST", path, dict(self.headers.items())))
+                    body = world._execute(path, form, next(ids))
+                if world.drop_answers:
+                    self.close_connection = True
+                    return
+                if world.delay is not None:
+                    world.delay.wait(30)
+                self._answer(200, body)
+
+            def _answer(self, status: int, body: dict[str, Any]) -> None:
+                payload = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(payload)))
+                self.send_header("Request-Id", "req_test")
+                self.end_headers()
+                self.wfile.write(payload)
+
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 256
+            daemon_threads = True
+
+            def handle_error(self, *_: Any) -> None:
+                """A client that went away is no error of the stand-in."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.delay is not None:
+            self.delay.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def host(self) -> str:
+        """Where it listens: `127.0.0.1:port`."""
+        return f"127.0.0.1:{self._server.server_port}"
+
+    @property
+    def url(self) -> str:
+        """Its base for `stripe.api_base`."""
+        return f"http://{self.host}"
+
+    @property
+    def total(self) -> int:
+        """Cents that were really charged."""
+        return sum(int(form["amount"]) for form in self.charges)
+
+    def _execute(self, path: str, form: dict[str, str], n: int) -> dict[str, Any]:
+        _, _, kind, *rest = path.split("/")
+        if kind == "refunds":
+            return {"id": f"re_{n}", "object": "refund", "amount": int(form["amount"]), "currency": "usd", "status": "succeeded",
+                    "payment_intent": form.get("payment_intent"), "charge": form.get("charge")}  # fmt: skip
+        found = self.intents.get(rest[0]) if rest else None
+        if found is None:
+            found = {"id": f"pi_{n}", "object": "payment_intent", "amount": int(form.get("amount", "0")), "amount_received": 0,
+                     "amount_capturable": 0, "currency": form.get("currency", "usd"), "status": "requires_confirmation",
+                     "latest_charge": None, "metadata": {}, "customer": form.get("customer")}  # fmt: skip
+            self.intents[str(found["id"])] = found
+        if form.get("confirm") == "true" or (rest and rest[-1] == "confirm"):
+            self.charges.append({**form, "amount": str(found["amount"])})
+            found |= {"status": "succeeded", "amount_received": found["amount"], "latest_charge": f"ch_{n}"}
+        if rest and rest[-1] == "cancel":
+            found["status"] = "canceled"
+        return found

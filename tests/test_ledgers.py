@@ -1,0 +1,38 @@
+"""Every ledger that keyguard ships keeps the ledger contract. One class a ledger; what only one ledger does is tested elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from support_ledgers import SqliteFile, SqliteMemory
+
+from keyguard.testing.ledger_contract import LedgerContract
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from keyguard.testing.ledger_contract import LedgerPlace
+
+
+class TestSqliteProcess(LedgerContract):
+    """A SQLite file that survives kill -9."""
+
+    def ledger_factory(self, folder: Path) -> LedgerPlace:
+        """Return a file whose commits need no sync."""
+        return SqliteFile(folder, "process")
+
+
+class TestSqlitePower(LedgerContract):
+    """A SQLite file that survives a power cut."""
+
+    def ledger_factory(self, folder: Path) -> LedgerPlace:
+        """Return a file whose reserves are synced before they are acknowledged."""
+        return SqliteFile(folder, "power")
+
+
+class TestSqliteMemory(LedgerContract):
+    """A SQLite ledger in memory."""
+
+    def ledger_factory(self, folder: Path) -> LedgerPlace:
+        """Return a ledger without a file."""
+        return SqliteMemory()
