@@ -108,14 +108,13 @@ def legs(key: VaultKey, quote: Quote) -> tuple[Leg, ...]:
     """
     Name the budgets that a call draws on, in the order in which they are checked.
 
-    Run money comes first even without a cap, so that usage is always counted. Refunds of the run's own
+    Run money and calls are named even without a cap, so that usage is always counted. Refunds of the run's own
     charges draw on the refund pot instead and never on run or day (DESIGN §5).
     """
     found = [Leg(f"refund:{key.scope}")] if quote.pot == "refund" else [Leg(key.scope)]
     if quote.pot == "run" and key.policy.daily_usd_cap is not None:
         found.append(Leg(f"policy:{key.policy_name}", per="day"))
-    if key.policy.max_calls is not None:
-        found.append(Leg(f"calls:{key.scope}", unit="call"))
+    found.append(Leg(f"calls:{key.scope}", unit="call"))
     return tuple(found)
 
 

@@ -22,7 +22,7 @@ def open_stepping(url: str, durability: Durability, on_step: Callable[[str], Non
 class SqliteFile(LedgerPlace):
     """One SQLite file in a folder of its own."""
 
-    opener = "support_ledgers:open_stepping"
+    opener = "tests.support_ledgers:open_stepping"
 
     def __init__(self, folder: Path, durability: Durability) -> None:
         self.path = folder / "ledger.db"

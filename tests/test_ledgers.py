@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from support_ledgers import SqliteFile, SqliteMemory
+from tests.support_ledgers import SqliteFile, SqliteMemory
 
 from keyguard.testing.ledger_contract import LedgerContract
 

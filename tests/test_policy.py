@@ -102,7 +102,7 @@ def test_legs_name_every_budget_a_call_touches() -> None:
 
     assert charge == (Leg("run:run 1"), Leg("policy:billing", per="day"), Leg("calls:run:run 1", unit="call"))
     assert refund == (Leg("refund:run:run 1"), Leg("calls:run:run 1", unit="call"))
-    assert policy.legs(_key(run_id=None), Quote(1)) == (Leg("key:k1"),)
+    assert policy.legs(_key(run_id=None), Quote(1)) == (Leg("key:k1"), Leg("calls:key:k1", unit="call"))
 
 
 @pytest.mark.parametrize(

@@ -16,18 +16,20 @@ from uuid import uuid4
 
 import pytest
 
+import keyguard
 from keyguard import context
-from keyguard.errors import KeyRevoked, LedgerUnavailable, SpendCapExceeded
+from keyguard.demo.truth import charged
+from keyguard.errors import KeyRevoked, LedgerUnavailable, Refused, SpendCapExceeded
 from keyguard.prefect import activate, find_refusal, mark_root, provider, retry_unless_refused, retry_unless_refused_and
 from keyguard.prefect import provider as provider_function
-from tests.support_prefect import flow_run, in_flow, in_task, prefect_home, prefect_server, task_run
+from tests.support_prefect import API_KEY, flow_run, in_flow, in_task, make_customers, prefect_home, prefect_server, standin, task_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from keyguard.context import RunRef
 
-__all__ = ["prefect_home", "prefect_server"]
+__all__ = ["prefect_home", "prefect_server", "standin"]
 pytestmark = pytest.mark.usefixtures("prefect_home")
 provider_module = sys.modules["keyguard.prefect.provider"]
 
@@ -72,7 +74,13 @@ def test_a_root_run_is_its_own_flow_run() -> None:
     with in_flow(run, SimpleNamespace(name="billing-flow")):
         ref = seen()
 
-    assert (ref.run_id, ref.engine, ref.name, ref.flow_name, ref.is_root) == (str(run.id), "prefect", "silent-bittern", "billing-flow", True)
+    assert (ref.run_id, ref.engine, ref.name, ref.flow_name, ref.is_root) == (
+        str(run.id),
+        "prefect",
+        "silent-bittern",
+        "billing-flow",
+        True,
+    )
     assert dict(ref.attributes) == {
         "prefect.flow_run.id": str(run.id),
         "prefect.flow_run.name": "silent-bittern",
@@ -242,12 +250,12 @@ def failed(data: object) -> Any:
     return SimpleNamespace(data=data)
 
 
-def wrapped_by(error: BaseException, *, explicit: bool) -> BaseException:
+def wrapped_by(error: Exception, *, explicit: bool) -> BaseException:
     """Return the error of user code that failed while it handled another."""
     try:
         try:
             raise error
-        except BaseException as cause:
+        except Exception as cause:
             raise RuntimeError("wrapped") from (cause if explicit else None)
     except RuntimeError as wrapper:
         return wrapper
@@ -263,12 +271,15 @@ def circular() -> BaseException:
 def test_the_conditions_are_plain_functions() -> None:
     """Prefect only calls what `inspect.isfunction` or `iscoroutinefunction` accepts."""
 
+    def quick(*_: Any) -> bool:
+        return True
+
     async def patient(*_: Any) -> bool:
         return True
 
     assert inspect.isfunction(retry_unless_refused)
     assert not inspect.iscoroutinefunction(retry_unless_refused)
-    assert inspect.isfunction(retry_unless_refused_and(lambda *_: True))
+    assert inspect.isfunction(retry_unless_refused_and(quick))
     assert inspect.iscoroutinefunction(retry_unless_refused_and(patient))
 
 
@@ -306,7 +317,7 @@ def test_any_other_failure_may_be_retried(data: object) -> None:
 def test_an_odd_exceptions_attribute_is_ignored() -> None:
     """Some libraries put other things into `.exceptions`."""
     odd = ValueError("x")
-    odd.exceptions = 7  # type: ignore[attr-defined] -- what a foreign library does
+    odd.exceptions = 7  # type: ignore[attr-defined]  # -- what a foreign library does
 
     assert find_refusal(odd) is None
 
@@ -323,16 +334,19 @@ def test_stopping_a_retry_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_users_condition_decides_what_keyguard_did_not_refuse(*, wish: bool) -> None:
     """Composed with a sync or async condition: refusals are out, the rest is the user's."""
 
+    def at_once(*_: Any) -> bool:
+        return wish
+
     async def later(*_: Any) -> bool:
         return wish
 
-    now, then = retry_unless_refused_and(lambda *_: wish), retry_unless_refused_and(later)
+    now, then = retry_unless_refused_and(at_once), retry_unless_refused_and(later)
     other, refused = failed(ValueError("x")), failed(SpendCapExceeded("cap"))
 
     assert now(None, None, other) is wish
     assert now(None, None, refused) is False
-    assert asyncio.run(then(None, None, other)) is wish  # type: ignore[arg-type] -- it is the async one
-    assert asyncio.run(then(None, None, refused)) is False  # type: ignore[arg-type] -- it is the async one
+    assert asyncio.run(then(None, None, other)) is wish  # type: ignore[arg-type]  # -- it is the async one
+    assert asyncio.run(then(None, None, refused)) is False  # type: ignore[arg-type]  # -- it is the async one
 
 
 # -- real Prefect ------------------------------------------------------------------------------------
@@ -382,9 +396,9 @@ def test_flow_b_after_flow_a_is_a_run_of_its_own() -> None:
         mark_root()
         return provider()
 
-    first, second = root(), root()
+    refs: list[Any] = [root(), root()]
 
-    assert first.run_id != second.run_id
+    assert refs[0].run_id != refs[1].run_id
     assert provider() is None
 
 
@@ -456,3 +470,94 @@ def executions(kind: str, *, is_async: bool) -> int:
 def test_a_refused_task_is_executed_once(kind: str, expected: int, *, is_async: bool) -> None:
     """With retries=3 a refusal is tried once, another failure four times, in sync and async tasks."""
     assert executions(kind, is_async=is_async) == expected
+
+
+# -- real Prefect, the real Stripe SDK, a stateful vendor --------------------------------------------
+
+
+@pytest.fixture
+def charge(standin: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A task that charges a customer $20 at the stand-in."""
+    import stripe
+    from prefect import task
+
+    monkeypatch.setattr(stripe, "api_base", standin)
+    monkeypatch.setattr(stripe, "api_key", API_KEY)
+
+    @task(retries=2, retry_delay_seconds=0, retry_condition_fn=retry_unless_refused)
+    def charge_customer(customer: str) -> str:
+        return stripe.PaymentIntent.create(
+            amount=2000, currency="usd", customer=customer, payment_method="pm_card_visa", confirm=True, off_session=True
+        ).id
+
+    return charge_customer
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_mapped_tasks_share_one_cap(charge: Any, standin: str) -> None:
+    """Eight mapped tasks of $20 race a cap of $100: five are charged, three refused, and the vendor says the same."""
+    from prefect import flow
+
+    customers = make_customers(standin, 8)
+
+    @flow
+    def root() -> list[bool]:
+        keyguard.install(run_usd_cap=100)
+        futures = charge.map(customers)
+        futures.wait()
+        return [future.state.is_completed() for future in futures]
+
+    assert sum(root()) == 5
+    assert charged(standin, API_KEY) == (10_000, 5)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_subflow_spends_its_roots_budget(charge: Any, standin: str) -> None:
+    """Two charges in a subflow and one in its root use up $60; the next one is refused in the root."""
+    from prefect import flow
+
+    customers = make_customers(standin, 4)
+
+    @flow
+    def child() -> None:
+        for customer in customers[:2]:
+            charge(customer)
+
+    @flow
+    def root() -> None:
+        keyguard.install(run_usd_cap=60)
+        child()
+        charge(customers[2])
+        charge(customers[3])
+
+    with pytest.raises(SpendCapExceeded):
+        root()
+    assert charged(standin, API_KEY) == (6000, 3)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_flow_without_a_key_spends_nothing_of_its_neighbour(charge: Any, standin: str) -> None:
+    """Flow B after flow A, without install(): refused, not billed to A and not unguarded; with install() it has its own cap."""
+    from prefect import flow
+
+    customers = make_customers(standin, 3)
+
+    @flow
+    def flow_a() -> Any:
+        charges = keyguard.install(run_usd_cap=40)
+        charge(customers[0])
+        return charges
+
+    @flow
+    def flow_b(*, installs: bool) -> Any:
+        own = keyguard.install(run_usd_cap=20) if installs else None
+        charge(customers[1])
+        return own
+
+    first: Any = flow_a()
+    with pytest.raises(Refused):
+        flow_b(installs=False)
+    second: Any = flow_b(installs=True)
+
+    assert (first.usage().spent, second.usage().spent) == (20_000_000, 20_000_000)
+    assert charged(standin, API_KEY) == (4000, 2)

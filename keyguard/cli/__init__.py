@@ -47,7 +47,7 @@ def _version(asked: bool) -> None:  # noqa: FBT001 -- the signature of a click c
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,  # noqa: ARG001, FBT002 -- the callback reads it
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,  # noqa: FBT002 -- a flag
 ) -> None:
     """Hold the options of the command itself."""
 

@@ -15,7 +15,7 @@ from keyguard.model import Money, show, to_money, to_usd
 from keyguard.settings import default_url, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from keyguard.demo import Plan
     from keyguard.ledgers import Ledger
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened(url: str | None) -> Iterator[Ledger]:
+def opened(url: str | None) -> Generator[Ledger]:
     """
     Open the ledger that is asked for: `--ledger`, else `KEYGUARD_URL`, else the user's default.
 
@@ -121,7 +121,9 @@ def row(key: VaultKey, usage: Usage, now: float) -> dict[str, Any]:
         "policy": key.policy_name,
         "mode": key.policy.mode,
         "state": "expired" if expired and key.state == "active" else key.state,
-        "expires_at": None if key.expires_at is None else datetime.fromtimestamp(key.expires_at, timezone.utc).isoformat(timespec="seconds"),
+        "expires_at": None
+        if key.expires_at is None
+        else datetime.fromtimestamp(key.expires_at, timezone.utc).isoformat(timespec="seconds"),
         "cap_usd": _usd(usage.cap),
         "spent_usd": _usd(usage.spent),
         "held_usd": _usd(usage.held),
@@ -129,7 +131,8 @@ def row(key: VaultKey, usage: Usage, now: float) -> dict[str, Any]:
         "remaining_usd": _usd(usage.remaining),
         "refunded_usd": _usd(usage.refunded),
         "overrun_usd": _usd(usage.overrun),
-        "calls": usage.calls,
+        # A ledger counts calls only where they are limited; elsewhere 0 would be a false figure.
+        "calls": None if key.policy.max_calls is None else usage.calls,
         "open_intents": [
             {"object_id": intent.object_id, "held_usd": _usd(intent.held), "operation": intent.operation} for intent in usage.intents
         ],

@@ -1,4 +1,4 @@
-"""How the commands print: tables for people with rich, JSON for machines. Reads no ledger."""
+"""How the commands print: lines for people with rich, JSON for machines. Reads no ledger."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from keyguard.cli.figures import dollars
 from keyguard.demo import Findings, Plan, run
@@ -16,6 +16,7 @@ from keyguard.demo.report import JsonReport, RichReport
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_STATES = {"active": "[green]active[/]", "revoked": "[red]revoked[/]", "expired": "[red]expired[/]"}
 _AMOUNTS = ("cap", "spent", "held", "in_doubt", "remaining")
 
 
@@ -38,17 +39,12 @@ def show_status(rows: Sequence[dict[str, Any]], url: str, *, as_json: bool) -> N
         return
     console = Console()
     if not rows:
-        console.print(f"no runs in {url}", highlight=False)
+        console.print(f"no runs in {url}", highlight=False, soft_wrap=True)
         return
-    table = Table(title=f"Runs in {url}", title_justify="left")
-    table.add_column("run", overflow="fold")
-    for name in ("policy", "state", *(word.replace("_", " ") for word in _AMOUNTS), "calls", "open", "expires"):
-        table.add_column(name, justify="right" if name.replace(" ", "_") in _AMOUNTS or name in {"calls", "open"} else "left")
+    console.print(f"runs in {url}, newest first", highlight=False, soft_wrap=True)
     for row in rows:
-        table.add_row(*_cells(row))
-    console.print(table)
-    for row in rows:
-        _intents(console, row)
+        for line in _lines(row):
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def show_done(text: str, value: dict[str, Any], *, as_json: bool) -> None:
@@ -56,14 +52,17 @@ def show_done(text: str, value: dict[str, Any], *, as_json: bool) -> None:
     print(json.dumps(value) if as_json else text)
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    state = row["state"] if row["mode"] == "enforce" else f"{row['state']}, observe only"
-    amounts = [dollars(row[f"{name}_usd"]) for name in _AMOUNTS]
-    name = row["run_id"] or f"key {row['key_id']}"
-    return [name, row["policy"], state, *amounts, str(row["calls"]), str(len(row["open_intents"])), row["expires_at"] or "never"]
+def _lines(row: dict[str, Any]) -> list[str]:
+    """Return a run as a few lines: a run's id alone would fill half of a table's width."""
+    mode = "" if row["mode"] == "enforce" else "  [yellow]observe only[/]"
+    expiry = "never expires" if row["expires_at"] is None else f"expires {row['expires_at']}"
+    name = f"run {escape(row['run_id'])}" if row["run_id"] else f"key {row['key_id']}"
+    figures = [f"{word.replace('_', ' ')} {dollars(row[f'{word}_usd'])}" for word in _AMOUNTS]
+    figures += [f"{word} {dollars(row[f'{word}_usd'])}" for word in ("refunded", "overrun") if row[f"{word}_usd"]]
+    figures += [] if row["calls"] is None else [f"calls {row['calls']}"]
+    head = f"[bold]{name}[/]  policy {escape(row['policy'])}  {_STATES.get(row['state'], row['state'])}{mode}  {expiry}"
+    return [head, f"    {'   '.join(figures)}", *(_intent(intent) for intent in row["open_intents"])]
 
 
-def _intents(console: Console, row: dict[str, Any]) -> None:
-    for intent in row["open_intents"]:
-        held, what = dollars(intent["held_usd"]), intent["operation"]
-        console.print(f"open in {row['run_id'] or row['key_id']}: {intent['object_id']} holds {held} ({what})", highlight=False)
+def _intent(intent: dict[str, Any]) -> str:
+    return f"    open: {intent['object_id']} holds {dollars(intent['held_usd'])} ({intent['operation']})"

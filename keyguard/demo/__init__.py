@@ -222,7 +222,7 @@ def _vendor_truth(api_base: str) -> dict[str, int]:
 
 def _compare(plan: Plan, home: Path, events: list[dict[str, Any]], truth: dict[str, int]) -> Findings:
     end = events[-1]
-    refused = next((event for event in events if event["event"] == "refused"), {})
+    refused = next((event for event in events if event["event"] == "refused"), dict[str, Any]())
     return Findings(
         plan=plan,
         vendor=truth["cents"] * _CENT,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from keyguard.errors import KeyguardError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
 _GRACE_SECONDS = 10.0
@@ -59,9 +59,6 @@ class Child:
         self.settle()
         self._signal(signal.SIGKILL)
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
 
     def _signal(self, number: signal.Signals) -> None:
         # The group may outlive its leader; when both are gone there is nothing to do.
@@ -70,25 +67,28 @@ class Child:
 
 
 @contextmanager
-def started(command: Sequence[str], *, log: Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> Iterator[Child]:
+def started(command: Sequence[str], *, log: Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> Generator[Child]:
     """Run a command for the length of the block; its stderr goes to the file `log`."""
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=env, cwd=cwd, text=True, start_new_session=True
-        )
-    child = Child(process, log)
-    try:
-        yield child
-    finally:
-        child.stop()
+    pipe = subprocess.PIPE
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, env=env, cwd=cwd, text=True, start_new_session=True) as process,
+    ):
+        child = Child(process, log)
+        try:
+            yield child
+        finally:
+            child.stop()
 
 
 @contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
+def stopped_by_sigterm() -> Generator[None]:
     """Turn SIGTERM into SystemExit(143) for the length of the block, so that `finally` blocks run as on Ctrl-C."""
 
     def leave(number: int, _frame: object) -> None:
         """Leave by the exit code that a shell expects."""
+        # A second signal must not interrupt the clean-up that this one starts.
+        signal.signal(number, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, leave)

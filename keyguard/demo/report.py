@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 from keyguard.model import Money, show, to_usd
 
@@ -19,10 +20,21 @@ if TYPE_CHECKING:
 class Report(Protocol):
     """What the demo tells while it runs, and at its end."""
 
-    def step(self, text: str) -> None: ...
-    def event(self, event: dict[str, Any]) -> None: ...
-    def close(self, findings: Findings) -> None: ...
-    def stop(self) -> None: ...
+    def step(self, text: str) -> None:
+        """Say what is being waited for."""
+        ...
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Take one event of the billing process: `running`, `charged`, `refused` or `end`."""
+        ...
+
+    def close(self, findings: Findings) -> None:
+        """Say what was found."""
+        ...
+
+    def stop(self) -> None:
+        """Leave the terminal as it was; called however the demo ends."""
+        ...
 
 
 class JsonReport:
@@ -130,4 +142,4 @@ class RichReport:
 
     def _refusal(self, event: dict[str, Any]) -> None:
         self._console.print(f"{self._calls + 1:>4}  {event['customer']:<20}[bold red]refused before a byte left[/]", highlight=False)
-        self._console.print(Panel(event["message"], title="SpendCapExceeded", title_align="left", border_style="red"))
+        self._console.print(Panel(Text(event["message"]), title="SpendCapExceeded", title_align="left", border_style="red"))

@@ -15,8 +15,8 @@ import threading
 def main() -> None:
     """Serve until stdin ends."""
     from aiohttp import web
-    from localstripe import resources
-    from localstripe.server import app
+    from localstripe import resources  # type: ignore[import-untyped]  # -- it has no types
+    from localstripe.server import app  # type: ignore[import-untyped]  # -- it has no types
 
     resources.store.dump_to_disk = lambda: None
     threading.Thread(target=_end_with_stdin, daemon=True).start()

@@ -125,8 +125,8 @@ def _child_labels(flow_context: Any) -> tuple[str | None, str]:
 
 
 def _labels(flow_run: Any) -> dict[str, Any]:
-    labels = getattr(flow_run, "labels", None)
-    return labels if isinstance(labels, dict) else {}
+    labels: dict[str, Any] | None = getattr(flow_run, "labels", None)
+    return {} if labels is None else labels
 
 
 def _ancestors(entered: Any) -> list[Any]:
@@ -144,7 +144,7 @@ def _ancestors(entered: Any) -> list[Any]:
 
 def _above(entered: Any) -> Any:
     try:
-        token = entered._token  # noqa: SLF001 -- the only in-memory link from a subflow to its parent; a test fails when it goes
+        token = entered._token
     except AttributeError:
         _warn_once()
         return None

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from keyguard.errors import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from typing import TypeAlias
 
     Condition: TypeAlias = Callable[[Any, Any, Any], "bool | Awaitable[bool]"]
@@ -76,8 +76,10 @@ def _chain(start: BaseException) -> Iterator[BaseException]:
 
 def _members(error: BaseException) -> tuple[BaseException, ...]:
     # By attribute, so that the exceptiongroup backport of Python 3.10 is understood as well.
-    members = getattr(error, "exceptions", ())
-    return tuple(member for member in members if isinstance(member, BaseException)) if isinstance(members, tuple | list) else ()
+    members: object = getattr(error, "exceptions", ())
+    if not isinstance(members, tuple | list):
+        return ()
+    return tuple(member for member in cast("Iterable[object]", members) if isinstance(member, BaseException))
 
 
 def _run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from keyguard.model import Fact, Quote
 from keyguard.testing._contract_base import DAY, Clock, ContractBase
-from keyguard.testing._till import NAME, Till, figures, limits, open_till, parts
+from keyguard.testing._till import NAME, Till, figures, folded, limits, open_till, parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 RUNS = ("run-a", "run-b")
 DAY_CAP = 120
 RUN_CAP = 100
+MANY = 10_000  # calls: counted, and never the limit
 POLICY = f"policy:{NAME}"
 _amounts = st.integers(1, 60)
 _picks = st.integers(0, 10_000)
@@ -85,13 +86,15 @@ class PlainModel:
 
     def grants(self, run: str, amount: int, adopted: Booked | None = None) -> bool:
         """Say whether a call must be granted: it fits each row once what it adopts has left its own rows."""
-        if run in self.revoked:
-            return False
+        return run not in self.revoked and amount <= self.room(run, adopted)
+
+    def room(self, run: str, adopted: Booked | None = None) -> int:
+        """The largest amount that a call of the run may hold now, what it adopts included; below 0 after an overrun."""
+        rooms: list[int] = []
         for scope, day in self.rows(run):
             leaving = adopted.held if adopted is not None and (scope, day) in adopted.rows else 0
-            if sum(self.sums(scope, day)[:3]) - leaving + amount > self.cap(scope):
-                return False
-        return True
+            rooms.append(self.cap(scope) - sum(self.sums(scope, day)[:3]) + leaving)
+        return min(rooms)
 
     def reserve(self, reservation_id: str, run: str, amount: int, object_id: str | None = None) -> None:
         """Book a granted call; an open hold of its object moves over."""
@@ -145,7 +148,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.model = PlainModel(day=int(self.clock.now // DAY))
         self.ledger: Ledger = place.open(self.clock)
-        self.tills = {run: open_till(self.ledger, run, run_usd_cap=RUN_CAP, daily_usd_cap=DAY_CAP) for run in RUNS}
+        self.tills = {run: open_till(self.ledger, run, run_usd_cap=RUN_CAP, daily_usd_cap=DAY_CAP, max_calls=MANY) for run in RUNS}
         self.ticker = open_till(self.ledger, "ticker", daily_usd_cap=DAY_CAP, name="ticker")
         self.objects = 0
 
@@ -153,12 +156,12 @@ class LedgerMachine(RuleBasedStateMachine):
         """The till whose run made a reservation."""
         return self.tills[self.model.booked[reservation_id].run]
 
-    def reserve(self, run: str, amount: int, object_id: str | None = None) -> str | None:
+    def reserve(self, run: str, amount: int, object_id: str | None = None, method: str = "POST") -> str | None:
         """Reserve on both sides, compare the decisions; returns the id of what was granted."""
         model, till = self.model, self.tills[run]
         adopted = model.booked[model.holder[object_id]] if object_id is not None else None
         total = max(amount, adopted.held if adopted is not None else 0)
-        order = till.order(Quote(amount, "run", object_id, adopts=object_id is not None))
+        order = till.order(Quote(amount, "run", object_id, adopts=object_id is not None), method=method)
         expected = model.grants(run, total, adopted)
         decision = self.ledger.reserve(order)
 
@@ -194,9 +197,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(run=_runs, over=st.integers(0, 1))
     def reserve_the_rest(self, run: str, over: int) -> None:
         """Hold exactly what remains, or one micro more."""
-        rows = self.model.rows(run)
-        rest = min(self.model.cap(scope) - sum(self.model.sums(scope, day)[:3]) for scope, day in rows)
-        self.reserve(run, max(1, rest + over))
+        self.reserve(run, max(1, self.model.room(run) + over))
 
     @rule(run=_runs, amount=_amounts)
     def open_intent(self, run: str, amount: int) -> None:
@@ -214,6 +215,14 @@ class LedgerMachine(RuleBasedStateMachine):
         """Confirm or increment an open intent."""
         name = self.pick(self.model.holder, number)
         self.reserve(self.model.booked[self.model.holder[name]].run, amount, name)
+
+    @precondition(lambda self: self.model.holder)
+    @rule(number=_picks, over=st.integers(0, 1))
+    def adopt_to_the_rest(self, number: int, over: int) -> None:
+        """Increment an open intent to exactly what fits, or to one micro more."""
+        name = self.pick(self.model.holder, number)
+        one = self.model.booked[self.model.holder[name]]
+        self.reserve(one.run, max(1, self.model.room(one.run, one) + over), name)
 
     @precondition(lambda self: self.pending())
     @rule(number=_picks, cost=st.integers(0, 80), keep=st.booleans())
@@ -262,7 +271,7 @@ class LedgerMachine(RuleBasedStateMachine):
         one = self.model.booked[self.model.holder[name]]
         if not self.model.grants(one.run, 0):
             return
-        reader = self.reserve(one.run, 0)
+        reader = self.reserve(one.run, 0, method="GET")
 
         assert reader is not None
         self.model.settle(reader, 0)
@@ -295,12 +304,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def issue_again(self, run: str, cap: int) -> None:
         """The run installs again, narrower or wider."""
         self.model.asked[run] = min(cap, self.model.asked[run])
-        key, warnings = self.ledger.issue(limits(run_usd_cap=cap, daily_usd_cap=DAY_CAP), run)
+        key, warnings = self.ledger.issue(limits(run_usd_cap=cap, daily_usd_cap=DAY_CAP, max_calls=MANY), run)
 
         assert key.policy.run_usd_cap == self.model.asked[run]
         assert warnings or cap == self.model.asked[run]
 
-    @precondition(lambda self: len(self.model.booked) > 12)
+    @precondition(lambda self: len(self.model.booked) > 6)
     @rule(run=_runs)
     def revoke(self, run: str) -> None:
         """Stop a run; late in an example, since little happens after it."""
@@ -340,8 +349,10 @@ class LedgerMachine(RuleBasedStateMachine):
         assert sum(found[:3]) <= DAY_CAP + found[3]
 
     def teardown(self) -> None:
-        """The log folds into the balances."""
+        """The log folds into the balances, by the ledger's own account and by ours."""
         assert self.ledger.verify() == []
+        for run in RUNS:
+            assert folded(self.ledger, f"run:{run}") == self.model.sums(f"run:{run}")[:3]
         self.ledger.shut()
         self.place.clear()
 

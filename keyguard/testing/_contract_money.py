@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keyguard.model import Closing, Outcome, Quote
+from keyguard.model import Closing, Fact, Outcome, Quote
 from keyguard.testing._contract_base import ContractBase
-from keyguard.testing._till import NAME, figures, open_till, parts, today
+from keyguard.testing._till import NAME, figures, folded, open_till, parts, today
 
 if TYPE_CHECKING:
     from keyguard.ledgers import Ledger
@@ -157,8 +157,9 @@ class MoneyContract(ContractBase):
         till.ledger.reserve(order)
         assert parts(till.usage) == (0, 60, 0)
 
-    def test_free_call_is_counted_as_a_call(self, till: Till) -> None:
+    def test_free_call_is_counted_as_a_call(self, ledger: Ledger) -> None:
         """A call of amount 0 is granted at a full cap and counted."""
+        till = open_till(ledger, run_usd_cap=100, max_calls=9)
         till.hold(100)
         till.settle(till.hold(0))
 
@@ -261,6 +262,20 @@ class CallsAndDaysContract(ContractBase):
             till.ask(101)
 
         assert 1 <= len(list(till.ledger.entries())) - before <= 2
+
+    def test_log_alone_gives_the_balances(self, ledger: Ledger) -> None:
+        """The last row of each reservation says where its money is; their sums are the run's figures."""
+        till = open_till(ledger, run_usd_cap=200)
+        till.settle(till.hold(30), 45)
+        till.release(till.hold(20))
+        till.doubt(till.hold(10))
+        till.open_intent("pi_1", 25)
+        till.open_intent("pi_2", 15)
+        till.doubt(till.hold(35, object_id="pi_1"))
+        till.read(Fact("pi_2", 5, 10, 15))
+        till.ask(1000)
+
+        assert folded(ledger, "run:run-1") == parts(till.usage) == (50, 10, 45)
 
     def test_log_can_be_read_by_scope(self, ledger: Ledger) -> None:
         """The entries of one run are a part of all entries."""

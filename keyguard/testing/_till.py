@@ -53,12 +53,12 @@ class Till:
         """The run's figures now."""
         return figures(self.ledger, f"run:{self.run_id}")
 
-    def order(self, quote: Quote, *, enforce: bool = True, key: VaultKey | None = None, operation: str = "things.create") -> Order:
-        """Build the order of one call, under the key as it is now unless another is given."""
+    def order(self, quote: Quote, *, enforce: bool = True, key: VaultKey | None = None, method: str = "POST") -> Order:
+        """Build the order of one call, under the key as it is now unless another is given; `GET` makes it a read."""
         key = key or self.key
         return Order(
             f"{self.prefix}{self.run_id}-{next(self.numbers)}", key.key_id, key.version, key.scope, "stripe", self.account,
-            operation, "POST", quote, rules.legs(key, quote), enforce=enforce,
+            "things.create", method, quote, rules.legs(key, quote), enforce=enforce,
         )  # fmt: skip
 
     def ask(self, amount: Money, *, object_id: str | None = None, pot: Literal["run", "refund"] = "run") -> Decision:
@@ -93,7 +93,10 @@ class Till:
 
     def read(self, *facts: Fact) -> Receipt:
         """Make a free read whose reply says something about objects."""
-        return self.settle(self.hold(0), 0, *facts)
+        order = self.order(Quote(0), method="GET")
+
+        assert self.ledger.reserve(order).granted
+        return self.settle(order.reservation_id, 0, *facts)
 
     def charge(self, object_id: str, amount: Money, *aliases: str) -> str:
         """Make a call that charges at once."""
@@ -129,3 +132,10 @@ def open_till(ledger: Ledger, run_id: str = "run-1", **fields: Any) -> Till:
     """Issue a key to a run under limits in micro-USD."""
     ledger.issue(limits(**fields), run_id)
     return Till(ledger, run_id)
+
+
+def folded(ledger: Ledger, scope: str) -> tuple[int, int, int]:
+    """Return (spent, held, doubt) of a scope from the log alone: a reservation is (`hold`) where its last row left it."""
+    last = {row["hold"]: row for row in ledger.entries(scope) if row["hold"] is not None}
+    spent, held, doubt = (sum(row[part] for row in last.values()) for part in ("spent", "held", "doubt"))
+    return spent, held, doubt

@@ -47,7 +47,7 @@ def keyguard_isolation(request: pytest.FixtureRequest) -> Iterator[None]:
         if request.node.get_closest_marker(_MARKER) is not None and os.environ.get(_VARIABLE) == MEMORY_URL:
             patch.delenv(_VARIABLE)
         yield
-    if context.handler() is not None or _install_module()._armed.backends:  # noqa: SLF001 -- install.py holds what is armed
+    if context.handler() is not None or _install_module()._armed.backends:
         _install_module().uninstall()
 
 
@@ -56,7 +56,7 @@ def keyguard_ledger(keyguard_isolation: None) -> Ledger:
     """The ledger that `keyguard.install()` uses in this test, for asserting what was spent."""
     from keyguard.settings import load_settings
 
-    ledger: Ledger = _install_module()._armed.open(load_settings().url or None).ledger  # noqa: SLF001 -- install.py holds the open ledgers
+    ledger: Ledger = _install_module()._armed.open(load_settings().url or None).ledger
     return ledger
 
 

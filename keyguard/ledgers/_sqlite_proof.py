@@ -1,0 +1,74 @@
+"""The proof of a SQLite ledger: everything that is cached, folded anew from the log alone and compared. Writes nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import apsw
+
+
+def refold(db: apsw.Connection, chained: Callable[[bytes, list[Any]], bytes]) -> list[str]:
+    """Return what is wrong, in words; nothing means that log, reservations, budgets and caps agree."""
+    wrong: list[str] = []
+    holds, counts = _fold(db, chained, wrong)
+    _compare_holds(db, holds, wrong)
+    _compare_buckets(db, holds, counts, wrong)
+    return wrong
+
+
+def _fold(
+    db: apsw.Connection, chained: Callable[[bytes, list[Any]], bytes], wrong: list[str]
+) -> tuple[dict[str, tuple[str, int, int, int, int]], dict[int, int]]:
+    """Walk the chain; returns each reservation's (legs, spent, held, doubt, amount) and each call budget's count."""
+    previous, expected = b"", 1
+    holds: dict[str, tuple[str, int, int, int, int]] = {}
+    counts: dict[int, int] = {}
+    counted: dict[str, int] = {}
+    for *row, digest in db.execute("SELECT * FROM entries ORDER BY seq"):
+        seq, _, kind, hold, _, _, _, legs, amount, spent, held, doubt, text = row
+        if seq != expected:
+            wrong.append(f"entry {expected} is missing: the next one is {seq}")
+        if chained(previous, row) != digest:
+            wrong.append(f"entry {seq} ({kind}) does not continue the chain: it or one before it was changed, removed or reordered")
+        previous, expected = digest, seq + 1
+        detail = json.loads(text)
+        if kind == "reserve" and "calls" in detail:
+            counted[hold] = detail["calls"]
+            counts[detail["calls"]] = counts.get(detail["calls"], 0) + 1
+        if detail.get("unsent") and hold in counted:
+            counts[counted[hold]] -= 1
+        if hold is not None:
+            holds[hold] = (legs, spent, held, doubt, amount)
+    return holds, counts
+
+
+def _compare_holds(db: apsw.Connection, holds: dict[str, tuple[str, int, int, int, int]], wrong: list[str]) -> None:
+    kept = {row[0]: tuple(row[1:]) for row in db.execute("SELECT id, legs, spent, held, doubt, amount FROM holds")}
+    for name in sorted(kept.keys() | holds.keys()):
+        if kept.get(name) != holds.get(name):
+            wrong.append(f"reservation {name}: the log says {holds.get(name)}, the books say {kept.get(name)}")
+
+
+def _compare_buckets(
+    db: apsw.Connection, holds: dict[str, tuple[str, int, int, int, int]], counts: dict[int, int], wrong: list[str]
+) -> None:
+    sums: dict[int, list[int]] = {}
+    for legs, spent, held, doubt, amount in holds.values():
+        for leg in json.loads(legs):
+            found = sums.setdefault(leg, [0, 0, 0, 0])
+            for index, part in enumerate((spent, held, doubt, max(0, spent + held + doubt - amount))):
+                found[index] += part
+    columns = "id, scope, win, unit, top, loose, spent, held, doubt, overrun, peak"
+    for number, scope, win, unit, top, loose, spent, held, doubt, overrun, peak in db.execute(f"SELECT {columns} FROM bucket"):  # noqa: S608 -- columns of ours
+        name = f"budget {scope} {win}".strip()
+        if unit == "call":
+            if spent + held != counts.get(number, 0):
+                wrong.append(f"{name}: the log counts {counts.get(number, 0)} calls, the books {spent + held}")
+        elif [spent, held, doubt, overrun] != sums.get(number, [0, 0, 0, 0]):
+            wrong.append(f"{name}: the log says {sums.get(number)}, the books say {[spent, held, doubt, overrun]}")
+        if top is not None and not loose and peak > top + overrun:
+            wrong.append(f"{name}: {peak} was counted at its peak, above the largest cap {top} and the overrun {overrun}")

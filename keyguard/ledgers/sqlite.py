@@ -1,0 +1,392 @@
+"""The embedded default ledger: one SQLite file, shared by all processes of a machine; `sqlite://` alone is in memory.
+
+What is booked is `_sqlite_books.py`, the file is `_sqlite_file.py`, the batches are `_sqlite_queue.py`; this file
+is the connection and the handle's public methods.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import apsw
+
+from keyguard.errors import ConfigurationError, KeyguardError, LedgerUnavailable
+from keyguard.ledgers._sqlite_books import Books
+from keyguard.ledgers._sqlite_file import LedgerFile, check_place, new_owner
+from keyguard.ledgers._sqlite_queue import Job, Queue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from keyguard.ledgers import Durability
+    from keyguard.model import Closing, Decision, Memory, Money, Order, Policy, Receipt, Usage, VaultKey
+
+_T = TypeVar("_T")
+_logger = logging.getLogger("keyguard")
+_APPLICATION_ID = 0x6B67_6C31  # "kgl1": tells `file` and us that this is a ledger
+_BUSY_MS = 5000
+_PAGE = 1000
+# Connections that a fork inherited: closing or collecting one in the child would touch the parent's file.
+_leaked: list[Any] = []
+_handles: weakref.WeakSet[SqliteLedger] = weakref.WeakSet()
+
+
+def migrations() -> dict[int, str]:
+    """Return the schema's steps by version, from the numbered files beside this one."""
+    folder = resources.files("keyguard.ledgers")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.startswith("_sqlite_") and entry.name.endswith(".sql"))
+    return {int(name[8:12]): (folder / name).read_text(encoding="utf-8") for name in names}
+
+
+def open_url(url: str, *, durability: Durability = "power", clock: Callable[[], float] | None = None) -> SqliteLedger:
+    """
+    Open `sqlite:///relative.db`, `sqlite:////absolute.db`, or `sqlite://` in memory.
+
+    Raises:
+        ConfigurationError: a URL of another form.
+        LedgerUnavailable: the file cannot be opened, is no ledger, or was written by a newer version.
+    """
+    rest = url.removeprefix("sqlite://")
+    if rest and (not rest.startswith("/") or rest == "/" or "?" in rest):
+        raise ConfigurationError(f"expected sqlite:///relative.db, sqlite:////absolute.db or sqlite:// (in memory), got {url!r}")
+    return SqliteLedger(rest[1:] or None, durability=durability, clock=clock or time.time)
+
+
+class SqliteLedger:
+    """
+    A handle on one ledger; see `keyguard.ledgers` for what its methods promise.
+
+    Args:
+        path: The database file, `~` expanded; None = in memory, for this process only.
+        durability: `power`: reserve, issue, revoke and cap changes are on disk when they return; `process`: they survive a killed process.
+        clock: POSIX seconds; what the ledger stores never goes back even if the clock does.
+        on_step: Told where an operation stands: "queued", "locked", "begun", "written", "committed", "unlocked", "synced", "answered".
+        steps: The schema's migrations by version.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        *,
+        durability: Durability = "power",
+        clock: Callable[[], float] = time.time,
+        on_step: Callable[[str], None] | None = None,
+        steps: dict[int, str] | None = None,
+        lock_seconds: float = 5.0,
+    ) -> None:
+        self._path = None if path is None else Path(path).expanduser().absolute()
+        self.url = "sqlite://" if self._path is None else f"sqlite:///{self._path}"
+        self._durability = durability
+        self._clock = clock
+        self._step: Callable[[str], None] = on_step or _no_step
+        self._migrations = steps or migrations()
+        self._lock_seconds = lock_seconds
+        self._begin()
+        self._connected()
+        _handles.add(self)
+
+    def __repr__(self) -> str:
+        return f"<SqliteLedger {self.url} durability={self._durability}>"
+
+    def _begin(self) -> None:
+        """Set everything that a process has of its own: at the start, and again in a forked child."""
+        self._open_lock = threading.Lock()
+        self._queue = Queue(self._commit, self._sync, self._step)
+        self._db: apsw.Connection | None = None
+        self._file: LedgerFile | None = None
+        self._books: Books | None = None
+        self._committed = 0
+        self._is_orphan = False
+
+    # -- opening ----------------------------------------------------------------------------------
+
+    def _connected(self) -> Books:
+        books = self._books
+        if books is not None:
+            return books
+        with self._open_lock:
+            if self._books is None:
+                self._open()
+            assert self._books is not None  # noqa: S101 -- _open sets it or raises
+            return self._books
+
+    def _open(self) -> None:
+        if self._is_orphan:
+            raise LedgerUnavailable("an in-memory ledger cannot be shared with a forked process; use a file: sqlite:///path")
+        try:
+            self._open_file()
+            db = apsw.Connection(":memory:" if self._path is None else str(self._path))
+            # First of all: opening a WAL file can itself find it busy.
+            db.set_busy_timeout(_BUSY_MS)
+            self._db = db
+            self._under_lock(self._set_up)
+        except (apsw.Error, OSError) as error:
+            self._drop()
+            raise self._unavailable(error) from error
+        except BaseException:
+            self._drop()
+            raise
+        self._books = Books(db, self._clock, new_owner(), self._mark_owner)
+
+    def _open_file(self) -> None:
+        if self._path is None:
+            return
+        self._file = LedgerFile(self._path, lock_seconds=self._lock_seconds)
+        check_place(self._path, is_power=self._durability == "power")
+        self._file.prepare()
+
+    def _set_up(self) -> None:
+        db = self._db
+        assert db is not None  # noqa: S101 -- only called by _open
+        for pragma in ("trusted_schema=OFF", "mmap_size=0", "synchronous=NORMAL", "foreign_keys=OFF", "cell_size_check=ON"):
+            db.execute(f"PRAGMA {pragma}")
+        version, application = db.pragma("user_version"), db.pragma("application_id")
+        has_tables = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if has_tables and application != _APPLICATION_ID:
+            raise LedgerUnavailable(f"{self._path} is a SQLite database, but not a keyguard ledger; name another file")
+        newest = max(self._migrations)
+        if version > newest or (version and self._min_writer(db) > newest):
+            raise LedgerUnavailable(
+                f"the ledger {self._path} was written by a newer keyguard (schema {version}; this one knows up to {newest}): upgrade keyguard"
+            )
+        if self._path is not None and db.pragma("journal_mode", "wal") != "wal":
+            raise LedgerUnavailable(f"the ledger {self._path} cannot use write-ahead logging on this file system")
+        if version < newest:
+            self._migrate(db, version)
+
+    @staticmethod
+    def _min_writer(db: apsw.Connection) -> int:
+        found = db.execute("SELECT v FROM meta WHERE k = 'min_writer'").fetchone()
+        return int(found[0]) if found else 0
+
+    def _migrate(self, db: apsw.Connection, version: int) -> None:
+        db.execute("BEGIN EXCLUSIVE")
+        try:
+            for number, script in sorted(self._migrations.items()):
+                if number > version:
+                    db.execute(script)
+                    self._step(f"migrated {number}")
+            if not version:
+                db.execute(
+                    "INSERT INTO meta VALUES ('ledger_uuid', ?), ('secret', ?), ('min_writer', 1)", (os.urandom(16).hex(), os.urandom(32))
+                )
+            db.pragma("application_id", _APPLICATION_ID)
+            db.pragma("user_version", max(self._migrations))
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+    def _drop(self) -> None:
+        if self._db is not None:
+            self._db.close()
+        if self._file is not None:
+            self._file.close()
+        self._db = self._file = self._books = None
+
+    def shut(self) -> None:
+        """Release connection and descriptors; the next use opens them again. In memory there is nothing to come back to."""
+        with self._open_lock:
+            if self._path is not None and self._books is not None:
+                # Closing the last connection checkpoints: under the lock, like every write.
+                self._under_lock(lambda: self._db.close() if self._db is not None else None)
+                self._drop()
+
+    def _forked(self) -> None:
+        """Leave the parent's connection alone, in a child, and start afresh."""
+        _leaked.append((self._db, self._books))
+        if self._file is not None:
+            self._file.close_in_child()
+        is_orphan = self._path is None
+        self._begin()
+        self._is_orphan = is_orphan
+
+    def _mark_owner(self, owner: str) -> None:
+        if self._file is not None:
+            self._file.claim_owner(owner)
+
+    # -- batches ----------------------------------------------------------------------------------
+
+    def _run(self, work: Callable[[Books], _T], *, durable: bool = False) -> _T:
+        books = self._connected()
+        result: _T = self._queue.submit(Job(partial(work, books), is_durable=durable and self._is_power))
+        self._step("answered")
+        return result
+
+    @property
+    def _is_power(self) -> bool:
+        return self._durability == "power" and self._path is not None
+
+    def _under_lock(self, work: Callable[[], _T]) -> _T:
+        """Run what may write, or checkpoint, while no other keyguard process does."""
+        file = self._file
+        if file is None:
+            return work()
+        file.lock()
+        try:
+            return work()
+        finally:
+            file.unlock()
+
+    def _commit(self, batch: list[Job]) -> int:
+        """Run a batch in one transaction; a job that fails halfway makes each job of the batch run again on its own."""
+        if self._file is not None:
+            self._file.check_identity()
+        try:
+            self._under_lock(partial(self._transact, batch))
+        except (apsw.Error, OSError) as error:
+            if len(batch) == 1:
+                raise self._unavailable(error) from error
+            self._one_by_one(batch)
+        self._step("unlocked")
+        return self._committed
+
+    def _one_by_one(self, batch: list[Job]) -> None:
+        for job in batch:
+            job.result = job.error = None
+            try:
+                self._under_lock(partial(self._transact, [job]))
+            except (apsw.Error, OSError) as error:
+                job.error = self._unavailable(error)
+                job.error.__cause__ = error
+
+    def _transact(self, batch: list[Job]) -> None:
+        self._step("locked")
+        books = self._connected()
+        books.begin()
+        try:
+            self._step("begun")
+            for job in batch:
+                _run_job(job)
+            self._step("written")
+            books.commit()
+        except BaseException:
+            books.rollback()
+            raise
+        self._committed += 1
+        self._step("committed")
+
+    def _sync(self, number: int) -> None:
+        if self._file is not None:
+            self._file.sync(number, lambda: self._committed)
+
+    def _unavailable(self, error: BaseException) -> LedgerUnavailable:
+        hints: dict[type[BaseException], str] = {
+            apsw.FullError: "the disk (or its quota) is full: free space; until then every call is refused",
+            apsw.ReadOnlyError: "the file or its folder is read-only: make it writable for this user",
+            apsw.CantOpenError: "it cannot be opened: does the folder exist, may this user write there?",
+            apsw.NotADBError: "it is not a SQLite database: name another file",
+            apsw.CorruptError: "it is damaged: keep a copy, restore a backup, and check what was spent with the vendor",
+            apsw.BusyError: "another program holds it locked: only keyguard may write there",
+            apsw.IOError: "the disk failed to read or write",
+        }
+        hint = next((text for kind, text in hints.items() if isinstance(error, kind)), "unexpected error of the database")
+        return LedgerUnavailable(f"the ledger {self._path or 'in memory'} is not available ({type(error).__name__}: {error}): {hint}")
+
+    # -- the contract -----------------------------------------------------------------------------
+
+    def issue(self, policy: Policy, run_id: str | None) -> tuple[VaultKey, tuple[str, ...]]:
+        """Return the run's key, made now or found again, and warnings."""
+        return self._run(lambda books: books.issue(policy, run_id), durable=True)
+
+    def key(self, *, token: str | None = None, key_id: str | None = None, run_id: str | None = None) -> VaultKey | None:
+        """Return a key by one of its names."""
+        return self._run(lambda books: books.key(token=token, key_id=key_id, run_id=run_id))
+
+    def revoke(
+        self,
+        *,
+        key_id: str | None = None,
+        run_id: str | None = None,
+        policy: str | None = None,
+        state: Literal["revoked", "closed"] = "revoked",
+        by: str = "",
+    ) -> int:
+        """Revoke keys; durable when it returns."""
+        return self._run(lambda books: books.revoke(key_id, run_id, policy, state, by), durable=True)
+
+    def raise_cap(self, run_id: str, cap: Money, *, by: str) -> VaultKey:
+        """Set a run's cap by a human's decision."""
+        return self._run(lambda books: books.raise_cap(run_id, cap, by), durable=True)
+
+    def reserve(self, order: Order) -> Decision:
+        """Hold money on all legs or on none."""
+        books = self._connected()
+        job = Job(lambda: self._reserved(books, order, job))
+        decision: Decision = self._queue.submit(job)
+        self._step("answered")
+        return decision
+
+    def _reserved(self, books: Books, order: Order, job: Job) -> Decision:
+        decision = books.reserve(order)
+        # A refusal, or a hold of nothing, can be lost without losing money.
+        job.is_durable = self._is_power and books.is_worth_a_sync(order, decision)
+        return decision
+
+    def close(self, closing: Closing) -> Receipt:
+        """Book how a reservation ended; lazily durable, because an unsettled hold counts in full."""
+        return self._run(lambda books: books.close(closing))
+
+    def refuse(self, order: Order, reason: str) -> None:
+        """Audit a refusal."""
+        self._run(lambda books: books.refuse(order, reason, {}))
+
+    def recall(self, scope: str, vendor: str, account: str, object_id: str) -> Memory | None:
+        """Return what is remembered of a vendor object."""
+        return self._run(lambda books: books.recall(scope, vendor, account, object_id))
+
+    def usage(self, scope: str) -> Usage | None:
+        """Return a budget's figures."""
+        return self._run(lambda books: books.usage(scope))
+
+    def runs(self, limit: int = 50) -> list[tuple[VaultKey, Usage]]:
+        """Return the latest keys with their figures."""
+        return self._run(lambda books: books.runs(limit))
+
+    def entries(self, scope: str | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the log, oldest first."""
+        after = 0
+        while page := self._run(partial(_page, scope=scope, after=after)):
+            yield from page
+            after = page[-1]["seq"]
+
+    def verify(self) -> list[str]:
+        """Refold the log and compare."""
+        return self._run(lambda books: books.verify())
+
+    def now(self) -> float:
+        """Return the ledger's clock."""
+        return self._run(lambda books: books.at)
+
+
+def _page(books: Books, *, scope: str | None, after: int) -> list[dict[str, Any]]:
+    return books.page(scope, after, _PAGE)
+
+
+def _run_job(job: Job) -> None:
+    try:
+        job.result = job.run()
+    except KeyguardError as error:
+        # A job checks what was asked before it writes, so this one wrote nothing.
+        job.error = error
+
+
+def _no_step(_name: str) -> None:
+    """Be told, and do nothing."""
+
+
+def _after_fork() -> None:
+    for handle in tuple(_handles):
+        handle._forked()  # noqa: SLF001 -- same module
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,187 @@
+"""Stripe's money, read strictly: parameters of requests, amounts and currencies of objects. Part of the stripe plug."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from keyguard.errors import MalformedCall, UnpricedCall
+from keyguard.model import Money
+
+if TYPE_CHECKING:
+    from keyguard.model import Call
+
+MINOR_UNIT = 10_000  # micro-USD of one US cent
+_AMOUNT = re.compile(r"[0-9]{1,8}")
+_UNITS = re.compile(r"[0-9]{1,15}")
+# Form parsers strip blanks and leading brackets from a name: `[amount]` and ` amount` arrive as `amount`.
+_ROOT = re.compile(r"[\[\]\s\x00]*([^\[\]]*)")
+_GUARDED = frozenset(
+    [
+        "amount",
+        "currency",
+        "amount_to_capture",
+        "amount_to_confirm",
+        "confirm",
+        "capture_method",
+        "final_capture",
+        "capture",
+        "charge",
+        "payment_intent",
+    ]
+)
+
+
+def parameters(call: Call) -> dict[str, str]:
+    """
+    Return the money parameters of a priced write, each at most once.
+
+    Raises:
+        MalformedCall: the body could not be read; a money parameter is nested, sent twice, or in the query.
+    """
+    if call.body is None:
+        raise MalformedCall(
+            f"the body of POST {call.path} could not be read, so its cost cannot be bounded; nothing was sent"
+        )
+    found: dict[str, str] = {}
+    for name, value in call.body:
+        root = _root(name)
+        if root in _GUARDED and (root != name or root in found):
+            raise MalformedCall(
+                f"the parameter {root!r} may be sent only once and not nested, got {name!r}; nothing was sent"
+            )
+        found[name] = value
+    for name, _ in call.query:
+        if _root(name) in _GUARDED:
+            raise MalformedCall(
+                f"the parameter {_root(name)!r} of a POST belongs in its body, not in the query; nothing was sent"
+            )
+    return found
+
+
+def _root(name: str) -> str:
+    found = _ROOT.match(name)
+    return (
+        found.group(1).strip(" \t\r\n\x00") if found else name
+    )  # pragma: no branch -- the pattern matches everything
+
+
+def amount_of(found: dict[str, str], name: str) -> Money | None:
+    """
+    Return an amount parameter as micro-USD; None where it was not sent.
+
+    Raises:
+        MalformedCall: it is not 1 to 8 ASCII digits.
+    """
+    text = found.get(name)
+    if text is None:
+        return None
+    if not _AMOUNT.fullmatch(text):
+        raise MalformedCall(
+            f"{name!r} must be a whole number of cents, 0 to 99999999, written in digits only; got {text[:40]!r}. Nothing was sent."
+        )
+    return int(text) * MINOR_UNIT
+
+
+def required_amount(found: dict[str, str], name: str = "amount") -> Money:
+    """
+    Return an amount that Stripe requires.
+
+    Raises:
+        MalformedCall: it is missing, or cannot be read.
+    """
+    amount = amount_of(found, name)
+    if amount is None:
+        raise MalformedCall(
+            f"{name!r} is required: a whole number of cents in digits, 0 to 99999999; nothing was sent"
+        )
+    return amount
+
+
+def check_currency(found: dict[str, str], *, required: bool = False) -> None:
+    """
+    Let US dollars pass.
+
+    Raises:
+        MalformedCall: the currency is missing although required, or no currency that Stripe knows.
+        UnpricedCall: another currency than usd.
+    """
+    text = found.get("currency")
+    if text is None and not required:
+        return
+    if text is None:
+        raise MalformedCall(
+            "'currency' is required: a three-letter code such as 'usd'; nothing was sent"
+        )
+    code = text.lower() if text.isascii() else text
+    if code not in exponents():
+        raise MalformedCall(
+            f"the currency {text[:40]!r} is unknown: expected one of Stripe's three-letter codes, such as 'usd'; nothing was sent"
+        )
+    if code != "usd":
+        raise foreign(code)
+
+
+def foreign(code: str) -> UnpricedCall:
+    """Return the refusal of an amount in another currency."""
+    return UnpricedCall(
+        f"no exchange rate is pinned for {code!r}, so the cost in US dollars cannot be bounded; nothing was sent. Charge in usd."
+    )
+
+
+@cache
+def exponents() -> dict[str, int]:
+    """Return the decimal places of every currency that Stripe charges in."""
+    table = json.loads(
+        Path(__file__).with_name("stripe_currencies.json").read_text(encoding="utf-8")
+    )
+    return {
+        code: int(places)
+        for places, codes in table["exponents"].items()
+        for code in codes.split()
+    }
+
+
+def parsed(body: bytes | None) -> dict[str, Any]:
+    """
+    Read a reply's JSON object.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = json.loads(body or b"")
+    if not isinstance(found, dict):
+        raise ValueError("the reply is not a JSON object")  # noqa: TRY004 -- what the vendor sent is a wrong value, not a wrong type of ours
+    return cast("dict[str, Any]", found)
+
+
+def units(found: dict[str, Any], name: str, default: Money | None = None) -> Money:
+    """
+    Return an amount of an object as micro-USD; null counts as absent.
+
+    Raises:
+        ValueError: it is neither an int nor a digit string, or it is absent without a default.
+    """
+    value = found.get(name)
+    if value is None and default is not None:
+        return default
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value * MINOR_UNIT
+    if isinstance(value, str) and _UNITS.fullmatch(value):
+        return int(value) * MINOR_UNIT
+    raise ValueError(f"no amount {name}")
+
+
+def currency_of(found: dict[str, Any]) -> str:
+    """Return an object's currency in lower case; "" where it names none."""
+    return str(found.get("currency") or "").lower()
+
+
+def id_of(value: object) -> str | None:
+    """Return the id of a reference, expanded or not."""
+    if isinstance(value, dict):
+        value = cast("dict[str, Any]", value).get("id")
+    return value if isinstance(value, str) and value else None

@@ -1,0 +1,155 @@
+"""Stripe's paths: strict reading, and operation names of bounded cardinality. No money here; part of the stripe plug.
+
+A name is made of the words of one matching path template (`stripe_paths.txt`) and a verb, so that no
+id and no invented segment can become part of it; what matches no template is `unknown.<method>`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keyguard.errors import MalformedCall
+from keyguard.model import Operation
+
+if TYPE_CHECKING:
+    from keyguard.model import Call
+
+# Template of a priced POST → operation. The same refund can be asked for on three paths.
+PRICED = {
+    "/v1/payment_intents": "payment_intents.create",
+    "/v1/payment_intents/*": "payment_intents.update",
+    "/v1/payment_intents/*/confirm": "payment_intents.confirm",
+    "/v1/payment_intents/*/capture": "payment_intents.capture",
+    "/v1/payment_intents/*/increment_authorization": "payment_intents.increment_authorization",
+    "/v1/payment_intents/*/cancel": "payment_intents.cancel",
+    "/v1/charges": "charges.create",
+    "/v1/charges/*/capture": "charges.capture",
+    "/v1/refunds": "refunds.create",
+    "/v1/charges/*/refund": "refunds.create",
+    "/v1/charges/*/refunds": "refunds.create",
+}
+_METHODS = frozenset({"get", "head", "options", "post", "put", "patch", "delete"})
+_SINGLETONS = frozenset({"balance_settings", "settings"})
+_ACTION = re.compile(r"(add|remove|update|verify|collect|send|report|confirm)_.*")
+_OBJECT_ID = re.compile(r"[A-Za-z0-9_]{1,255}")
+_TRICK = re.compile(r"%(2e|2f|5c|00)|[\\\x00-\x20\x7f?#]", re.IGNORECASE)
+
+
+def is_object_id(text: str) -> bool:
+    """Say whether this can be the id of a Stripe object."""
+    return _OBJECT_ID.fullmatch(text) is not None
+
+
+def classify(call: Call) -> Operation:
+    """
+    Name the operation of a call, from method and path alone.
+
+    Raises:
+        MalformedCall: a path that another reader could read as another one.
+    """
+    segments = _segments(call)
+    template = _match(segments)
+    priced = PRICED.get(template or "") if call.method == "POST" else None
+    ids = [
+        text
+        for word, text in zip(
+            (template or "").split("/"), ["", *segments], strict=False
+        )
+        if word == "*"
+    ]
+    if priced and not all(is_object_id(text) for text in ids):
+        raise MalformedCall(
+            f"the object id in {call.path!r} may hold only letters, digits and '_'; nothing was sent"
+        )
+    is_v1_post = call.method == "POST" and segments[0] == "v1"
+    return Operation(
+        priced or _name(call.method.lower(), template),
+        object_id=ids[0] if ids and is_object_id(ids[0]) else None,
+        known=priced is not None or not call.is_write,
+        idempotent=not call.is_write or (is_v1_post and bool(call.idempotency_key)),
+    )
+
+
+def _segments(call: Call) -> list[str]:
+    """Split a path, and refuse the ones that are changed on their way or read differently by others."""
+    first, *segments = call.path.split("/")
+    if (
+        first
+        or not segments
+        or _TRICK.search(call.path)
+        or any(text in {"", ".", ".."} for text in segments)
+    ):
+        raise MalformedCall(
+            f"the path {call.path!r} cannot be read strictly: no empty or dot segments, trailing slashes, backslashes, control characters, "
+            "or encoded dots and slashes are allowed. Nothing was sent; write the path as Stripe documents it."
+        )
+    if call.is_write and segments[0] not in {"v1", "v2", "oauth"}:
+        raise MalformedCall(
+            f"the path {call.path!r} does not start with /v1/ or /v2/; nothing was sent"
+        )
+    return segments
+
+
+def _match(segments: list[str]) -> str | None:
+    """Find the template of a path; a literal word wins over an id, as at Stripe's own router."""
+    tree = _tree()
+    found: list[str] = []
+    for text in segments:
+        word = text if text in tree and text != "*" else "*"
+        if word not in tree:
+            return None
+        tree = tree[word]
+        found.append(word)
+    template = "/" + "/".join(found)
+    return template if template in _templates() else None
+
+
+def _name(method: str, template: str | None) -> str:
+    if method not in _METHODS:
+        method = "other"
+    if template is None:
+        return f"unknown.{method}"
+    words = [word for word in template.split("/")[1:] if word not in {"*", "v1"}]
+    verb = _verb(method, template) or (method if len(words) == 1 else "")
+    return ".".join([*words, verb] if verb else words)
+
+
+def _verb(method: str, template: str) -> str:
+    """Return the verb behind the words, or "" where the last word is one itself."""
+    parent, _, last = template.rpartition("/")
+    is_list = last.endswith("s") and last not in _SINGLETONS
+    if method in {"head", "options", "put", "patch", "delete", "other"}:
+        return method
+    if method == "get":
+        if last == "*" or not (is_list or f"{parent}/*" in _templates()):
+            return "retrieve"
+        return "list" if is_list else ""
+    if last == "*" or last in _SINGLETONS:
+        return "update"
+    is_collection = f"{template}/*" in _templates() or (
+        is_list and not _ACTION.fullmatch(last)
+    )
+    return "create" if is_collection else ""
+
+
+class _Tree(dict[str, "_Tree"]):
+    """Words of the templates, nested."""
+
+
+@cache
+def _templates() -> frozenset[str]:
+    text = Path(__file__).with_name("stripe_paths.txt").read_text(encoding="utf-8")
+    return frozenset(line for line in text.splitlines() if line.startswith("/"))
+
+
+@cache
+def _tree() -> _Tree:
+    root = _Tree()
+    for template in _templates():
+        node = root
+        for word in template.split("/")[1:]:
+            node = node.setdefault(word, _Tree())
+    return root
