@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import weakref
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from keyguard.model import Attempt, Call, Closing, Decision, Operation, Outcome, Quote, Receipt, VaultKey
 
@@ -150,6 +150,7 @@ class _State:
 
     handler: Handler | None = None
     providers: dict[str, RunProvider] = field(default_factory=dict[str, RunProvider])
+    vendor_hosts: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 _state = _State()
@@ -167,6 +168,16 @@ def handler() -> Handler | None:
 def set_handler(new: Handler | None) -> None:
     """Arm (or disarm) every seam at once."""
     _state.handler = new
+
+
+def vendor_hosts() -> Mapping[str, str]:
+    """Return the stand-ins and proxies that are treated as a vendor's own: host[:port] → vendor."""
+    return _state.vendor_hosts
+
+
+def set_vendor_hosts(hosts: Mapping[str, str]) -> None:
+    """Replace the listed hosts (`KEYGUARD_VENDOR_HOSTS`)."""
+    _state.vendor_hosts = dict(hosts)
 
 
 def register_provider(name: str, provider: RunProvider) -> None:

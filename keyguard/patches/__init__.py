@@ -132,3 +132,151 @@ def _async_wrapper(seam: Seam) -> Callable[..., Any]:
         return await handler.ahandle(outgoing, lambda opened: send(opened, wrapped, instance, args, kwargs))
 
     return wrapper
+
+
+@dataclass(slots=True)
+class _Arming:
+    """What this process has patched: one handle per seam, and the hooks that wait for an import."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    is_wanted: bool = False
+    wrappers: dict[str, Any] = field(default_factory=dict[str, Any])
+    hooked: set[str] = field(default_factory=set[str])
+
+
+_arming = _Arming()
+
+
+def known_patches() -> tuple[Patch, ...]:
+    """
+    Return every patch plug, ours and those of entry points.
+
+    Raises:
+        ConfigurationError: two of them name the same seam.
+    """
+    names = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+    found: list[Patch] = [importlib.import_module(f"{__name__}.{name}").patch for name in names]
+    found += [point.load() for point in entry_points(group="keyguard.patches")]
+    seams = [seam.name for patch in found for seam in patch.seams]
+    double = sorted({name for name in seams if seams.count(name) > 1})
+    if double:
+        raise ConfigurationError(f"two patch plugs have a seam of the same name: {', '.join(double)}")
+    return tuple(found)
+
+
+def arm() -> None:
+    """
+    Put every seam in place: now where its client is imported, else at the import. Doing it again changes nothing.
+
+    Raises:
+        ConfigurationError: a client outside the supported versions, or without its seam; every time, until it is mended.
+    """
+    with _arming.lock:
+        _arming.is_wanted = True
+        for patch in known_patches():
+            for module in dict.fromkeys(seam.module for seam in patch.seams):
+                if module in sys.modules:
+                    _arm_module(patch, sys.modules[module])
+                else:
+                    _await_import(patch, module)
+
+
+def disarm() -> None:
+    """Take away what is still ours; a wrapper that somebody wrapped over stays, and passes everything through."""
+    with _arming.lock:
+        _arming.is_wanted = False
+        for patch in known_patches():
+            for seam in patch.seams:
+                _take_away(seam)
+        _arming.wrappers.clear()
+
+
+def live_seams() -> dict[str, bool]:
+    """Say for each seam whether it is in place in its class now; a client that is not imported has none."""
+    return {seam.name: _is_live(seam) for patch in known_patches() for seam in patch.seams}
+
+
+def _await_import(patch: Patch, module: str) -> None:
+    """Hook a module's import, once per process: wrapt cannot take a hook back, so the hook asks whether it is still wanted."""
+    if module in _arming.hooked:
+        return
+    _arming.hooked.add(module)
+
+    def arm_at_import(imported: Any) -> None:
+        _arming.hooked.discard(module)
+        if not _arming.is_wanted:
+            # Not now; arm() finds the module imported when it is wanted again.
+            return
+        try:
+            _arm_module(patch, imported)
+        except ConfigurationError:
+            # wrapt consumes a hook that raises, and the next import would succeed unguarded.
+            sys.modules.pop(module, None)
+            _await_import(patch, module)
+            raise
+
+    wrapt.register_post_import_hook(arm_at_import, module)
+
+
+def _arm_module(patch: Patch, module: Any) -> None:
+    _check_version(patch)
+    with _arming.lock:
+        for seam in patch.seams:
+            if seam.module == module.__name__ and not _is_live(seam):
+                _wrap(patch, seam, module)
+
+
+def _check_version(patch: Patch) -> None:
+    try:
+        installed = version(patch.distribution)
+    except PackageNotFoundError:
+        installed = "unknown"
+    if not patch.supports(installed):
+        raise ConfigurationError(
+            f"{patch.client} {installed} is not supported by this keyguard, so its calls could not be guarded; supported: "
+            f"{patch.distribution}{patch.supported}. Change its version, or uninstall keyguard."
+        )
+
+
+def _wrap(patch: Patch, seam: Seam, module: Any) -> None:
+    owner, name = _target(seam, module)
+    if owner is None or name not in vars(owner):
+        raise ConfigurationError(
+            f"{patch.client} has no {seam.module}.{seam.attribute}, where keyguard guards its calls; supported: "
+            f"{patch.distribution}{patch.supported}. Please report this version."
+        )
+    wrapper = _async_wrapper(seam) if seam.is_async else _sync_wrapper(seam)
+    wrapper._keyguard_seam = seam.name  # type: ignore[attr-defined]  # noqa: SLF001 -- a mark on a function of ours
+    _arming.wrappers[seam.name] = wrapt.wrap_function_wrapper(module, seam.attribute, wrapper)
+
+
+def _target(seam: Seam, module: Any) -> tuple[Any, str]:
+    owner_name, _, name = seam.attribute.rpartition(".")
+    return getattr(module, owner_name, None), name
+
+
+def _installed_at(seam: Seam) -> tuple[Any, Any, str]:
+    """Return (what stands in the class now, the class, the name); None where the client is not imported."""
+    module = sys.modules.get(seam.module)
+    if module is None:
+        return None, None, ""
+    owner, name = _target(seam, module)
+    return (None if owner is None else vars(owner).get(name)), owner, name
+
+
+def _is_live(seam: Seam) -> bool:
+    current, _, _ = _installed_at(seam)
+    seen = 0
+    # Somebody may have wrapped over us: walk down their wrappers, by the mark on ours.
+    while current is not None and seen < 20:
+        if getattr(getattr(current, "_self_wrapper", None), "_keyguard_seam", None) == seam.name:
+            return True
+        current, seen = getattr(current, "__wrapped__", None), seen + 1
+    return False
+
+
+def _take_away(seam: Seam) -> None:
+    handle = _arming.wrappers.get(seam.name)
+    current, owner, name = _installed_at(seam)
+    if handle is not None and current is handle:
+        setattr(owner, name, handle.__wrapped__)

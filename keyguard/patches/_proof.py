@@ -1,0 +1,46 @@
+"""Which exceptions of which HTTP library prove that no byte of a request left. A table; imports none of the libraries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# By module and name, so that no library is loaded for the question. Each says that no connection was made, or that the
+# server's certificate was refused before the request was written; read and run November 2026 (urllib3 2, httpx 0.28, aiohttp 3.14).
+_PROOF = {
+    ("urllib3.exceptions", "NewConnectionError"), ("urllib3.exceptions", "NameResolutionError"),
+    ("urllib3.exceptions", "ConnectTimeoutError"), ("requests.exceptions", "ConnectTimeout"),
+    ("httpx", "ConnectError"), ("httpx", "ConnectTimeout"), ("httpx", "PoolTimeout"), ("httpx", "UnsupportedProtocol"),
+    ("aiohttp.client_exceptions", "ClientConnectorError"), ("aiohttp.client_exceptions", "ConnectionTimeoutError"),
+    ("ssl", "SSLCertVerificationError"), ("socket", "gaierror"), ("builtins", "ConnectionRefusedError"),
+}  # fmt: skip
+# Their presence anywhere means that something was, or may have been, written.
+_DOUBT = {
+    ("urllib3.exceptions", "ReadTimeoutError"), ("urllib3.exceptions", "ProtocolError"), ("requests.exceptions", "ReadTimeout"),
+    ("httpx", "ReadTimeout"), ("httpx", "ReadError"), ("httpx", "WriteError"), ("httpx", "WriteTimeout"), ("httpx", "RemoteProtocolError"),
+    ("builtins", "ConnectionResetError"), ("builtins", "BrokenPipeError"), ("builtins", "ConnectionAbortedError"),
+    # A proxy answered, so something was sent somewhere.
+    ("urllib3.exceptions", "ProxyError"), ("requests.exceptions", "ProxyError"), ("httpx", "ProxyError"),
+}  # fmt: skip
+
+
+def is_unsent(error: BaseException) -> bool:
+    """Say whether an exception of a client proves that nothing was sent; what is not proven is not."""
+    kinds = {(kind.__module__, kind.__name__) for found in _chain(error) for kind in type(found).__mro__}
+    return not kinds & _DOUBT and bool(kinds & _PROOF)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and all that it was made from: causes, contexts, and what urllib3 and requests keep in attributes."""
+    todo: list[BaseException] = [error]
+    seen: set[int] = set()
+    while todo:
+        found = todo.pop()
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        inner = (found.__cause__, found.__context__, getattr(found, "reason", None), *found.args)
+        todo += [other for other in inner if isinstance(other, BaseException)]

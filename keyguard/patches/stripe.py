@@ -1,0 +1,217 @@
+"""The Stripe SDK's seams: the base class of all its HTTP clients, where every API style passes once. Translates only.
+
+`HTTPClient._request_with_retries_internal` is one logical call; it is called with a proxy in place of
+`self`, so that each attempt of the SDK's own retry loop is seen, with its final headers, for every
+built-in client and every subclass. `_APIRequestor.request_raw` refuses clients that go round the base class.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+import wrapt
+
+from keyguard import context
+from keyguard.errors import ConfigurationError
+from keyguard.model import Attempt, Call, Reply
+from keyguard.patches import Outgoing, Seam
+from keyguard.patches._proof import is_unsent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_RETRY_METHODS = (
+    "request_with_retries", "request_stream_with_retries", "request_with_retries_async", "request_stream_with_retries_async",
+    "_request_with_retries_internal", "_request_with_retries_internal_async",
+)  # fmt: skip
+_FIRST_MAJOR = 8
+
+
+class StripePatch:
+    """The plug: stripe from 8 on, whose names here are the same up to 16.1 (read and run November 2026)."""
+
+    client = "stripe"
+    distribution = "stripe"
+    supported = f">={_FIRST_MAJOR}"
+
+    @property
+    def seams(self) -> tuple[Seam, ...]:
+        """One logical call, sync and async, and the check that no client goes round it."""
+        client, requestor = "stripe._http_client", "stripe._api_requestor"
+        return (
+            Seam("stripe.sync", client, "HTTPClient._request_with_retries_internal", read, send),
+            Seam("stripe.async", client, "HTTPClient._request_with_retries_internal_async", read, asend, is_async=True),
+            Seam("stripe.check", requestor, "_APIRequestor.request_raw", check),
+            Seam("stripe.check_async", requestor, "_APIRequestor.request_raw_async", check, is_async=True),
+        )
+
+    def supports(self, installed: str) -> bool:
+        """Say whether an installed version has these seams."""
+        major = installed.partition(".")[0]
+        return major.isdigit() and int(major) >= _FIRST_MAJOR
+
+
+def check(instance: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+    """
+    Refuse a client whose requests would not pass the guarded method.
+
+    Raises:
+        ConfigurationError: names the class.
+    """
+    from stripe import HTTPClient
+
+    client = instance._get_http_client()  # noqa: SLF001 -- the only way to the client that the request will use
+    own = type(client)
+    first = [next((base for base in own.__mro__ if name in vars(base)), None) for name in _RETRY_METHODS]
+    if not isinstance(client, HTTPClient) or any(base is not HTTPClient for base in first if base is not None):
+        raise ConfigurationError(
+            f"the Stripe client {own.__module__}.{own.__qualname__} does not send through stripe.HTTPClient's own retry methods, so keyguard "
+            "cannot guard it; nothing was sent. Subclass stripe.HTTPClient and override request() instead."
+        )
+
+
+def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoing:
+    """Read one logical call from (method, url, headers, post_data, …)."""
+    method, url, headers, post_data = _arguments(args, kwargs)
+    parts = urlsplit(url)
+    lowered = {str(name).lower(): str(value) for name, value in (headers or {}).items()}
+    call = Call(
+        vendor="stripe",
+        method=method.upper(),
+        scheme=parts.scheme.lower(),
+        host=parts.netloc.rpartition("@")[2].lower(),
+        path=_vendor_path(parts.path),
+        query=tuple(parse_qsl(parts.query, keep_blank_values=True)),
+        body=_body(post_data, lowered.get("content-type", "")),
+        account="/".join(lowered[name] for name in ("stripe-account", "stripe-context") if lowered.get(name)),
+        idempotency_key=lowered.get("idempotency-key"),
+    )
+    base = f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix(call.path)}"
+
+    def ask(path: str, secret: str | None) -> Reply:
+        """GET a path with the same client, base and credentials."""
+        kept = {name: value for name, value in (headers or {}).items() if name.lower() not in {"idempotency-key", "content-type"}}
+        with context.own_traffic():
+            content, status, received = instance.request("get", f"{base}{path}", _with(kept, secret), None)
+        return _reply(content, status, received)
+
+    return Outgoing(call, credential=_credential(lowered.get("authorization", "")), ask=ask)
+
+
+def send(
+    ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Run Stripe's own retry loop, with each attempt seen."""
+    return _unbound(wrapped)(_Watched(instance, ticket), *args, **kwargs)
+
+
+async def asend(
+    ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Run Stripe's own async retry loop, with each attempt seen."""
+    return await _unbound(wrapped)(_Watched(instance, ticket), *args, **kwargs)
+
+
+def _unbound(wrapped: Callable[..., Any]) -> Callable[..., Any]:
+    return wrapped.__func__  # type: ignore[attr-defined,no-any-return] # pyright: ignore[reportFunctionMemberAccess] -- a bound method
+
+
+class _Watched(wrapt.ObjectProxy):  # type: ignore[misc,name-defined] # pyright: ignore[reportUntypedBaseClass] -- wrapt has no types
+    """A stand-in for a Stripe HTTP client that reports the attempts of one ticket."""
+
+    def __init__(self, client: Any, ticket: context.Ticket) -> None:
+        super().__init__(client)
+        self._self_ticket = ticket
+
+    def request(self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None, **more: Any) -> Any:
+        """Make one attempt."""
+        return self._self_attempt(self.__wrapped__.request, method, url, headers, post_data, more, is_stream=False)
+
+    def request_stream(self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None, **more: Any) -> Any:
+        """Make one attempt whose body belongs to the caller."""
+        return self._self_attempt(self.__wrapped__.request_stream, method, url, headers, post_data, more, is_stream=True)
+
+    async def request_async(self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None, **more: Any) -> Any:
+        """Make one awaited attempt."""
+        return await self._self_aattempt(self.__wrapped__.request_async, method, url, headers, post_data, more, is_stream=False)
+
+    async def request_stream_async(self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None, **more: Any) -> Any:
+        """Make one awaited attempt whose body belongs to the caller."""
+        return await self._self_aattempt(self.__wrapped__.request_stream_async, method, url, headers, post_data, more, is_stream=True)
+
+    def _self_attempt(
+        self, go: Callable[..., Any], method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool
+    ) -> Any:
+        ticket = self._self_ticket
+        with ticket.attempt() as ended:
+            try:
+                answer = go(method, url, _with(headers, ticket.secret), data, **more)
+            except Exception as error:
+                ended(Attempt(error=type(error).__name__, unsent=is_unsent(error)))
+                raise
+            ended(Attempt(reply=_reply(None if is_stream else answer[0], answer[1], answer[2])))
+            return answer
+
+    async def _self_aattempt(
+        self, go: Callable[..., Any], method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool
+    ) -> Any:
+        ticket = self._self_ticket
+        with ticket.attempt() as ended:
+            try:
+                answer = await go(method, url, _with(headers, ticket.secret), data, **more)
+            except Exception as error:
+                ended(Attempt(error=type(error).__name__, unsent=is_unsent(error)))
+                raise
+            ended(Attempt(reply=_reply(None if is_stream else answer[0], answer[1], answer[2])))
+            return answer
+
+
+def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, str, Mapping[str, str] | None, Any]:
+    names = ("method", "url", "headers", "post_data")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    return str(given["method"]), str(given["url"]), given.get("headers"), given.get("post_data")
+
+
+def _vendor_path(path: str) -> str:
+    """Cut the base's own path off (`http://proxy/stripe/v1/…`): the vendor's begins at its version."""
+    for prefix in ("/v1/", "/v2/"):
+        found = path.find(prefix)
+        if found > 0 and "/" not in path[1:found]:
+            return path[found:]
+    return path
+
+
+def _body(data: Any, content_type: str) -> tuple[tuple[str, str], ...] | None:
+    if data is None or data in ("", b""):
+        return ()
+    if not isinstance(data, str) or "json" in content_type or "multipart" in content_type:
+        return None
+    return tuple(parse_qsl(data, keep_blank_values=True))
+
+
+def _credential(authorization: str) -> str:
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return value.strip() if value else ""
+    try:
+        return base64.b64decode(value, validate=True).decode().partition(":")[0]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+
+
+def _with(headers: Mapping[str, str], secret: str | None) -> Mapping[str, str]:
+    """Return the headers with the real secret, in a copy: the caller's mapping never holds it."""
+    if secret is None:
+        return headers
+    return {**{name: value for name, value in headers.items() if name.lower() != "authorization"}, "Authorization": f"Bearer {secret}"}
+
+
+def _reply(content: Any, status: int, headers: Mapping[str, str]) -> Reply:
+    body = content.encode() if isinstance(content, str) else content if isinstance(content, bytes) else None
+    return Reply(status, {str(name).lower(): str(value) for name, value in headers.items()}, body)
+
+
+patch = StripePatch()
