@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -23,9 +23,18 @@ Pairs: TypeAlias = "tuple[tuple[str, str], ...]"
 MICROS_PER_USD = 1_000_000
 TOKEN_PREFIX = "vault_key_"  # noqa: S105 -- a marker that tells vault tokens apart, not a secret
 _LARGEST_USD = 1_000_000_000
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_LONGEST_NAME = 200
+# Of our own: the caller's decimal context may round to a few digits. What cannot be exact raises.
+_EXACT = Context(prec=60, traps=[Inexact])
+_MICRO = Decimal("0.000001")
+_DURATION = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "*"})
+_VENDOR = re.compile(r"([a-z][a-z0-9_-]*):\s*")
+# No colon: it would read as a vendor prefix. A `*` stands for a segment that has one.
+_PATH = re.compile(r"/[^\s?#:]*")
 _OPERATION = re.compile(r"[a-z0-9_]+(\.[a-z0-9_*]+)+")
+# A name is shown on terminals and stored as UTF-8: no line ends, no escape sequences, no half of a surrogate pair.
+_UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def to_money(value: object) -> Money:
@@ -45,10 +54,10 @@ def to_money(value: object) -> Money:
         raise ValueError(f"expected an amount in US dollars such as 500 or 19.99, got {value!r}") from None
     if not usd.is_finite() or not 0 <= usd <= _LARGEST_USD:
         raise ValueError(f"expected an amount between 0 and {_LARGEST_USD} US dollars, got {value!r}")
-    micros = usd * MICROS_PER_USD
-    if micros != micros.to_integral_value():
-        raise ValueError(f"an amount is counted in micro-dollars: {value!r} has more than six decimals")
-    return int(micros)
+    try:
+        return int(_EXACT.scaleb(_EXACT.quantize(usd, _MICRO), 6))
+    except Inexact:
+        raise ValueError(f"an amount is counted in micro-dollars: {value!r} has more than six decimals") from None
 
 
 def to_usd(amount: Money) -> float:
@@ -72,15 +81,15 @@ def to_seconds(value: object) -> float:
     Raises:
         ValueError: anything else, or a duration that is not above zero.
     """
-    seconds = 0.0
+    seconds: float = 0
     if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
+        seconds = value
     elif isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())) and value.strip():
         days, hours, minutes, rest = (int(part or 0) for part in found.groups())
-        seconds = float(((days * 24 + hours) * 60 + minutes) * 60 + rest)
+        seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest
     if not 0 < seconds < 10 * 366 * 86_400:
         raise ValueError(f"expected a duration such as '30m', '4h', '7d' or a number of seconds, got {value!r}")
-    return seconds
+    return float(seconds)
 
 
 def check_endpoint(item: str) -> str:
@@ -93,10 +102,11 @@ def check_endpoint(item: str) -> str:
     Raises:
         ValueError: the item is neither.
     """
-    vendor, _, rest = item.strip().rpartition(":")
-    method, _, path = rest.strip().partition(" ")
+    prefix = _VENDOR.match(item.strip())
+    vendor, rest = (prefix[1], item.strip()[prefix.end() :]) if prefix else ("", item.strip())
+    method, _, path = rest.partition(" ")
     path = path.strip()
-    if method.upper() in _METHODS and path.startswith("/") and " " not in path and "?" not in path:
+    if method.upper() in _METHODS and _PATH.fullmatch(path):
         return f"{vendor}:{method.upper()} {path}" if vendor else f"{method.upper()} {path}"
     if not path and _OPERATION.fullmatch(method):
         return f"{vendor}:{method}" if vendor else method
@@ -114,8 +124,8 @@ def _check_secret(value: str) -> str:
 
 
 def _check_name(value: str) -> str:
-    if not value.strip() or len(value) > 200 or "\n" in value:
-        raise ValueError("expected a name of 1 to 200 characters on one line")
+    if not value.strip() or len(value) > _LONGEST_NAME or _UNSHOWABLE.search(value):
+        raise ValueError("expected a name of 1 to 200 characters on one line, without control characters")
     return value.strip()
 
 
@@ -152,7 +162,8 @@ class Policy(BaseModel):
         secret: `env:NAME`, where the vendor's real secret is when a call carries a vault token.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+    # Inputs stay out of the error's text: a user may have put the vendor's secret in the wrong field.
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False, hide_input_in_errors=True)
 
     name: Name | None = None
     vendor: Name | None = None

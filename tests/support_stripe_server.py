@@ -20,12 +20,17 @@ class StripeServer:
         charges: The forms of all executed charges, in order of arrival: the truth.
         requests: (method, path, headers) of everything that arrived.
         delay: While set to an event, answers wait for it after executing.
+        drop_answers: Execute, then close the connection without a word.
+        statuses: Answers to the next POSTs, which are then not executed.
+        location: Redirect every GET to this path.
     """
 
     charges: list[dict[str, str]] = field(default_factory=list)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     delay: threading.Event | None = None
     drop_answers: bool = False
+    statuses: list[int] = field(default_factory=list)
+    location: str = ""
     intents: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __enter__(self) -> StripeServer:
@@ -44,6 +49,12 @@ class StripeServer:
             def do_GET(self) -> None:
                 with lock:
                     world.requests.append(("GET", self.path, dict(self.headers.items())))
+                if world.location and self.path != world.location:
+                    self.send_response(307)
+                    self.send_header("Location", world.location)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 found = world.intents.get(urlsplit(self.path).path.rpartition("/")[2])
                 self._answer(200, found or {"object": "list", "data": list(world.intents.values()), "has_more": False})
 
@@ -52,6 +63,9 @@ class StripeServer:
                 path = urlsplit(self.path).path
                 with lock:
                     world.requests.append(("POST", path, dict(self.headers.items())))
+                    if world.statuses:
+                        self._answer(world.statuses.pop(0), {"error": {"message": "scripted", "type": "api_error"}})
+                        return
                     body = world._execute(path, form, next(ids))
                 if world.drop_answers:
                     self.close_connection = True

@@ -9,14 +9,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any, cast
 
 _DEPTH = 4
-_SAMPLES: dict[str, Any] = {
-    "integer": 0,
-    "number": 0,
-    "boolean": False,
-    "string": "x",
-    "array": [],
-    "object": {},
-}
+_SAMPLES: dict[str, Any] = {"integer": 0, "number": 0, "boolean": False, "string": "x", "array": [], "object": {}}
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "integer": int, "number": (int, float), "boolean": bool, "string": str, "array": list, "object": dict
 }  # fmt: skip
@@ -38,12 +31,7 @@ def stripe_spec() -> dict[str, Any]:
 def operations() -> list[tuple[str, str]]:
     """Return (METHOD, path template) of every operation."""
     methods = ("get", "post", "delete")
-    return [
-        (method.upper(), path)
-        for path, item in stripe_spec()["paths"].items()
-        for method in methods
-        if method in item
-    ]
+    return [(method.upper(), path) for path, item in stripe_spec()["paths"].items() for method in methods if method in item]
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -68,9 +56,7 @@ def synthesized(name: str, **fields: Any) -> dict[str, Any]:
     known: set[str] = set(item["properties"])
 
     assert set(fields) <= known, f"{name} has no {sorted(set(fields) - known)}"
-    body = {
-        key: _sample(item["properties"][key], 0) for key in item["required"]
-    } | fields
+    body = {key: _sample(item["properties"][key], 0) for key in item["required"]} | fields
     for key, value in body.items():
         check(value, item["properties"][key], f"{name}.{key}")
     return body
@@ -82,9 +68,7 @@ def check(value: Any, wanted: dict[str, Any], where: str) -> None:
     if value is None:
         assert wanted.get("nullable"), f"{where} may not be null"
     elif "anyOf" in wanted:
-        assert any(_fits(value, option, where) for option in wanted["anyOf"]), (
-            f"{where}: {value!r} fits no option"
-        )
+        assert any(_fits(value, option, where) for option in wanted["anyOf"]), f"{where}: {value!r} fits no option"
     else:
         _check_plain(value, wanted, where)
 
@@ -93,16 +77,13 @@ def _check_plain(value: Any, wanted: dict[str, Any], where: str) -> None:
     kind = wanted.get("type", "object")
 
     assert isinstance(value, _TYPES[kind]), f"{where}: {value!r} is no {kind}"
-    assert kind == "boolean" or not isinstance(value, bool), (
-        f"{where}: {value!r} is no {kind}"
-    )
-    assert "enum" not in wanted or value in wanted["enum"], (
-        f"{where}: {value!r} is not in {wanted['enum']}"
-    )
+    assert kind == "boolean" or not isinstance(value, bool), f"{where}: {value!r} is no {kind}"
+    assert "enum" not in wanted or value in wanted["enum"], f"{where}: {value!r} is not in {wanted['enum']}"
     if kind == "object":
+        fields = cast("dict[str, Any]", value)
         for key in wanted.get("required", ()):
-            assert key in value, f"{where} lacks {key}"
-        for key, item in value.items():
+            assert key in fields, f"{where} lacks {key}"
+        for key, item in fields.items():
             if key in wanted.get("properties", {}):
                 check(item, wanted["properties"][key], f"{where}.{key}")
 
@@ -129,8 +110,5 @@ def _sample(item: dict[str, Any], depth: int) -> Any:
     if "enum" in item:
         return item["enum"][0]
     if item.get("type") == "object" and depth < _DEPTH:
-        return {
-            key: _sample(item["properties"][key], depth + 1)
-            for key in item.get("required", ())
-        }
+        return {key: _sample(item["properties"][key], depth + 1) for key in item.get("required", ())}
     return _SAMPLES[item.get("type", "object")]

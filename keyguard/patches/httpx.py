@@ -113,7 +113,9 @@ def _outgoing(instance: Any, request: Any, vendor: str) -> Outgoing:
 
 def _library_of(instance: Any) -> Any:
     """Return the library that a client's class comes from, whatever it was subclassed to."""
-    base = next(base for base in type(instance).__mro__ if base.__name__ in {"Client", "AsyncClient"} and base.__module__.endswith("._client"))
+    base = next(
+        base for base in type(instance).__mro__ if base.__name__ in {"Client", "AsyncClient"} and base.__module__.endswith("._client")
+    )
     return sys.modules[base.__module__.partition(".")[0]]
 
 
@@ -129,9 +131,7 @@ def _body(request: Any) -> tuple[tuple[str, str], ...] | None:
     return tuple(parse_qsl(content.decode("utf-8", "replace"), keep_blank_values=True))
 
 
-def send(
-    ticket: context.Ticket, wrapped: Callable[..., Any], _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def send(ticket: context.Ticket, wrapped: Callable[..., Any], _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one request; a write's answer is read here, because its cost is in it."""
     request = args[0] if args else kwargs["request"]
     with ticket.attempt() as ended, _Swapped(request, ticket.secret):
@@ -145,9 +145,7 @@ def send(
         return response
 
 
-async def asend(
-    ticket: context.Ticket, wrapped: Callable[..., Any], _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one awaited request."""
     request = args[0] if args else kwargs["request"]
     with ticket.attempt() as ended, _Swapped(request, ticket.secret):

@@ -101,16 +101,12 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoi
     return Outgoing(call, credential=_credential(lowered.get("authorization", "")), ask=ask)
 
 
-def send(
-    ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run Stripe's own retry loop, with each attempt seen."""
     return _unbound(wrapped)(_Watched(instance, ticket), *args, **kwargs)
 
 
-async def asend(
-    ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run Stripe's own async retry loop, with each attempt seen."""
     return await _unbound(wrapped)(_Watched(instance, ticket), *args, **kwargs)
 

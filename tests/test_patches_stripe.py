@@ -1,0 +1,319 @@
+"""The Stripe seams, through the real SDK over real HTTP: each style once, each attempt seen, nothing changed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import stripe
+from stripe import _http_client
+
+import keyguard
+from keyguard import context, patches
+from keyguard.errors import Refused
+from keyguard.patches import Outgoing
+from tests.support_stripe_server import StripeServer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+
+class Recorder:
+    """A handler that lets everything pass under a ticket, and keeps what it saw; or refuses."""
+
+    def __init__(self, refusal: Exception | None = None, secret: str | None = None) -> None:
+        self.seen: list[Outgoing] = []
+        self.tickets: list[context.Ticket] = []
+        self.refusal, self.secret = refusal, secret
+
+    def _ticket(self, outgoing: Outgoing) -> context.Ticket:
+        self.seen.append(outgoing)
+        if self.refusal is not None:
+            raise self.refusal
+        ticket = context.Ticket(outgoing.call)
+        ticket.idempotent, ticket.secret = True, self.secret
+        self.tickets.append(ticket)
+        return ticket
+
+    def handle(self, outgoing: Outgoing, send: Callable[[context.Ticket], Any]) -> Any:
+        """Pass one blocking call."""
+        ticket = self._ticket(outgoing)
+        with context.under(ticket):
+            return send(ticket)
+
+    async def ahandle(self, outgoing: Outgoing, send: Callable[[context.Ticket], Awaitable[Any]]) -> Any:
+        """Pass one awaited call."""
+        ticket = self._ticket(outgoing)
+        with context.under(ticket):
+            return await send(ticket)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StripeServer]:
+    """Point the SDK at a loopback Stripe, without waiting between its retries."""
+    with StripeServer() as found:
+        monkeypatch.setattr(stripe, "api_base", found.url)
+        monkeypatch.setattr(stripe, "api_key", "sk_test_12345")
+        monkeypatch.setattr(stripe, "default_http_client", None)
+        monkeypatch.setattr(stripe, "max_network_retries", 2)
+        monkeypatch.setattr(_http_client.HTTPClient, "INITIAL_DELAY", 0)
+        monkeypatch.setattr(_http_client.HTTPClient, "MAX_DELAY", 0)
+        yield found
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    """Arm the seams with a handler that records."""
+    found = Recorder()
+    patches.arm()
+    context.set_handler(found)
+    yield found
+    context.set_handler(None)
+    patches.disarm()
+
+
+def _client(server: StripeServer, **options: Any) -> stripe.StripeClient:
+    return stripe.StripeClient("sk_test_12345", base_addresses={"api": server.url, "files": server.url}, **options)
+
+
+class _Custom(stripe.HTTPClient):
+    """A user's own client: answers from memory."""
+
+    name = "custom"
+
+    def request(self, method: str, url: str, headers: Any, post_data: Any = None, **_: Any) -> Any:
+        """Answer without a wire."""
+        return '{"id": "pi_1", "object": "payment_intent"}', 200, {"Request-Id": "req_1"}
+
+
+STYLES: dict[str, Callable[[StripeServer], Any]] = {
+    "module": lambda _: stripe.PaymentIntent.create(amount=100, currency="usd"),
+    "instance": lambda _: stripe.PaymentIntent.construct_from({"id": "pi_1"}, "sk_test_12345").confirm(),
+    "client v1": lambda server: _client(server).v1.payment_intents.create({"amount": 100, "currency": "usd"}),
+    "raw_request": lambda server: _client(server).raw_request("post", "/v1/payment_intents", amount=100, currency="usd"),
+    "save": lambda _: stripe.Customer.modify("cus_1", name="x"),
+    "list": lambda _: list(stripe.PaymentIntent.list().auto_paging_iter()),
+    "requests": lambda server: _client(server, http_client=stripe.RequestsClient()).v1.customers.retrieve("cus_1"),
+    "urllib": lambda server: _client(server, http_client=stripe.UrllibClient()).v1.customers.retrieve("cus_1"),
+    "httpx": lambda server: _client(server, http_client=stripe.HTTPXClient(allow_sync_methods=True)).v1.customers.retrieve("cus_1"),
+    "async": lambda _: asyncio.run(stripe.PaymentIntent.create_async(amount=100, currency="usd")),
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_each_style_passes_once_with_each_attempt_seen(server: StripeServer, recorder: Recorder, style: str) -> None:
+    """One logical call is one handle(), and as many attempts as the wire saw."""
+    STYLES[style](server)
+
+    assert len(recorder.seen) == 1
+    assert [ticket.begun for ticket in recorder.tickets] == [len(server.requests)] == [1]
+    assert recorder.tickets[0].attempts[0].reply is not None
+    assert recorder.tickets[0].attempts[0].reply.status == 200
+
+
+def test_a_stream_is_one_call_whose_body_stays_the_callers(server: StripeServer, recorder: Recorder) -> None:
+    """A streamed file is guarded as a call; its body is not read by keyguard."""
+    requestor = stripe._api_requestor._APIRequestor._global_instance()  # noqa: SLF001 -- the public way needs a quote object
+    response = requestor.request_stream("get", "/v1/quotes/qt_1/pdf", base_address="api")
+
+    assert len(recorder.seen) == 1
+    assert recorder.tickets[0].attempts[0].reply is not None
+    assert recorder.tickets[0].attempts[0].reply.body is None
+    assert b"list" in response.io.read()
+
+
+def test_a_custom_client_of_the_base_class_is_guarded(recorder: Recorder) -> None:
+    """A subclass of stripe.HTTPClient that overrides request() passes the seam."""
+    client = stripe.StripeClient("sk_test_12345", http_client=_Custom())
+    intent = client.v1.payment_intents.create({"amount": 100, "currency": "usd"})
+
+    assert intent.id == "pi_1"
+    assert [ticket.begun for ticket in recorder.tickets] == [1]
+
+
+def test_a_client_that_bypasses_the_base_class_is_refused(recorder: Recorder) -> None:
+    """Overriding the retry methods, or duck typing, cannot be guarded: a clear error, nothing sent."""
+
+    class Bypassing(_Custom):
+        def request_with_retries(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+            return self.request(*args[:4])
+
+    class Duck:
+        name = "duck"
+
+        def request_with_retries(self, *_: Any, **__: Any) -> Any:
+            return '{"id": "pi_1", "object": "payment_intent"}', 200, {}
+
+    for client in (Bypassing(), Duck()):
+        with pytest.raises(keyguard.ConfigurationError, match=type(client).__name__):
+            stripe.StripeClient("sk_test_12345", http_client=client).v1.payment_intents.create({"amount": 1, "currency": "usd"})  # type: ignore[arg-type]
+
+    assert recorder.seen == []
+
+
+def test_the_sdks_retries_are_attempts_of_one_ticket(server: StripeServer, recorder: Recorder) -> None:
+    """Two 500s and a 200 under max_network_retries=2: one call, three attempts, one idempotency key."""
+    server.statuses = [500, 500]
+    stripe.PaymentIntent.create(amount=100, currency="usd", confirm=True)
+    statuses = [attempt.reply.status for attempt in recorder.tickets[0].attempts if attempt.reply]
+
+    assert len(recorder.seen) == 1
+    assert statuses == [500, 500, 200]
+    assert len({headers["Idempotency-Key"] for _, _, headers in server.requests}) == 1
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_refusal_reaches_the_caller_as_itself_unretried(server: StripeServer, style: str) -> None:
+    """The handler's exception is the caller's, the same object, without a cause; the server hears nothing."""
+    refusal = Refused("no")
+    recorder = Recorder(refusal)
+    patches.arm()
+    context.set_handler(recorder)
+    try:
+        with pytest.raises(Refused) as caught:
+            STYLES[style](server)
+    finally:
+        context.set_handler(None)
+        patches.disarm()
+
+    assert caught.value is refusal
+    assert caught.value.__cause__ is None
+    assert len(recorder.seen) == 1
+    assert server.requests == []
+
+
+def test_what_the_vendor_will_see_is_what_was_read(server: StripeServer, recorder: Recorder) -> None:
+    """Method, path, form, account, key and credential are read from the final request."""
+    stripe.PaymentIntent.create(amount=100, currency="usd", metadata={"a": "b"}, stripe_account="acct_1", idempotency_key="k1")
+    stripe.Customer.list(limit=3)
+    first, second = recorder.seen[0], recorder.seen[1]
+
+    assert (first.call.vendor, first.call.method, first.call.path) == ("stripe", "POST", "/v1/payment_intents")
+    assert dict(first.call.body or ()) == {"amount": "100", "currency": "usd", "metadata[a]": "b"}
+    assert (first.call.account, first.call.idempotency_key, first.credential) == ("acct_1", "k1", "sk_test_12345")
+    assert (first.call.scheme, first.call.host) == ("http", server.host)
+    assert (second.call.method, second.call.query) == ("GET", (("limit", "3"),))
+    assert "sk_test_12345" not in repr(first)
+
+
+def test_a_base_with_a_prefix_leaves_the_vendors_path(server: StripeServer, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind `https://proxy/stripe` the vendor's path begins at its version."""
+    monkeypatch.setattr(stripe, "api_base", f"{server.url}/stripe")
+    stripe.Customer.retrieve("cus_1")
+
+    assert recorder.seen[0].call.path == "/v1/customers/cus_1"
+    assert server.requests[0][1] == "/stripe/v1/customers/cus_1"
+
+
+def test_bodies_that_are_no_forms_are_not_read(server: StripeServer, recorder: Recorder) -> None:
+    """JSON of /v2 and multipart uploads have no pairs."""
+    with contextlib.suppress(stripe.StripeError):
+        _client(server).raw_request("post", "/v2/core/event_destinations", name="x")
+    with contextlib.suppress(stripe.StripeError, TypeError, AttributeError):
+        _client(server).v1.files.create({"purpose": "dispute_evidence", "file": b"x"})  # type: ignore[typeddict-item]
+
+    assert [outgoing.call.body for outgoing in recorder.seen] == [None, None]
+
+
+def test_a_basic_credential_is_its_user(server: StripeServer, recorder: Recorder) -> None:
+    """`Authorization: Basic base64(key:)` carries the key as its user; what cannot be decoded is no credential."""
+    for header in ("Basic c2tfdGVzdF85Og==", "Basic !!", "Nonsense"):
+        with contextlib.suppress(stripe.StripeError):
+            _client(server).raw_request("get", "/v1/customers", headers={"Authorization": header})
+
+    assert [outgoing.credential for outgoing in recorder.seen] == ["sk_test_9", "", ""]
+
+
+def test_the_secret_replaces_the_token_on_the_wire_only(server: StripeServer) -> None:
+    """With a secret on the ticket each attempt carries it, and the SDK's own headers keep the token."""
+    recorder = Recorder(secret="sk_test_real")  # noqa: S106 -- a test's secret
+    patches.arm()
+    context.set_handler(recorder)
+    try:
+        intent = stripe.PaymentIntent.create(amount=100, currency="usd", api_key="vault_key_x")
+    finally:
+        context.set_handler(None)
+        patches.disarm()
+
+    assert server.requests[0][2]["Authorization"] == "Bearer sk_test_real"
+    assert recorder.seen[0].credential == "vault_key_x"
+    assert "sk_test_real" not in repr(intent.__dict__)
+
+
+def test_ask_reads_with_the_same_client_unseen_by_the_seams(server: StripeServer, recorder: Recorder) -> None:
+    """A quote read goes to the same base with the same credentials, and is no call of its own."""
+    stripe.PaymentIntent.create(amount=100, currency="usd", stripe_account="acct_1")
+    ask = recorder.seen[0].ask
+    assert ask is not None
+    with context.own_traffic():
+        reply = ask("/v1/payment_intents/pi_1", "sk_test_real")
+    method, path, headers = server.requests[-1]
+
+    assert (reply.status, method, path) == (200, "GET", "/v1/payment_intents/pi_1")
+    assert (headers["Authorization"], headers["Stripe-Account"]) == ("Bearer sk_test_real", "acct_1")
+    assert "Idempotency-Key" not in headers
+    assert len(recorder.seen) == 1
+
+
+@pytest.mark.parametrize("client", [stripe.RequestsClient, stripe.UrllibClient, lambda: stripe.HTTPXClient(allow_sync_methods=True)])
+def test_a_refused_connection_is_proven_unsent(recorder: Recorder, client: Callable[[], Any]) -> None:
+    """Nobody listens: each HTTP library's error proves that nothing left, although Stripe's own class does not say so."""
+    found = stripe.StripeClient("sk_test_12345", base_addresses={"api": "http://127.0.0.1:9"}, http_client=client(), max_network_retries=0)
+    with pytest.raises(stripe.APIConnectionError):
+        found.v1.customers.retrieve("cus_1")
+
+    assert [attempt.unsent for attempt in recorder.tickets[0].attempts] == [True]
+
+
+@pytest.mark.parametrize("client", [stripe.RequestsClient, stripe.UrllibClient, lambda: stripe.HTTPXClient(allow_sync_methods=True)])
+def test_an_answer_that_never_came_is_not_proven_unsent(server: StripeServer, recorder: Recorder, client: Callable[[], Any]) -> None:
+    """The server executed and hung up: no library's error is taken for proof."""
+    server.drop_answers = True
+    found = _client(server, http_client=client(), max_network_retries=0)
+    with pytest.raises(stripe.APIConnectionError):
+        found.v1.payment_intents.create({"amount": 100, "currency": "usd", "confirm": True})
+
+    assert server.total == 100
+    assert [attempt.unsent for attempt in recorder.tickets[0].attempts] == [False]
+
+
+def test_an_async_refused_connection_is_proven_unsent(recorder: Recorder) -> None:
+    """The async client's attempts are classified alike."""
+    client = stripe.StripeClient("sk_test_12345", base_addresses={"api": "http://127.0.0.1:9"}, max_network_retries=0)
+    with pytest.raises(stripe.APIConnectionError):
+        asyncio.run(client.v1.customers.retrieve_async("cus_1"))
+
+    assert [attempt.unsent for attempt in recorder.tickets[0].attempts] == [True]
+
+
+def test_an_exception_nobody_classified_leaves_the_attempt_open(recorder: Recorder) -> None:
+    """A KeyboardInterrupt in the middle of an attempt is no ending: begun stays above what ended."""
+
+    class Interrupted(_Custom):
+        def request(self, *_: Any, **__: Any) -> Any:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stripe.StripeClient("sk_test_12345", http_client=Interrupted()).v1.customers.retrieve("cus_1")
+
+    assert (recorder.tickets[0].begun, recorder.tickets[0].attempts) == (1, [])
+
+
+def test_async_calls_are_charged_once_through_the_whole_guard(server: StripeServer, tmp_path: Any) -> None:
+    """Stripe's async client rides on httpx, whose seam stays silent under Stripe's: one reservation a call, exact cap."""
+
+    async def main() -> list[Any]:
+        calls = [stripe.PaymentIntent.create_async(amount=100, currency="usd", confirm=True) for _ in range(20)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    with keyguard.run("run-1"):
+        installed = keyguard.install(f"sqlite:///{tmp_path}/l.db", run_usd_cap=10)
+        results = asyncio.run(main())
+        usage = installed.usage()
+    keyguard.uninstall()
+
+    assert server.total == 1000
+    assert sum(isinstance(result, keyguard.SpendCapExceeded) for result in results) == 10
+    assert (usage.spent, usage.held, usage.doubt, usage.calls) == (10_000_000, 0, 0, 10)
