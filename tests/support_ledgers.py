@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keyguard.ledgers.sqlite import SqliteLedger
-from keyguard.testing.ledger_contract import LedgerPlace
+
+# The public name is in ledger_contract, which would cost each worker process the import of pytest and hypothesis.
+from keyguard.testing._place import LedgerPlace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,6 +32,7 @@ class SqliteFile(LedgerPlace):
 
     @property
     def steps(self) -> Mapping[str, tuple[str, ...]]:
+        """Every step, which both operations pass."""
         every = ("queued", "locked", "begun", "written", "committed", "unlocked", "synced", "answered")
         return {"reserve": every, "close": every}
 

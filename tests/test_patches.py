@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import stripe
+import stripe._api_requestor
 import wrapt
 
 from keyguard import context, patches

@@ -113,9 +113,7 @@ def _outgoing(instance: Any, request: Any, vendor: str) -> Outgoing:
 
 def _library_of(instance: Any) -> Any:
     """Return the library that a client's class comes from, whatever it was subclassed to."""
-    base = next(
-        base for base in type(instance).__mro__ if base.__name__ in {"Client", "AsyncClient"} and base.__module__.endswith("._client")
-    )
+    base = next(base for base in type(instance).__mro__ if "_send_single_request" in vars(base))
     return sys.modules[base.__module__.partition(".")[0]]
 
 

@@ -1,53 +1,23 @@
-"""What the parts of the ledger contract suite share: the place of a ledger, a settable clock, the fixtures."""
+"""What the parts of the ledger contract suite share: a settable clock and the fixtures."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import pytest
 
-from keyguard.ledgers import open_ledger
 from keyguard.testing._till import Till, open_till
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from keyguard.ledgers import Durability, Ledger
+    from keyguard.ledgers import Ledger
+    from keyguard.testing._place import LedgerPlace
 
 DAY = 86_400.0
 NOON = 20_000 * DAY + DAY / 2  # noon UTC of day 20 000, 2024-10-04: far enough from either midnight
-
-
-class LedgerPlace(ABC):
-    """
-    An empty place for the data of one ledger; the suite makes one for each test and each hypothesis example.
-
-    Attributes:
-        shared: Another process can open `url()` and finds the same data.
-        durability: What the ledger is opened with.
-        opener: `module:function` that a crash worker calls with (url, durability, on_step); `on_step`
-            takes the name of a step inside the ledger.
-        steps: Names of those steps, by operation (`reserve`, `close`), that every such operation passes.
-    """
-
-    shared: ClassVar[bool] = True
-    durability: Durability = "process"
-    opener: ClassVar[str] = "keyguard.testing._crash:open_plainly"
-    steps: Mapping[str, tuple[str, ...]] = {}
-
-    @abstractmethod
-    def url(self) -> str:
-        """Return the URL of the place's ledger, good in another process where `shared`."""
-
-    def open(self, clock: Callable[[], float] | None = None) -> Ledger:
-        """Return a new handle on the place's data; a ledger that lives in one object returns that object again."""
-        return open_ledger(self.url(), durability=self.durability, clock=clock)
-
-    def clear(self) -> None:
-        """Remove the data; called once, when no handle is in use any more."""
 
 
 @dataclass(slots=True)

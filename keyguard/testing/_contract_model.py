@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from keyguard.ledgers import Ledger
     from keyguard.model import Receipt
-    from keyguard.testing._contract_base import LedgerPlace
+    from keyguard.testing._place import LedgerPlace
 
 RUNS = ("run-a", "run-b")
 DAY_CAP = 120

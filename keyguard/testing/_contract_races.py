@@ -21,7 +21,7 @@ from keyguard.testing._till import Till, open_till, parts
 
 if TYPE_CHECKING:
     from keyguard.ledgers import Ledger
-    from keyguard.testing._contract_base import LedgerPlace
+    from keyguard.testing._place import LedgerPlace
 
 THREADS = 32
 PROCESSES = 8

@@ -76,6 +76,10 @@ class Plan:
         ledger: Ledger = getattr(importlib.import_module(module), name)(self.url, self.durability, on_step)
         return ledger
 
+    def load(self) -> None:
+        """Import what `open` needs, so that forked workers need not."""
+        importlib.import_module(self.opener.partition(":")[0])
+
 
 def open_plainly(url: str, durability: Durability, _on_step: Callable[[str], None]) -> Ledger:
     """Open a ledger by its URL; its inner steps stay unseen."""
@@ -185,6 +189,7 @@ class Campaign:
 
     def run(self) -> dict[str, Any]:
         """Kill every planned victim; returns the histogram and the workers that failed by themselves."""
+        self.plan.load()
         own = [("own", step) for step in OWN_STEPS]
         targets = [*own, *((operation, step) for operation, steps in self.plan.steps.items() for step in steps)] * self.plan.kills
         self.rng.shuffle(targets)

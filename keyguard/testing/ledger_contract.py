@@ -15,12 +15,12 @@ marker `slow` for the long forms. `keyguard` itself never imports this.
 
 from __future__ import annotations
 
-from keyguard.testing._contract_base import LedgerPlace
 from keyguard.testing._contract_keys import IssueContract, RaiseContract, RevokeContract
 from keyguard.testing._contract_model import MachineContract
 from keyguard.testing._contract_money import CallsAndDaysContract, MoneyContract
 from keyguard.testing._contract_objects import FactContract, IntentContract, WindowContract
 from keyguard.testing._contract_races import CrashContract, RaceContract
+from keyguard.testing._place import LedgerPlace
 
 __all__ = ["LedgerContract", "LedgerPlace"]
 
