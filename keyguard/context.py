@@ -140,8 +140,13 @@ def _silent(_: Attempt) -> None:
 class Handler(Protocol):
     """What a seam hands a call to while keyguard is armed (keyguard.handler)."""
 
-    def handle(self, outgoing: Any, send: Callable[[Ticket], Any]) -> Any: ...
-    async def ahandle(self, outgoing: Any, send: Callable[[Ticket], Any]) -> Any: ...
+    def handle(self, outgoing: Any, send: Callable[[Ticket], Any]) -> Any:
+        """Guard one sync call; `send` performs it."""
+        ...
+
+    async def ahandle(self, outgoing: Any, send: Callable[[Ticket], Any]) -> Any:
+        """Guard one async call; what `send` returns is awaited."""
+        ...
 
 
 @dataclass(slots=True)
@@ -246,7 +251,7 @@ def named_run(run: RunRef) -> Iterator[RunRef]:
 @contextmanager
 def own_traffic() -> Iterator[None]:
     """Mark the block's requests as keyguard's own."""
-    token = _own_traffic.set(True)  # noqa: FBT003 -- ContextVar.set takes the value
+    token = _own_traffic.set(True)
     try:
         yield
     finally:

@@ -185,9 +185,7 @@ def _tolerate(key: VaultKey, error: Refused | BackendError, ticket: Ticket) -> N
     _logger.warning("observe mode: enforcing would have stopped this call: %s", error)
 
 
-def _decide(
-    ticket: Ticket, vendor: Vendor, key: VaultKey, new_id: Callable[[], str], identity: Identify
-) -> Generator[Step, Any, Order]:
+def _decide(ticket: Ticket, vendor: Vendor, key: VaultKey, new_id: Callable[[], str], identity: Identify) -> Generator[Step, Any, Order]:
     """Run the pure rules and the quote; a refusal is audited before it is raised."""
     operation, quote = Operation("unknown", known=False), Quote(0)
     try:
@@ -212,9 +210,7 @@ def _audit_refusal(order: Order, error: Refused) -> Generator[Step, Any, None]:
         _logger.warning("a refusal could not be audited: %s", unavailable)
 
 
-def _quote(
-    ticket: Ticket, vendor: Vendor, key: VaultKey, operation: Operation, new_id: Callable[[], str]
-) -> Generator[Step, Any, Quote]:
+def _quote(ticket: Ticket, vendor: Vendor, key: VaultKey, operation: Operation, new_id: Callable[[], str]) -> Generator[Step, Any, Quote]:
     """Drive the plug's quote: its questions become steps."""
     if not operation.known:
         return policy.unpriced_quote(key, operation)
@@ -286,7 +282,7 @@ def _close(ticket: Ticket, closing: Closing | None) -> Generator[Step, Any, None
     except GeneratorExit:
         raise
     except BackendError as error:
-        _logger.error(
+        _logger.error(  # noqa: TRY400 -- the ledger's own message says it all
             "the ledger could not close reservation %s (%s): it stays counted and is closed at the next guarded call. %s",
             closing.reservation_id, closing.outcome.ending, error,
         )  # fmt: skip

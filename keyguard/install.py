@@ -116,8 +116,7 @@ def install(
         run = context.current_run() or _run_of_environment()
         backend = _armed.open(url)
         _arm()
-        found = _install_process(backend, asked) if run is None else _install_run(backend, asked, run)
-    return found
+        return _install_process(backend, asked) if run is None else _install_run(backend, asked, run)
 
 
 def _install_run(backend: Backend, asked: Policy, run: context.RunRef) -> Installation:
@@ -202,7 +201,7 @@ def _watch_prefect() -> None:
 
 
 def _activate_prefect(_module: Any) -> None:
-    from keyguard import prefect  # noqa: PLC0415 -- rung 6, loaded only where Prefect is
+    from keyguard import prefect
 
     prefect.activate()
     prefect.mark_root()
@@ -254,7 +253,7 @@ def use(key: VaultKey) -> Iterator[VaultKey]:
 @contextmanager
 def run(id: str, *, name: str = "") -> Iterator[context.RunRef]:  # noqa: A002 -- the public keyword is `id`
     """Name the run that the block belongs to, outside an orchestrator."""
-    if not id or "\n" in id or len(id) > 200:  # noqa: PLR2004 -- as long as a policy's name may be
+    if not id or "\n" in id or len(id) > 200:
         raise ConfigurationError(f"expected a run id of 1 to 200 characters on one line, got {id!r}")
     with context.named_run(context.RunRef(id, "keyguard", name=name)) as named:
         yield named

@@ -425,9 +425,7 @@ class Order:
     identity: str = ""
 
 
-Reason = Literal[
-    "", "cap_exceeded", "revoked", "closed", "expired", "unknown_key", "stale", "duplicate", "conflict"
-]
+Reason = Literal["", "cap_exceeded", "revoked", "closed", "expired", "unknown_key", "stale", "duplicate", "conflict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,7 +436,8 @@ class Decision:
     Attributes:
         granted: Whether the call may leave.
         reason: Why not. `stale` = the key changed since it was read: read it again and redo.
-        scope: Which budget refused; with its `cap`, `spent`, `held`, `doubt` and what was `requested` (micro-USD, or calls where `unit` is `call`).
+        scope: Which budget refused; with its `cap`, `spent`, `held`, `doubt` and what was `requested`
+            (micro-USD, or calls where `unit` is `call`).
         resets_at: POSIX seconds when a day budget opens again; None for the others.
         held_amount: What was held in all, an adopted hold included.
         adopted: The part of it that an earlier hold gave.
@@ -486,7 +485,6 @@ class Receipt:
         found: False = no such reservation (a reserve that never committed).
         spent, held, doubt: The reservation's own parts.
         overrun: How far the vendor's truth went above the hold.
-        limit, remaining: The run's cap and what is left of it; None without a cap.
     """
 
     reservation_id: str
@@ -495,8 +493,6 @@ class Receipt:
     held: Money = 0
     doubt: Money = 0
     overrun: Money = 0
-    limit: Money | None = None
-    remaining: Money | None = None
 
 
 @dataclass(frozen=True, slots=True)

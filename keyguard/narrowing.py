@@ -35,7 +35,9 @@ def narrowed(force: Policy, asked: Policy, again: Policy, *, is_raised: bool) ->
     changes: dict[str, Any] = {}
     warnings: list[str] = []
     for field in _CAPS:
-        _least(field, force, again, changes, warnings, is_fixed=is_raised and field == "run_usd_cap" and again.run_usd_cap != asked.run_usd_cap)
+        _least(
+            field, force, again, changes, warnings, is_fixed=is_raised and field == "run_usd_cap" and again.run_usd_cap != asked.run_usd_cap
+        )
     if is_raised:
         changes.pop("run_usd_cap", None)
     _fewest_endpoints(force, again, changes, warnings)
@@ -80,8 +82,8 @@ def _strictest(force: Policy, again: Policy, changes: dict[str, Any], warnings: 
             warnings.append(_ignored(field, old, new, "a later install cannot widen"))
 
 
-def _mode_width(mode: str) -> int:
-    return int(mode == "observe")
+def _mode_width(mode: str) -> tuple[int, int]:
+    return (int(mode == "observe"), 0)
 
 
 def _unpriced_width(unpriced: str | int) -> tuple[int, int]:

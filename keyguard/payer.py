@@ -78,7 +78,6 @@ class Armed:
         return key, is_new
 
 
-
 def finder_for(armed: Armed, outgoing: Outgoing) -> Finder:
     """Make the function that finds a call's payer; the ticket learns backend, key, run and secret."""
 

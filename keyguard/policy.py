@@ -152,7 +152,7 @@ def revoked(key: VaultKey, operation: Operation, state: str) -> KeyRevoked:
 
 
 def _cap_message(decision: Decision, key: VaultKey, operation: Operation, remaining: int) -> str:
-    amount = show if decision.unit == "usd" else lambda count: f"{count} calls"
+    amount = show if decision.unit == "usd" else "{} calls".format
     kind = decision.scope.partition(":")[0]
     name, remedy = {
         "policy": (f"daily_usd_cap of policy {key.policy_name!r}", "raise daily_usd_cap in the policy"),

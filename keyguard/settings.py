@@ -104,7 +104,8 @@ def _validated(fields: Mapping[str, Any]) -> Policy:
 
 def _from_file(path: Path) -> Mapping[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return found
     except FileNotFoundError:
         raise ConfigurationError(f"policy file {str(path)!r} does not exist (looked from {str(Path.cwd())!r})") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

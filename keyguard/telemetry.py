@@ -115,9 +115,9 @@ def _money(ticket: Ticket) -> dict[str, Any]:
     if ticket.decision is not None and ticket.decision.granted:
         found[RESERVATION_ID] = ticket.closing.reservation_id if ticket.closing is not None else ticket.reservation_id
         found[RESERVATION_AMOUNT] = to_usd(ticket.decision.held_amount)
-    figures = ticket.receipt or ticket.decision
-    if figures is not None and figures.limit is not None and figures.remaining is not None:
-        found[BUDGET_LIMIT], found[BUDGET_REMAINING] = to_usd(figures.limit), to_usd(figures.remaining)
+    decision = ticket.decision
+    if decision is not None and decision.limit is not None and decision.remaining is not None:
+        found[BUDGET_LIMIT], found[BUDGET_REMAINING] = to_usd(decision.limit), to_usd(decision.remaining)
     if ticket.outcome is not None and ticket.receipt is not None:
         receipt, is_doubt = ticket.receipt, ticket.outcome.ending == "doubt"
         found[OUTCOME] = "in_doubt" if is_doubt else ticket.outcome.ending
@@ -143,7 +143,7 @@ def _set_status(current: Span, ticket: Ticket, raised: BaseException | None) -> 
     if isinstance(raised, KeyguardError):
         current.set_attribute(ERROR_TYPE, raised.reason)
         current.set_status(Status(StatusCode.ERROR, raised.reason))
-    elif raised is not None or status >= 400:  # noqa: PLR2004 -- HTTP's first error status
+    elif raised is not None or status >= 400:
         current.set_attribute(ERROR_TYPE, type(raised).__qualname__ if raised is not None else str(status))
         current.set_status(Status(StatusCode.ERROR))
 

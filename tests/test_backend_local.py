@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from keyguard import context
 from keyguard.errors import LedgerUnavailable
 from keyguard.guard import Send
 from keyguard.model import Policy
 from tests.support_guard import CENT, World, create_call
+
+if TYPE_CHECKING:
+    from keyguard import context
 
 
 def _reserved(world: World) -> tuple[context.Ticket, Any]:
@@ -83,7 +83,7 @@ def test_a_ledger_that_stays_away_keeps_the_hold_counted() -> None:
         def close(self, _closing: Any) -> Any:
             raise LedgerUnavailable("away")
 
-    world.backend.ledger = _Away()  # type: ignore[assignment]
+    world.backend.ledger = _Away()
     world.backend.sweep()
     away = real.usage("run:run-1")
     world.backend.ledger = real
@@ -98,7 +98,7 @@ def test_many_open_tickets_are_not_looked_at_before_every_reserve() -> None:
     """Above 64 open tickets the sweep waits a tenth of a second of the backend's clock; usage() always sweeps."""
     world = World({"run_usd_cap": 100_000})
     clock = [0.0]
-    world.backend._monotonic = lambda: clock[0]  # noqa: SLF001 -- the clock is an argument; the world made the backend
+    world.backend._monotonic = lambda: clock[0]
     flows = [_reserved(world) for _ in range(70)]
     world.backend.sweep(always=True)
     for _, flow in flows[:60]:
@@ -124,7 +124,7 @@ def test_a_forked_child_never_settles_its_parents_tickets() -> None:
     if not child:
         flow.close()
         world.backend.sweep(always=True)
-        os._exit(len(world.backend._open))  # noqa: SLF001 -- what the child still holds is its exit code
+        os._exit(len(world.backend._open))
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     assert status == 0
@@ -163,7 +163,7 @@ def test_raising_through_the_backend_is_remembered() -> None:
 def test_issuing_again_gives_the_same_key() -> None:
     """The backend passes the ledger's answer on, warnings included."""
     world = World()
-    same, warnings = world.backend.issue(Policy(name="p", run_usd_cap=10**9), "run-1")  # type: ignore[arg-type]
+    same, warnings = world.backend.issue(Policy(name="p", run_usd_cap=10**9), "run-1")
 
     assert same.key_id == world.key.key_id
     assert warnings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import re
 from typing import TYPE_CHECKING, Any, cast
@@ -100,7 +101,7 @@ def test_says_what_it_is(cls: type[KeyguardError]) -> None:
 @every_class
 def test_fields_are_declared(cls: type[KeyguardError]) -> None:
     """Every field has a type that checkers can see, its own or inherited."""
-    declared = {name for base in cls.__mro__ for name in base.__dict__.get("__annotations__", {})}
+    declared = {name for base in cls.__mro__ for name in inspect.get_annotations(base)}
 
     assert set(cls._fields) <= declared
     assert len(set(cls._fields)) == len(cls._fields)

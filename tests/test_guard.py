@@ -18,7 +18,7 @@ from keyguard.errors import (
     SpendCapExceeded,
     UnpricedCall,
 )
-from keyguard.guard import Close, Find, Record, Reserve, Send
+from keyguard.guard import Close, Find, Reserve, Send
 from keyguard.model import Attempt, Call, Decision, Receipt, Reply
 from tests.support_guard import CENT, Injected, Lost, World, create_call, intent
 
@@ -237,7 +237,7 @@ class _Faulty:
 def test_a_ledger_that_cannot_reserve_refuses_the_call() -> None:
     """LedgerUnavailable before the send reaches the caller, and nothing is sent."""
     world = World()
-    world.backend.ledger = _Faulty(world.ledger, "reserve", LedgerUnavailable("disk full"))  # type: ignore[assignment]
+    world.backend.ledger = _Faulty(world.ledger, "reserve", LedgerUnavailable("disk full"))
     with pytest.raises(LedgerUnavailable):
         world.call()
 
@@ -248,7 +248,7 @@ def test_a_ledger_that_cannot_reserve_refuses_the_call() -> None:
 def test_a_ledger_that_cannot_close_never_hides_the_reply() -> None:
     """The reply reaches the caller; the hold stays counted and is settled as known at the next guarded call."""
     world = World()
-    world.backend.ledger = _Faulty(world.ledger, "close", LedgerUnavailable("disk full"))  # type: ignore[assignment]
+    world.backend.ledger = _Faulty(world.ledger, "close", LedgerUnavailable("disk full"))
     reply = world.call()
     before = world.ledger.usage("run:run-1")
     world.call()
@@ -262,7 +262,7 @@ def test_a_ledger_that_cannot_close_never_hides_the_reply() -> None:
 def test_a_ledger_that_cannot_close_never_hides_the_vendors_error() -> None:
     """The vendor's own exception reaches the caller even if the ledger fails after it."""
     world = World()
-    world.backend.ledger = _Faulty(world.ledger, "close", LedgerUnavailable("disk full"))  # type: ignore[assignment]
+    world.backend.ledger = _Faulty(world.ledger, "close", LedgerUnavailable("disk full"))
     with pytest.raises(Lost):
         world.call(world.charges(error=Lost()))
 
@@ -272,7 +272,7 @@ def test_a_ledger_that_cannot_close_never_hides_the_vendors_error() -> None:
 def test_an_exception_injected_into_the_close_reaches_the_caller_and_the_money_is_settled() -> None:
     """A task timeout that strikes while the ledger closes is the caller's own error; the close is done all the same."""
     world = World()
-    world.backend.ledger = _Faulty(world.ledger, "close", Injected())  # type: ignore[assignment]
+    world.backend.ledger = _Faulty(world.ledger, "close", Injected())
     with pytest.raises(Injected):
         world.call()
 
@@ -292,7 +292,7 @@ def test_an_exception_injected_after_the_reserve_gives_the_hold_back() -> None:
             real(order)
             raise Injected
 
-    world.backend.ledger = _Lossy()  # type: ignore[assignment]
+    world.backend.ledger = _Lossy()
     with pytest.raises(Injected):
         world.call()
 
@@ -328,7 +328,7 @@ def test_observe_mode_refuses_nothing_and_books_the_truth(call: Call) -> None:
 def test_observe_mode_goes_on_without_a_ledger() -> None:
     """An unavailable ledger stops no call of an observing key."""
     world = World({"mode": "observe"})
-    world.backend.ledger = _Faulty(world.ledger, "reserve", LedgerUnavailable("gone"))  # type: ignore[assignment]
+    world.backend.ledger = _Faulty(world.ledger, "reserve", LedgerUnavailable("gone"))
     reply = world.call()
 
     assert reply.status == 200
@@ -383,8 +383,8 @@ def test_a_transport_error_of_a_quote_read_reaches_the_caller_as_itself() -> Non
 _TRACED = {
     function.__code__
     for function in (
-        guard.drive, guard.adrive, guard.guarded, guard._perform, guard._aperform, guard._admit, guard._decide,  # noqa: SLF001 -- the lines under test
-        guard._reserve, guard._close, guard.ending, guard._outcomes, guard._combined, guard._order, guard._quote,  # noqa: SLF001 -- the lines under test
+        guard.drive, guard.adrive, guard.guarded, guard._perform, guard._aperform, guard._admit, guard._decide,
+        guard._reserve, guard._close, guard.ending, guard._outcomes, guard._combined, guard._order, guard._quote,
     )
 }  # fmt: skip
 

@@ -139,6 +139,7 @@ def test_the_sdks_own_object_comes_back(vendor: StripeServer, url: str) -> None:
         intent = stripe.PaymentIntent.create(amount=100, currency="usd", confirm=True)
 
     assert type(intent) is stripe.PaymentIntent
+    assert intent.last_response is not None
     assert intent.last_response.headers["Request-Id"] == "req_test"
 
 
@@ -363,7 +364,7 @@ def test_a_second_install_narrows_but_never_widens(vendor: StripeServer, url: st
 
 def test_a_humans_raise_survives_a_resume(vendor: StripeServer, url: str) -> None:
     """raise_cap to $30, then the resumed run installs with its old $10: $30 hold."""
-    from keyguard.ledgers import open_ledger  # noqa: PLC0415 -- only this test plays the human
+    from keyguard.ledgers import open_ledger
 
     with keyguard.run("run-1"):
         keyguard.install(url, run_usd_cap=10)
@@ -416,7 +417,7 @@ def test_a_missing_secret_is_said_before_anything_is_sent(vendor: StripeServer, 
     """A token without the vendor's secret in the environment names the variable."""
     monkeypatch.setenv("KEYGUARD_VENDOR_HOSTS", f"stripe={vendor.host}")
     with keyguard.run("run-1"):
-        installed = keyguard.install(url, run_usd_cap=10, secret="env:MY_STRIPE")  # noqa: S106 -- a variable's name
+        installed = keyguard.install(url, run_usd_cap=10, secret="env:MY_STRIPE")
         monkeypatch.setattr(stripe, "api_key", installed.key.token)
         with pytest.raises(keyguard.ConfigurationError, match="MY_STRIPE"):
             charge(100)
@@ -439,9 +440,9 @@ def test_unknown_tokens_are_refused(vendor: StripeServer, url: str, monkeypatch:
 def test_an_expired_key_is_refused(vendor: StripeServer, tmp_path: Path) -> None:
     """After expires_in the run's key refuses and says how to go on."""
     now = [1_795_000_000.0]
-    from keyguard.backends.local import LocalBackend  # noqa: PLC0415 -- a ledger with a clock of the test
-    from keyguard.install import _armed  # noqa: PLC0415 -- as above
-    from keyguard.ledgers import open_ledger  # noqa: PLC0415 -- as above
+    from keyguard.backends.local import LocalBackend
+    from keyguard.install import _armed
+    from keyguard.ledgers import open_ledger
 
     url = f"sqlite:///{tmp_path}/clock.db"
     _armed.backends[url] = LocalBackend(open_ledger(url, clock=lambda: now[0]))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.support_ledgers import SqliteFile, SqliteMemory
-
 from keyguard.testing.ledger_contract import LedgerContract
+from tests.support_ledgers import SqliteFile, SqliteMemory
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -62,7 +62,7 @@ def test_a_wrapper_over_ours_leaves_us_live_and_stays_after_disarm() -> None:
     patches.disarm()
     with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
         client.get("https://api.stripe.com/v1/customers")
-    httpx.Client._send_single_request = before  # type: ignore[method-assign]  # noqa: SLF001 -- puts the class back as it was
+    httpx.Client._send_single_request = before  # type: ignore[method-assign]
 
     assert live
     assert calls == ["theirs"]
@@ -71,7 +71,7 @@ def test_a_wrapper_over_ours_leaves_us_live_and_stays_after_disarm() -> None:
 def test_a_stripped_wrapper_is_seen_as_gone_and_arming_again_puts_it_back() -> None:
     """Another library's blunt unwrap takes ours away: `live_seams` says so, and arm() repairs it."""
     patches.arm()
-    httpx.Client._send_single_request = vars(httpx.Client)["_send_single_request"].__wrapped__  # type: ignore[method-assign]  # noqa: SLF001 -- what others do
+    httpx.Client._send_single_request = vars(httpx.Client)["_send_single_request"].__wrapped__  # type: ignore[method-assign]
     gone = patches.live_seams()["httpx.sync"]
     patches.arm()
 

@@ -14,11 +14,12 @@ from stripe import _http_client
 import keyguard
 from keyguard import context, patches
 from keyguard.errors import Refused
-from keyguard.patches import Outgoing
 from tests.support_stripe_server import StripeServer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+
+    from keyguard.patches import Outgoing
 
 
 # Stripe's own use of httpx, seen only because warnings are errors here.
@@ -99,7 +100,7 @@ async def _acreate(base: str, count: int = 1) -> list[Any]:
     client = stripe.StripeClient("sk_test_12345", base_addresses={"api": base}, http_client=own, max_network_retries=0)
     calls = [client.v1.payment_intents.create_async({"amount": 100, "currency": "usd", "confirm": True}) for _ in range(count)]
     results = await asyncio.gather(*calls, return_exceptions=True)
-    await own.close_async()
+    await own.close_async()  # type: ignore[no-untyped-call] -- stripe's own
     return list(results)
 
 
@@ -136,7 +137,7 @@ def test_each_style_passes_once_with_each_attempt_seen(server: StripeServer, rec
 
 def test_a_stream_is_one_call_whose_body_stays_the_callers(server: StripeServer, recorder: Recorder) -> None:
     """A streamed file is guarded as a call; its body is not read by keyguard."""
-    requestor = stripe._api_requestor._APIRequestor._global_instance()  # noqa: SLF001 -- the public way needs a quote object
+    requestor = stripe._api_requestor._APIRequestor._global_instance()  # type: ignore[no-untyped-call] -- stripe's own
     response = requestor.request_stream("get", "/v1/quotes/qt_1/pdf", base_address="api")
 
     assert len(recorder.seen) == 1
@@ -158,7 +159,7 @@ def test_a_client_that_bypasses_the_base_class_is_refused(recorder: Recorder) ->
     """Overriding the retry methods, or duck typing, cannot be guarded: a clear error, nothing sent."""
 
     class Bypassing(_Custom):
-        def request_with_retries(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        def request_with_retries(self, *args: Any, **kwargs: Any) -> Any:
             return self.request(*args[:4])
 
     class Duck:
@@ -233,7 +234,7 @@ def test_bodies_that_are_no_forms_are_not_read(server: StripeServer, recorder: R
     with contextlib.suppress(stripe.StripeError):
         _client(server).raw_request("post", "/v2/core/event_destinations", name="x")
     with contextlib.suppress(stripe.StripeError, TypeError, AttributeError):
-        _client(server).v1.files.create({"purpose": "dispute_evidence", "file": b"x"})  # type: ignore[typeddict-item]
+        _client(server).v1.files.create({"purpose": "dispute_evidence", "file": b"x"})
 
     assert [outgoing.call.body for outgoing in recorder.seen] == [None, None]
 
@@ -249,7 +250,7 @@ def test_a_basic_credential_is_its_user(server: StripeServer, recorder: Recorder
 
 def test_the_secret_replaces_the_token_on_the_wire_only(server: StripeServer) -> None:
     """With a secret on the ticket each attempt carries it, and the SDK's own headers keep the token."""
-    recorder = Recorder(secret="sk_test_real")  # noqa: S106 -- a test's secret
+    recorder = Recorder(secret="sk_test_real")
     patches.arm()
     context.set_handler(recorder)
     try:

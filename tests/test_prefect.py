@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextvars
 import inspect
 import logging
@@ -302,7 +303,7 @@ def test_a_refusal_is_found_and_not_retried(data: object) -> None:
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups came with 3.11")
 def test_a_refusal_in_an_exception_group_is_not_retried() -> None:
     """TaskGroups raise groups, and groups nest."""
-    group = BaseExceptionGroup("outer", [ValueError("x"), ExceptionGroup("inner", [SpendCapExceeded("cap")])])  # noqa: F821 -- 3.11
+    group = builtins.BaseExceptionGroup("outer", [ValueError("x"), builtins.ExceptionGroup("inner", [SpendCapExceeded("cap")])])  # type: ignore[attr-defined] -- 3.11
 
     assert retry_unless_refused(None, None, failed(group)) is False
 
@@ -425,7 +426,7 @@ def raised_by(kind: str) -> BaseException:
     """Return the failure that a task of the next test raises."""
     refusal = SpendCapExceeded("run_usd_cap of $500.00 reached")
     if kind == "group":
-        return ExceptionGroup("tasks", [refusal])  # noqa: F821 -- only asked for on 3.11 and later
+        return builtins.ExceptionGroup("tasks", [refusal])  # type: ignore[attr-defined,no-any-return] -- only asked for on 3.11 and later
     if kind == "wrapped":
         return wrapped_by(refusal, explicit=True)
     return refusal if kind == "refused" else ValueError("transient")

@@ -167,7 +167,8 @@ class TestClassify:
         [
             "", "v1/payment_intents", "/", "//v1/payment_intents", "/v1//payment_intents", "/v1/payment_intents/", "/v1/./payment_intents",
             "/v1/customers/../payment_intents", "/v1/customers/%2e%2e/payment_intents", "/v1/customers/.%2E/x", "/v1%2fpayment_intents",
-            "/v1/payment_intents%2Fpi_1", "/v1\\payment_intents", "/v1/x%5Cy", "/v1/x\x00", "/v1/x%00", "/v1/x y", "/v1/x?amount=1", "/v1/x#y",
+            "/v1/payment_intents%2Fpi_1", "/v1\\payment_intents", "/v1/x%5Cy", "/v1/x\x00", "/v1/x%00", "/v1/x y",
+            "/v1/x?amount=1", "/v1/x#y",
         ],
     )  # fmt: skip
     def test_path_tricks_are_malformed(self, path: str, method: str) -> None:
@@ -224,8 +225,10 @@ class TestParameters:
     @pytest.mark.parametrize(
         ("path", "name"),
         [
-            (PI, "amount"), (f"{PI}/pi_1", "amount"), (f"{PI}/pi_1/confirm", "amount_to_confirm"), (f"{PI}/pi_1/capture", "amount_to_capture"),
-            (f"{PI}/pi_1/increment_authorization", "amount"), (CH, "amount"), (f"{CH}/ch_1/capture", "amount"), (f"{CH}/ch_1/refund", "amount"),
+            (PI, "amount"), (f"{PI}/pi_1", "amount"), (f"{PI}/pi_1/confirm", "amount_to_confirm"),
+            (f"{PI}/pi_1/capture", "amount_to_capture"),
+            (f"{PI}/pi_1/increment_authorization", "amount"), (CH, "amount"), (f"{CH}/ch_1/capture", "amount"),
+            (f"{CH}/ch_1/refund", "amount"),
         ],
     )  # fmt: skip
     def test_every_amount_is_strict(self, path: str, name: str, text: str) -> None:
@@ -343,13 +346,15 @@ class TestQuote:
         ("made", "answer", "expected"),
         [
             (call(f"{PI}/pi_1/confirm"), intent("requires_confirmation"), Quote(2000 * CENT, object_id="pi_1", adopts=True)),
-            (call(f"{PI}/pi_1/confirm", amount_to_confirm="7"), intent("requires_confirmation"), Quote(7 * CENT, object_id="pi_1", adopts=True)),
+            (call(f"{PI}/pi_1/confirm", amount_to_confirm="7"), intent("requires_confirmation"),
+             Quote(7 * CENT, object_id="pi_1", adopts=True)),
             (
                 call(f"{PI}/pi_1/capture"), intent("requires_capture", amount_received=500, amount_capturable=1400),
                 Quote(1400 * CENT, object_id="pi_1", adopts=True, prior=500 * CENT),
             ),
             (call(f"{PI}/pi_1", amount="9"), intent("requires_confirmation"), Quote(9 * CENT, object_id="pi_1", adopts=True)),
-            (call("/v1/refunds", payment_intent="pi_1"), intent(amount_received=1800), Quote(1800 * CENT, "run", "pi_1", prior=1800 * CENT)),
+            (call("/v1/refunds", payment_intent="pi_1"), intent(amount_received=1800),
+             Quote(1800 * CENT, "run", "pi_1", prior=1800 * CENT)),
         ],
     )  # fmt: skip
     def test_unknown_intent_is_asked_for(self, made: Call, answer: dict[str, Any], expected: Quote) -> None:

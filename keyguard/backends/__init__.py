@@ -23,22 +23,48 @@ class Backend(Protocol):
         """Return the run's key (made now or found again) and warnings; see `Ledger.issue`."""
         ...
 
-    def find(self, *, token: str | None = None, key_id: str | None = None, run_id: str | None = None,
-             fresh: bool = False) -> VaultKey | None:
+    def find(
+        self, *, token: str | None = None, key_id: str | None = None, run_id: str | None = None, fresh: bool = False
+    ) -> VaultKey | None:
         """Return a key by one of its names; `fresh` skips what this process remembers."""
         ...
 
-    def revoke(self, *, key_id: str | None = None, run_id: str | None = None, policy: str | None = None,
-               state: Literal["revoked", "closed"] = "revoked", by: str = "") -> int: ...
+    def revoke(
+        self,
+        *,
+        key_id: str | None = None,
+        run_id: str | None = None,
+        policy: str | None = None,
+        state: Literal["revoked", "closed"] = "revoked",
+        by: str = "",
+    ) -> int:
+        """Revoke (or close) keys; returns how many are not active because of the call's target."""
+        ...
 
-    def raise_cap(self, run_id: str, cap: Money, *, by: str) -> VaultKey: ...
+    def raise_cap(self, run_id: str, cap: Money, *, by: str) -> VaultKey:
+        """Set a run's cap by a human's decision; also lowers."""
+        ...
 
     def reserve(self, order: Order, ticket: Ticket) -> Decision:
         """Hold the order's money; the backend remembers the ticket until the close, so that a hold whose ticket died becomes doubt."""
         ...
 
-    def close(self, closing: Closing) -> Receipt: ...
-    def refuse(self, order: Order, reason: str) -> None: ...
-    def recall(self, scope: str, vendor: str, account: str, object_id: str) -> Memory | None: ...
-    def usage(self, scope: str) -> Usage | None: ...
-    def shut(self) -> None: ...
+    def close(self, closing: Closing) -> Receipt:
+        """End a reservation."""
+        ...
+
+    def refuse(self, order: Order, reason: str) -> None:
+        """Audit a refusal that was decided before the ledger was asked."""
+        ...
+
+    def recall(self, scope: str, vendor: str, account: str, object_id: str) -> Memory | None:
+        """Say what the run remembers of a vendor object."""
+        ...
+
+    def usage(self, scope: str) -> Usage | None:
+        """Return a budget's figures; None where the scope is unknown."""
+        ...
+
+    def shut(self) -> None:
+        """Close what the backend holds open; it can be opened again."""
+        ...

@@ -63,7 +63,7 @@ def _compare_buckets(
             for index, part in enumerate((spent, held, doubt, max(0, spent + held + doubt - amount))):
                 found[index] += part
     columns = "id, scope, win, unit, top, loose, spent, held, doubt, overrun, peak"
-    for number, scope, win, unit, top, loose, spent, held, doubt, overrun, peak in db.execute(f"SELECT {columns} FROM bucket"):  # noqa: S608 -- columns of ours
+    for number, scope, win, unit, top, loose, spent, held, doubt, overrun, peak in db.execute(f"SELECT {columns} FROM bucket"):
         name = f"budget {scope} {win}".strip()
         if unit == "call":
             if spent + held != counts.get(number, 0):

@@ -115,7 +115,7 @@ class SqliteLedger:
         with self._open_lock:
             if self._books is None:
                 self._open()
-            assert self._books is not None  # noqa: S101 -- _open sets it or raises
+            assert self._books is not None
             return self._books
 
     def _open(self) -> None:
@@ -145,17 +145,18 @@ class SqliteLedger:
 
     def _set_up(self) -> None:
         db = self._db
-        assert db is not None  # noqa: S101 -- only called by _open
+        assert db is not None
         for pragma in ("trusted_schema=OFF", "mmap_size=0", "synchronous=NORMAL", "foreign_keys=OFF", "cell_size_check=ON"):
             db.execute(f"PRAGMA {pragma}")
         version, application = db.pragma("user_version"), db.pragma("application_id")
-        has_tables = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        has_tables = db.execute("SELECT 1 FROM sqlite_schema").fetchone() is not None
         if has_tables and application != _APPLICATION_ID:
             raise LedgerUnavailable(f"{self._path} is a SQLite database, but not a keyguard ledger; name another file")
         newest = max(self._migrations)
         if version > newest or (version and self._min_writer(db) > newest):
             raise LedgerUnavailable(
-                f"the ledger {self._path} was written by a newer keyguard (schema {version}; this one knows up to {newest}): upgrade keyguard"
+                f"the ledger {self._path} was written by a newer keyguard (schema {version}; this one knows up to {newest}): "
+                "upgrade keyguard"
             )
         if self._path is not None and db.pragma("journal_mode", "wal") != "wal":
             raise LedgerUnavailable(f"the ledger {self._path} cannot use write-ahead logging on this file system")
@@ -386,7 +387,7 @@ def _no_step(_name: str) -> None:
 
 def _after_fork() -> None:
     for handle in tuple(_handles):
-        handle._forked()  # noqa: SLF001 -- same module
+        handle._forked()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- same module
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -49,14 +49,14 @@ class Outgoing:
 class Read(Protocol):
     """Reads a client's arguments; None = not a vendor's host, let it pass."""
 
-    def __call__(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoing | None: ...
+    def __call__(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None: ...
 
 
 class Send(Protocol):
     """Calls the client's own method under a ticket, reporting its attempts; a coroutine function for async seams."""
 
     def __call__(
-        self, ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /
     ) -> Any: ...
 
 
@@ -97,7 +97,9 @@ class Patch(Protocol):
     supported: str
     seams: tuple[Seam, ...]
 
-    def supports(self, installed: str) -> bool: ...
+    def supports(self, installed: str) -> bool:
+        """Say whether this version of the distribution is in the range."""
+        ...
 
 
 def _sync_wrapper(seam: Seam) -> Callable[..., Any]:

@@ -68,8 +68,8 @@ def check(instance: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Non
     first = [next((base for base in own.__mro__ if name in vars(base)), None) for name in _RETRY_METHODS]
     if not isinstance(client, HTTPClient) or any(base is not HTTPClient for base in first if base is not None):
         raise ConfigurationError(
-            f"the Stripe client {own.__module__}.{own.__qualname__} does not send through stripe.HTTPClient's own retry methods, so keyguard "
-            "cannot guard it; nothing was sent. Subclass stripe.HTTPClient and override request() instead."
+            f"the Stripe client {own.__module__}.{own.__qualname__} does not send through stripe.HTTPClient's own retry methods, "
+            "so keyguard cannot guard it; nothing was sent. Subclass stripe.HTTPClient and override request() instead."
         )
 
 
@@ -115,7 +115,7 @@ def _unbound(wrapped: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped.__func__  # type: ignore[attr-defined,no-any-return] # pyright: ignore[reportFunctionMemberAccess] -- a bound method
 
 
-class _Watched(wrapt.ObjectProxy):  # type: ignore[misc,name-defined] # pyright: ignore[reportUntypedBaseClass] -- wrapt has no types
+class _Watched(wrapt.ObjectProxy[Any]):
     """A stand-in for a Stripe HTTP client that reports the attempts of one ticket."""
 
     def __init__(self, client: Any, ticket: context.Ticket) -> None:

@@ -144,7 +144,7 @@ def _ancestors(entered: Any) -> list[Any]:
 
 def _above(entered: Any) -> Any:
     try:
-        token = entered._token
+        token = entered._token  # noqa: SLF001 -- Prefect shows the outer context nowhere else
     except AttributeError:
         _warn_once()
         return None

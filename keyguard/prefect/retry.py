@@ -88,5 +88,5 @@ def _run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:
         from prefect.logging import get_run_logger
 
         return get_run_logger()
-    except Exception:  # noqa: BLE001 -- whatever is wrong with the logger, an error here would read as "do not retry"
+    except Exception:
         return logging.getLogger("keyguard")

@@ -342,6 +342,16 @@ class WindowContract(ContractBase):
         assert day_till.ask(60, object_id=PI).granted
         assert (today(day_till.ledger), parts(day_till.usage)) == ((0, 60, 0), (0, 60, 0))
 
+    def test_refused_confirm_as_the_first_call_of_a_day_leaves_the_day_usable(self, day_till: Till, clock: Clock) -> None:
+        """A refused adoption undoes nothing but itself: what fits afterwards is granted, adopted or new."""
+        day_till.open_intent(PI, 60)
+        clock.now += DAY
+
+        assert not day_till.ask(101, object_id=PI).granted
+        assert day_till.ask(40).granted
+        assert day_till.ask(60, object_id=PI).granted
+        assert today(day_till.ledger) == (0, 100, 0)
+
     def test_months_end_is_a_day_like_any(self, ledger: Ledger, clock: Clock) -> None:
         """The windows of 31 December and 1 January are two."""
         clock.now = 1_735_689_599.0  # 2024-12-31T23:59:59Z

@@ -9,7 +9,6 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +19,8 @@ from keyguard.testing._crash import OWN_STEPS, Plan, race_until_refused
 from keyguard.testing._till import Till, open_till, parts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from keyguard.ledgers import Ledger
     from keyguard.testing._place import LedgerPlace
 
@@ -32,7 +33,7 @@ def _start(what: str) -> subprocess.Popen[str]:
     # The children find what this process finds: the opener of a plug's tests lives beside its tests.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-m", "keyguard.testing._crash", what]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)  # noqa: S603 -- our own module
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def _pipes(child: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
@@ -125,6 +126,7 @@ class CrashContract(ContractBase):
         self.run_campaign(place, tmp_path, 5, capsys)
 
     @pytest.mark.slow
+    @pytest.mark.timeout(900)
     def test_many_killed_workers_leave_true_books(self, place: LedgerPlace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """The same with 25 kills at each step."""
         self.run_campaign(place, tmp_path, 25, capsys)

@@ -248,7 +248,7 @@ class Campaign:
             try:
                 os.close(self.leash_end)
                 Worker(self.plan, number, target, report, self.leash).work()
-            except BaseException as error:  # noqa: BLE001 -- reported on stderr, then the process ends
+            except BaseException as error:  # reported on stderr, then the process ends
                 traceback.print_exception(error)
             finally:
                 sys.stderr.flush()
@@ -267,8 +267,8 @@ def _kill(pid: int, pipe: int) -> int:
 
 def main(what: str) -> None:
     """Run one racer, or one campaign, by the plan on stdin."""
-    fields = json.loads(sys.stdin.readline())
-    plan = Plan(**{**fields, "runs": tuple(fields["runs"])})
+    fields: dict[str, Any] = json.loads(sys.stdin.readline())
+    plan = Plan(**fields)
     if what == "campaign":
         print(json.dumps(Campaign(plan).run()))
         return

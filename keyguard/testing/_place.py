@@ -38,5 +38,5 @@ class LedgerPlace(ABC):
         """Return a new handle on the place's data; a ledger that lives in one object returns that object again."""
         return open_ledger(self.url(), durability=self.durability, clock=clock)
 
-    def clear(self) -> None:
+    def clear(self) -> None:  # noqa: B027 -- most places have nothing to remove
         """Remove the data; called once, when no handle is in use any more."""

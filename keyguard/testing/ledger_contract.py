@@ -9,8 +9,8 @@ The contract that every ledger keeps, as one test class. Whoever writes a ledger
         def ledger_factory(self, folder):
             return MyPlace(folder)
 
-`MyPlace` is a `LedgerPlace`: it says where an empty ledger is. Needs pytest and hypothesis, and the
-marker `slow` for the long forms. `keyguard` itself never imports this.
+`MyPlace` is a `LedgerPlace`: it says where an empty ledger is. Needs pytest, pytest-timeout and
+hypothesis, and the marker `slow` for the long forms. `keyguard` itself never imports this.
 """
 
 from __future__ import annotations

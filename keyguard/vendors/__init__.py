@@ -96,8 +96,8 @@ def vendor_named(name: str) -> Vendor:
         return found
     if name not in known_vendors():
         raise ConfigurationError(f"unknown vendor {name!r}; known: {', '.join(known_vendors())}")
-    found = importlib.import_module(f"{__name__}.{name}").vendor
-    return found
+    ours: Vendor = importlib.import_module(f"{__name__}.{name}").vendor
+    return ours
 
 
 @cache

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from keyguard.errors import MalformedCall, UnpricedCall
-from keyguard.model import Money
 
 if TYPE_CHECKING:
-    from keyguard.model import Call
+    from keyguard.model import Call, Money
 
 MINOR_UNIT = 10_000  # micro-USD of one US cent
 _AMOUNT = re.compile(r"[0-9]{1,8}")
@@ -136,7 +135,7 @@ def parsed(body: bytes | None) -> dict[str, Any]:
     """
     found = json.loads(body or b"")
     if not isinstance(found, dict):
-        raise ValueError("the reply is not a JSON object")  # noqa: TRY004 -- what the vendor sent is a wrong value, not a wrong type of ours
+        raise ValueError("the reply is not a JSON object")
     return cast("dict[str, Any]", found)
 
 

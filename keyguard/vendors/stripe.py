@@ -25,7 +25,7 @@ class Stripe:
 
     name = "stripe"
     hosts = frozenset({"api.stripe.com", "files.stripe.com", "connect.stripe.com", "meter-events.stripe.com"})
-    secret_env = "STRIPE_SECRET_KEY"
+    secret_env = "STRIPE_SECRET_KEY"  # noqa: S105 -- the variable's name
 
     def classify(self, call: Call) -> Operation:
         """
@@ -85,8 +85,8 @@ def _asked(kind: str, object_id: str, reply: Reply) -> Memory:
         fact = replies.intent_fact(body) if kind == "payment_intent" else replies.charge_fact(body, is_final=True)
     except (ValueError, RecursionError) as error:
         raise UnpricedCall(
-            f"the cost of this call depends on {object_id}, which this run does not know and Stripe does not show ({error}); nothing was sent. "
-            "Send the amount with the call, for an object that the same credentials can read."
+            f"the cost of this call depends on {object_id}, which this run does not know and Stripe does not show ({error}); "
+            "nothing was sent. Send the amount with the call, for an object that the same credentials can read."
         ) from None
     return Memory(object_id, spent=fact.spent, held=fact.held, amount=fact.amount, refunded=fact.refunded, status=fact.status)
 

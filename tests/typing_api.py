@@ -1,0 +1,76 @@
+"""The public API as users' code writes it, for type checkers only: never run, checked by mypy and pyright."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import keyguard
+from keyguard import Installation, Policy, SpendCapExceeded, VaultKey
+
+
+def charge(customer: str, *, cents: int) -> float:
+    """Stand for a user's function."""
+    return len(customer) * cents / 100
+
+
+def install_in_every_form() -> None:
+    """Install with fields, a file, a mapping, a policy, and on a ledger of one's own."""
+    one: Installation = keyguard.install(run_usd_cap=500.0, expires_in="4h", allowed_endpoints=["POST /v1/payment_intents"])
+    two: Installation = keyguard.install("sqlite:///ledger.db", policy="billing.toml")
+    three: Installation = keyguard.install(None, policy=Path("billing.toml"), mode="observe")
+    four: Installation = keyguard.install(policy={"run_usd_cap": "19.99"})
+    five: Installation = keyguard.install(policy=Policy.model_validate({"run_usd_cap": 500}))
+    with keyguard.install(max_calls=3) as six:
+        print(one, two, three, four, five, six)
+
+
+def read_an_installation(installed: Installation) -> int | None:
+    """Read figures, the key and the seams."""
+    key: VaultKey = installed.key
+    seams: dict[str, bool] = installed.seams
+    left: int | None = installed.usage().remaining
+    spent: int = installed.usage().spent
+    run: str | None = key.run_id
+    print(seams, spent, run, [intent.object_id for intent in installed.usage().intents])
+    installed.revoke()
+    installed.close()
+    return left
+
+
+def issue_use_and_revoke() -> int:
+    """Hand a key around."""
+    key: VaultKey = keyguard.issue(run_usd_cap=5)
+    with keyguard.use(key) as used:
+        token: str = used.token
+    with keyguard.run(id="nightly", name="nightly billing") as ref:
+        run_id: str | None = ref.run_id
+    print(token, run_id)
+    return keyguard.revoke(key) + keyguard.revoke("run-id", by="me") + keyguard.revoke(keyguard.install())
+
+
+def wrap_keeps_the_signature() -> Future[float]:
+    """A wrapped function is what it was, for checkers too."""
+    wrapped = keyguard.wrap(charge)
+    result: float = wrapped("cus_1", cents=5)
+    print(result)
+    with ThreadPoolExecutor() as pool:
+        return pool.submit(keyguard.wrap(charge), "cus_1", cents=5)
+
+
+def read_a_refusal() -> tuple[str | None, int | None, float | None]:
+    """Catch from the narrowest to the widest, and read the figures."""
+    try:
+        charge("cus_1", cents=5)
+    except SpendCapExceeded as refusal:
+        return refusal.scope, refusal.remaining, refusal.resets_at
+    except keyguard.KeyRevoked as refusal:
+        return refusal.key_id, None, None
+    except keyguard.Refused as refusal:
+        return refusal.operation, None, None
+    except keyguard.LedgerUnavailable as failure:
+        return failure.reason, None, None
+    except (keyguard.BackendError, keyguard.ConfigurationError, keyguard.KeyguardError):
+        keyguard.uninstall()
+    version: str = keyguard.__version__
+    return version, None, None
