@@ -150,15 +150,18 @@ def _set_status(current: Span, ticket: Ticket, raised: BaseException | None) -> 
 
 def _log(ticket: Ticket) -> None:
     """Write the log records of one call: WARNING for what a person should know, DEBUG for the rest."""
+    receipt, outcome = ticket.receipt, ticket.outcome
+    is_doubt = outcome is not None and outcome.ending == "doubt" and ticket.call.is_write
+    if ticket.refusal is None and not is_doubt and not (receipt and receipt.overrun) and not _logger.isEnabledFor(logging.DEBUG):
+        return
     name = f"{ticket.call.vendor} {ticket.operation.name if ticket.operation else ticket.call.method}"
     extra = {"keyguard_run_id": ticket.key.run_id if ticket.key else None, "keyguard_operation": name}
     if isinstance(ticket.refusal, Refused) and is_refused(ticket):
         _logger.warning("refused %s: %s", name, ticket.refusal, extra=extra)
-    receipt = ticket.receipt
-    if receipt is None or ticket.outcome is None:
+    if receipt is None or outcome is None:
         return
     if receipt.overrun:
         _logger.warning("%s cost %s more than was held for it; the truth is booked in full", name, show(receipt.overrun), extra=extra)
-    if ticket.outcome.ending == "doubt" and ticket.call.is_write:
+    if is_doubt:
         _logger.warning("%s is in doubt: the vendor may have executed it; %s stays counted", name, show(receipt.doubt), extra=extra)
-    _logger.debug("%s %s: %s spent, %s held", name, ticket.outcome.ending, show(receipt.spent), show(receipt.held), extra=extra)
+    _logger.debug("%s %s: %s spent, %s held", name, outcome.ending, show(receipt.spent), show(receipt.held), extra=extra)

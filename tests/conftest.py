@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # A shared machine may stall for longer than an example takes; pytest's own timeout is the limit.
 settings.register_profile("keyguard", deadline=None, print_blob=True)
@@ -13,8 +17,11 @@ settings.load_profile("keyguard")
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def clean_environment() -> Iterator[None]:
     """Take away what a developer's shell may have set; KEYGUARD_URL stays, the plugin under test looks after it."""
-    for name in list(os.environ):
-        if name.startswith(("STRIPE_", "OTEL_")) or (name.startswith("KEYGUARD_") and name != "KEYGUARD_URL"):
-            monkeypatch.delenv(name)
+    # Not the `monkeypatch` fixture: what a test patches must be undone before the plugin disarms after it.
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("STRIPE_", "OTEL_")) or (name.startswith("KEYGUARD_") and name != "KEYGUARD_URL"):
+                patch.delenv(name)
+        yield

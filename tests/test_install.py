@@ -12,6 +12,7 @@ import pytest
 import stripe
 
 import keyguard
+from keyguard import context
 from keyguard.errors import (
     EndpointNotAllowed,
     KeyExpired,
@@ -342,6 +343,59 @@ def test_outside_every_run_after_the_flow_nothing_is_unguarded(vendor: StripeSer
     charge(100)
 
     assert vendor.total == 100
+
+
+# -- children --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def engine() -> Iterator[list[context.RunRef]]:
+    """An orchestrator that says the last of these runs is current."""
+    stack: list[context.RunRef] = []
+    context.register_provider("test-engine", lambda: stack[-1] if stack else None)
+    yield stack
+    context._state.providers.pop("test-engine")  # noqa: SLF001 -- providers are registered for good
+
+
+def test_a_child_run_shares_its_roots_budget(vendor: StripeServer, url: str, engine: list[context.RunRef]) -> None:
+    """Calls of a subflow draw on the root's cap; install() with the same arguments in it finds the root's key."""
+    engine.append(context.RunRef("root", "test", flow_name="billing"))
+    root = keyguard.install(url, run_usd_cap=10)
+    engine.append(context.RunRef("root", "test", flow_name="child", is_root=False))
+    child = keyguard.install(url, run_usd_cap=10)
+    charge(600)
+    with pytest.raises(keyguard.SpendCapExceeded):
+        charge(600)
+
+    assert child.key == root.key
+    assert root.key.policy.name == "billing"
+    assert root.usage().spent == 6 * USD
+
+
+def test_a_child_run_cannot_ask_for_anything_else(vendor: StripeServer, url: str, engine: list[context.RunRef]) -> None:
+    """Until child budgets exist, other arguments in a subflow are a ConfigurationError that says what to do."""
+    engine.append(context.RunRef("root", "test", flow_name="billing"))
+    keyguard.install(url, run_usd_cap=10)
+    engine.append(context.RunRef("root", "test", flow_name="child", is_root=False))
+    with pytest.raises(keyguard.ConfigurationError, match="child budgets do not exist yet"):
+        keyguard.install(url, run_usd_cap=5)
+    engine[-1] = context.RunRef("other-root", "test", is_root=False)
+    with pytest.raises(keyguard.ConfigurationError, match="subflow"):
+        keyguard.install(url, run_usd_cap=10)
+
+
+def test_a_run_whose_root_is_unknown_is_refused(vendor: StripeServer, url: str, engine: list[context.RunRef]) -> None:
+    """A provider that sees a run but cannot name its root: refused, never a neighbour's money, never unguarded."""
+    engine.append(context.RunRef("root", "test"))
+    installed = keyguard.install(url, run_usd_cap=10)
+    engine.append(context.RunRef(None, "test", name="lost"))
+    with pytest.raises(Unattributed, match="root run is not known"):
+        charge(100)
+    with pytest.raises(keyguard.ConfigurationError, match="root"):
+        keyguard.install(url, run_usd_cap=10)
+
+    assert vendor.requests == []
+    assert installed.usage().spent == 0
 
 
 # -- second install --------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ _logger = logging.getLogger("keyguard")
 # Above this many open tickets, looking at each before every reserve would cost more than the reserve.
 _SWEEP_ALWAYS = 64
 _SWEEP_EVERY = 0.1
+_KEYS_KEPT = 10_000
 
 
 class LocalBackend:
@@ -65,6 +66,9 @@ class LocalBackend:
         return key
 
     def _remember(self, key: VaultKey) -> None:
+        if len(self._keys) > _KEYS_KEPT:
+            # A long-lived worker meets many runs; what is forgotten is read again from the ledger.
+            self._keys.clear()
         self._keys["token", key.token] = key
         self._keys["key_id", key.key_id] = key
         if key.run_id is not None:

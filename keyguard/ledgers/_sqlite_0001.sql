@@ -30,7 +30,8 @@ CREATE TABLE holds (
   object_id TEXT, adopts INTEGER NOT NULL, prior INTEGER NOT NULL, identity TEXT NOT NULL, enforce INTEGER NOT NULL,
   owner TEXT NOT NULL, amount INTEGER NOT NULL, adopted INTEGER NOT NULL DEFAULT 0,
   spent INTEGER NOT NULL DEFAULT 0, held INTEGER NOT NULL, doubt INTEGER NOT NULL DEFAULT 0, overrun INTEGER NOT NULL DEFAULT 0,
-  refundable INTEGER NOT NULL DEFAULT 0, sent INTEGER NOT NULL DEFAULT 1, state TEXT NOT NULL, at REAL NOT NULL
+  refundable INTEGER NOT NULL DEFAULT 0, sent INTEGER NOT NULL DEFAULT 1, state TEXT NOT NULL, at REAL NOT NULL,
+  CHECK (amount >= 0 AND spent >= 0 AND held >= 0 AND doubt >= 0)  -- a negative hold would widen the cap
 ) STRICT, WITHOUT ROWID;
 -- Not for R: each index costs every reserve a page of the write-ahead log.
 CREATE INDEX holds_open ON holds (scope, state) WHERE state IN ('O', 'U');

@@ -59,6 +59,9 @@ class Books:
 
     def begin(self) -> None:
         """Open the batch's transaction; read where the log stands and what time it is."""
+        if self._db.in_transaction:
+            # An interrupt struck while the last batch was being undone.
+            self._db.execute("ROLLBACK")
         self._db.execute("BEGIN IMMEDIATE")
         head = self._db.execute("SELECT seq, at, hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
         self._seq, last, self._hash = head or (0, 0.0, b"")
@@ -135,9 +138,9 @@ class Books:
             (scope, unit, cap, int(derived)),
         )
         self._db.execute(
-            "UPDATE bucket SET cap = ?, top = CASE WHEN ? IS NULL OR top IS NULL THEN NULL ELSE max(top, ?) END "
+            "UPDATE bucket SET cap = ?, derived = ?, top = CASE WHEN ? IS NULL OR top IS NULL THEN NULL ELSE max(top, ?) END "
             "WHERE scope = ? AND win IN ('', ?)",
-            (cap, cap, cap, scope, self._day),
+            (cap, int(derived), cap, cap, scope, self._day),
         )
         if not scope.startswith("policy:"):
             self._bucket(scope, "")
@@ -224,7 +227,8 @@ class Books:
 
     def _again(self, order: Order, known: dict[str, Any]) -> Decision:
         """Answer a reserve whose answer was lost: granted as before, unless it is over or is another order."""
-        same = (known["key_id"], known["operation"], known["amount"]) == (order.key_id, order.operation, known["amount"])
+        amount = max(order.quote.amount, known["adopted"])
+        same = (known["key_id"], known["operation"], known["amount"]) == (order.key_id, order.operation, amount)
         if known["state"] != "R" or not same:
             return Decision(granted=False, reason="duplicate", requested=order.quote.amount)
         return self._granted(order, known["amount"], known["adopted"])

@@ -52,7 +52,7 @@ def check_place(path: Path, *, is_power: bool, kind: str | None = None) -> None:
     Raises:
         LedgerUnavailable: a network file system.
     """
-    kind = filesystem_of(path.parent) if kind is None else kind
+    kind = filesystem_of(path.resolve().parent) if kind is None else kind
     if kind in _NETWORK:
         raise LedgerUnavailable(
             f"{path} is on a network file system ({kind}), where SQLite can lose committed money. Put the ledger on a local disk "
@@ -73,6 +73,8 @@ class LedgerFile:
 
     def __init__(self, path: Path, *, lock_seconds: float = _LOCK_SECONDS, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.path = path
+        # SQLite follows links and keeps its log beside the file itself; who comes by another name must meet the same lock.
+        self._real = path.resolve()
         self.lock_seconds = lock_seconds
         self._monotonic = monotonic
         self._lock_fd = self._wal_fd = self._owner_fd = -1
@@ -91,7 +93,7 @@ class LedgerFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._create()
-            self._lock_fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock_fd = os.open(f"{self._real}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             found = os.stat(self.path)
         except OSError as error:
             raise LedgerUnavailable(f"the ledger {self.path} cannot be opened: {error.strerror or error}") from error
@@ -171,7 +173,7 @@ class LedgerFile:
                 raise LedgerUnavailable(f"an earlier write of {self.path} to disk failed; restart the process after repairing the disk")
             try:
                 if self._wal_fd < 0:
-                    self._wal_fd = os.open(f"{self.path}-wal", os.O_RDWR | os.O_CLOEXEC)
+                    self._wal_fd = os.open(f"{self._real}-wal", os.O_RDWR | os.O_CLOEXEC)
                 _flush(self._wal_fd)
             except OSError as error:
                 # After a failed fsync the kernel may have dropped the pages: asking again would say "fine" and be wrong.
@@ -191,7 +193,7 @@ class LedgerFile:
         """Hold a lock file for this process's life, by which others can tell that it is alive."""
         import fcntl
 
-        folder = Path(f"{self.path}.owners")
+        folder = Path(f"{self._real}.owners")
         try:
             folder.mkdir(exist_ok=True, mode=0o700)
             self._owner_fd = os.open(folder / owner, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

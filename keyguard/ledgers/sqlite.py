@@ -99,6 +99,8 @@ class SqliteLedger:
     def _begin(self) -> None:
         """Set everything that a process has of its own: at the start, and again in a forked child."""
         self._open_lock = threading.Lock()
+        # A batch and `shut` exclude each other; always taken before `_open_lock`.
+        self._work_lock = threading.Lock()
         self._queue = Queue(self._commit, self._sync, self._step)
         self._db: apsw.Connection | None = None
         self._file: LedgerFile | None = None
@@ -196,8 +198,11 @@ class SqliteLedger:
 
     def shut(self) -> None:
         """Release connection and descriptors; the next use opens them again. In memory there is nothing to come back to."""
-        with self._open_lock:
-            if self._path is not None and self._books is not None:
+        with self._work_lock, self._open_lock:
+            if self._file is not None and self._books is not None:
+                if self._is_power:
+                    # A caller may still wait for its own sync, which then finds no file; a failing disk keeps the handle, poisoned.
+                    self._file.sync(self._committed, lambda: self._committed)
                 # Closing the last connection checkpoints: under the lock, like every write.
                 self._under_lock(lambda: self._db.close() if self._db is not None else None)
                 self._drop()
@@ -218,8 +223,8 @@ class SqliteLedger:
     # -- batches ----------------------------------------------------------------------------------
 
     def _run(self, work: Callable[[Books], _T], *, durable: bool = False) -> _T:
-        books = self._connected()
-        result: _T = self._queue.submit(Job(partial(work, books), is_durable=durable and self._is_power))
+        # The books are looked up when the batch runs: a `shut` in between would leave a closed connection here.
+        result: _T = self._queue.submit(Job(lambda: work(self._connected()), is_durable=durable and self._is_power))
         self._step("answered")
         return result
 
@@ -240,31 +245,39 @@ class SqliteLedger:
 
     def _commit(self, batch: list[Job]) -> int:
         """Run a batch in one transaction; a job that fails halfway makes each job of the batch run again on its own."""
-        if self._file is not None:
-            self._file.check_identity()
-        try:
-            self._under_lock(partial(self._transact, batch))
-        except (apsw.Error, OSError) as error:
-            if len(batch) == 1:
-                raise self._unavailable(error) from error
-            self._one_by_one(batch)
+        with self._work_lock:
+            self._connected()
+            if self._file is not None:
+                self._file.check_identity()
+            try:
+                self._under_lock(partial(self._transact, batch))
+            except LedgerUnavailable:
+                raise
+            except Exception as error:
+                if len(batch) == 1:
+                    raise self._unavailable(error) from error
+                self._one_by_one(batch)
+            number = self._committed
         self._step("unlocked")
-        return self._committed
+        return number
 
     def _one_by_one(self, batch: list[Job]) -> None:
         for job in batch:
             job.result = job.error = None
             try:
                 self._under_lock(partial(self._transact, [job]))
-            except (apsw.Error, OSError) as error:
+            except LedgerUnavailable as error:
+                job.error = error
+            except Exception as error:
                 job.error = self._unavailable(error)
                 job.error.__cause__ = error
 
     def _transact(self, batch: list[Job]) -> None:
         self._step("locked")
         books = self._connected()
-        books.begin()
         try:
+            # Inside: an interrupt just after BEGIN must not leave the file locked for everybody.
+            books.begin()
             self._step("begun")
             for job in batch:
                 _run_job(job)
@@ -277,8 +290,10 @@ class SqliteLedger:
         self._step("committed")
 
     def _sync(self, number: int) -> None:
-        if self._file is not None:
-            self._file.sync(number, lambda: self._committed)
+        # None after a `shut`, which synced everything committed before it.
+        file = self._file
+        if file is not None:
+            file.sync(number, lambda: self._committed)
 
     def _unavailable(self, error: BaseException) -> LedgerUnavailable:
         hints: dict[type[BaseException], str] = {
@@ -321,13 +336,13 @@ class SqliteLedger:
 
     def reserve(self, order: Order) -> Decision:
         """Hold money on all legs or on none."""
-        books = self._connected()
-        job = Job(lambda: self._reserved(books, order, job))
+        job = Job(lambda: self._reserved(order, job))
         decision: Decision = self._queue.submit(job)
         self._step("answered")
         return decision
 
-    def _reserved(self, books: Books, order: Order, job: Job) -> Decision:
+    def _reserved(self, order: Order, job: Job) -> Decision:
+        books = self._connected()
         decision = books.reserve(order)
         # A refusal, or a hold of nothing, can be lost without losing money.
         job.is_durable = self._is_power and books.is_worth_a_sync(order, decision)

@@ -199,6 +199,14 @@ class RevokeContract(ContractBase):
         assert key.state == "revoked"
         assert till.ask(1).reason == "revoked"
 
+    def test_end_of_a_key_is_the_reason_even_where_nothing_fits(self, ledger: Ledger) -> None:
+        """A revoked run at its day cap is refused as revoked: raising a cap would not help it."""
+        till = open_till(ledger, run_usd_cap=100, daily_usd_cap=50, max_calls=1)
+        till.hold(50)
+        ledger.revoke(run_id="run-1")
+
+        assert till.ask(1).reason == "revoked"
+
     def test_closed_by_its_owner_is_another_word(self, till: Till) -> None:
         """A key that its owner closed refuses as closed."""
         till.ledger.revoke(run_id="run-1", state="closed")

@@ -151,7 +151,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.tills = {run: open_till(self.ledger, run, run_usd_cap=RUN_CAP, daily_usd_cap=DAY_CAP, max_calls=MANY) for run in RUNS}
         self.ticker = open_till(self.ledger, "ticker", daily_usd_cap=DAY_CAP, name="ticker")
         self.objects = 0
-        self.widest = dict.fromkeys(RUNS, RUN_CAP)  # asked so far; what was asked before is not warned of again
+        self.widest: dict[str, int] = dict.fromkeys(RUNS, RUN_CAP)  # asked so far; what was asked before is not warned of again
 
     def till_of(self, reservation_id: str) -> Till:
         """The till whose run made a reservation."""

@@ -7,7 +7,7 @@ id and no invented segment can become part of it; what matches no template is `u
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,31 +50,36 @@ def classify(call: Call) -> Operation:
     Raises:
         MalformedCall: a path that another reader could read as another one.
     """
-    segments = _segments(call)
+    return _classified(call.method, call.path, call.is_write, bool(call.idempotency_key))
+
+
+@lru_cache(maxsize=4096)
+def _classified(method: str, path: str, is_write: bool, has_key: bool) -> Operation:  # noqa: FBT001 -- the cache's key
+    segments = _segments(path, is_write=is_write)
     template = _match(segments)
-    priced = PRICED.get(template or "") if call.method == "POST" else None
+    priced = PRICED.get(template or "") if method == "POST" else None
     ids = [text for word, text in zip((template or "").split("/"), ["", *segments], strict=False) if word == "*"]
     if priced and not all(is_object_id(text) for text in ids):
-        raise MalformedCall(f"the object id in {call.path!r} may hold only letters, digits and '_'; nothing was sent")
-    is_v1_post = call.method == "POST" and segments[0] == "v1"
+        raise MalformedCall(f"the object id in {path!r} may hold only letters, digits and '_'; nothing was sent")
+    is_v1_post = method == "POST" and segments[0] == "v1"
     return Operation(
-        priced or _name(call.method.lower(), template),
+        priced or _name(method.lower(), template),
         object_id=ids[0] if ids and is_object_id(ids[0]) else None,
-        known=priced is not None or not call.is_write,
-        idempotent=not call.is_write or (is_v1_post and bool(call.idempotency_key)),
+        known=priced is not None or not is_write,
+        idempotent=not is_write or (is_v1_post and has_key),
     )
 
 
-def _segments(call: Call) -> list[str]:
+def _segments(path: str, *, is_write: bool) -> list[str]:
     """Split a path, and refuse the ones that are changed on their way or read differently by others."""
-    first, *segments = call.path.split("/")
-    if first or not segments or _TRICK.search(call.path) or any(text in {"", ".", ".."} for text in segments):
+    first, *segments = path.split("/")
+    if first or not segments or _TRICK.search(path) or any(text in {"", ".", ".."} for text in segments):
         raise MalformedCall(
-            f"the path {call.path!r} cannot be read strictly: no empty or dot segments, trailing slashes, backslashes, control characters, "
+            f"the path {path!r} cannot be read strictly: no empty or dot segments, trailing slashes, backslashes, control characters, "
             "or encoded dots and slashes are allowed. Nothing was sent; write the path as Stripe documents it."
         )
-    if call.is_write and segments[0] not in {"v1", "v2", "oauth"}:
-        raise MalformedCall(f"the path {call.path!r} does not start with /v1/ or /v2/; nothing was sent")
+    if is_write and segments[0] not in {"v1", "v2", "oauth"}:
+        raise MalformedCall(f"the path {path!r} does not start with /v1/ or /v2/; nothing was sent")
     return segments
 
 

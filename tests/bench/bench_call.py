@@ -168,6 +168,9 @@ def _import_time() -> list[Row]:
         "import time, sys, anyio, anyio.to_thread, httpx, platformdirs, pydantic, pydantic_settings, wrapt, opentelemetry.trace, "
         "opentelemetry.context, asyncio, secrets\nbegun = time.perf_counter()\nimport keyguard\nprint((time.perf_counter() - begun) * 1000)"
     )
-    times = [float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout) for _ in range(7)]
+    # Bytecode is kept, as where keyguard is installed: else each import would be timed with its compilation.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", script]
+    times = [float(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout) for _ in range(7)]
     best = statistics.median(times)
     return [("import keyguard, beyond its dependencies", f"{best:.0f} ms", f"≤ 30 ms {'ok' if best <= 30 else 'MISS'}")]
