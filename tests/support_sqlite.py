@@ -11,15 +11,20 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 
 import apsw
 
 from keyguard.errors import LedgerUnavailable
-from keyguard.ledgers.sqlite import SqliteLedger
+from keyguard.ledgers.sqlite import SqliteLedger, migrations
 from keyguard.testing._till import Till, open_till
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 CAP = 1_000_000  # micro-USD
+TWO_STEPS = {**migrations(), 2: "CREATE TABLE later (a INTEGER) STRICT; ALTER TABLE keys ADD COLUMN later TEXT"}
+_NOBODY = 65_534
 
 
 def child(what: str, *arguments: object) -> subprocess.Popen[str]:
@@ -44,9 +49,9 @@ def pipe(stream: IO[str] | None) -> IO[str]:
     return stream
 
 
-def opened(path: Path, **options: object) -> Till:
+def opened(path: Path | None, **options: Any) -> Till:
     """Open a ledger with one run and a cap of a dollar."""
-    return open_till(SqliteLedger(path, **options), run_usd_cap=CAP)  # type: ignore[arg-type] -- the options of one constructor
+    return open_till(SqliteLedger(path, **options), run_usd_cap=CAP)
 
 
 def tamper(path: Path, *statements: str) -> None:
@@ -64,21 +69,69 @@ def _disk_full(path: Path) -> None:
     """Meet the largest file size that is allowed, and be allowed more again."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     till = opened(path, durability="process")
-    order = till.order
-    limit = os.stat(f"{path}-wal").st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (Path(f"{path}-wal").stat().st_size + 100_000, resource.RLIM_INFINITY))
     granted = 0
     try:
-        for _ in range(2000):
+        while granted < 2000:
             till.hold(1)
             granted += 1
     except LedgerUnavailable as error:
         print(error)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    print(till.usage.held - granted, till.ledger.verify(), till.ledger.reserve(order(_quote())).granted)
+    print(granted > 0, till.usage.held == granted, till.ledger.verify())
+    till.hold(1)
+    print(till.usage.held == granted + 1, till.ledger.verify())
 
 
-def _quote() -> object:
-    from keyguard.model import Quote
+def _as_nobody(path: Path) -> None:
+    """Open somebody else's file without root's rights, then one in somebody else's folder."""
+    os.setgid(_NOBODY)
+    os.setuid(_NOBODY)
+    for name in (path, path.with_name("new.db")):
+        try:
+            SqliteLedger(name)
+        except LedgerUnavailable as error:
+            print(error)
 
-    return Quote(1)
+
+def _hold_lock(path: Path) -> None:
+    """Take the ledger's lock as an operation does, say so, and wait for the end of stdin."""
+    SqliteLedger(path, durability="process", on_step=_halt_at("begun")).now()
+
+
+def _halt_at(name: str) -> Callable[[str], None]:
+    def step(found: str) -> None:
+        if found == name:
+            print(found, flush=True)
+            sys.stdin.read()
+
+    return step
+
+
+def _halt_in_migration(path: Path) -> None:
+    """Migrate to version 2, and wait inside the migration."""
+    SqliteLedger(path, steps=TWO_STEPS, on_step=_halt_at("migrated 2"))
+
+
+def _fork(path: Path) -> None:
+    """Reserve before a fork, on both sides of it, and after it."""
+    till, memory = opened(path, durability="power"), open_till(SqliteLedger(None), run_usd_cap=CAP)
+    till.hold(100)
+    pid = os.fork()
+    if pid == 0:
+        till.prefix = "child/"
+        till.hold(10)
+        try:
+            memory.hold(1)
+        except LedgerUnavailable as error:
+            print(error, flush=True)
+        till.ledger.shut()
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    till.hold(1)
+    memory.hold(1)
+    print(till.usage.held, memory.usage.held, till.ledger.verify())
+
+
+if __name__ == "__main__":
+    globals()[f"_{sys.argv[1]}"](Path(sys.argv[2]))

@@ -94,7 +94,7 @@ def _compare_caps(db: apsw.Connection, wrong: list[str]) -> None:
         name = f"budget {scope} {win}".strip()
         if derived:
             paid = scope.removeprefix("refund:")
-            (charged,) = db.execute("SELECT coalesce(sum(refundable), 0) FROM holds WHERE scope = ?", (paid,)).fetchone()
+            charged = sum(part for (part,) in db.execute("SELECT refundable FROM holds WHERE scope = ?", (paid,)))
             if cap != charged:
                 wrong.append(f"{name}: the run charged {charged}, but may refund {cap}")
         elif not win and cap != caps.get(scope):
