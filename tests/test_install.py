@@ -354,7 +354,7 @@ def engine() -> Iterator[list[context.RunRef]]:
     stack: list[context.RunRef] = []
     context.register_provider("test-engine", lambda: stack[-1] if stack else None)
     yield stack
-    context._state.providers.pop("test-engine")  # noqa: SLF001 -- providers are registered for good
+    context._state.providers.pop("test-engine")
 
 
 def test_a_child_run_shares_its_roots_budget(vendor: StripeServer, url: str, engine: list[context.RunRef]) -> None:

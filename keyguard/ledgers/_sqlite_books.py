@@ -200,7 +200,7 @@ class Books:
         """Find a key; a forged token finds none."""
         if token is not None:
             key_id = token.removeprefix(TOKEN_PREFIX).partition("_")[0]
-            if not hmac.compare_digest(self._token(key_id).encode(), token.encode("utf-8", "surrogatepass")):
+            if not hmac.compare_digest(self._token(key_id).encode("utf-8", "surrogatepass"), token.encode("utf-8", "surrogatepass")):
                 return None
         column, value = ("run_id", run_id) if key_id is None else ("key_id", key_id)
         row = self._db.execute(f"SELECT {_KEY} FROM keys WHERE {column} = ?", (value,)).fetchone()

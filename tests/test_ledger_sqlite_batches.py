@@ -1,0 +1,341 @@
+"""Group commit and durability of a SQLite ledger: who waits for whom, what an interrupt or a failing disk does to the others."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keyguard.errors import LedgerUnavailable
+from keyguard.model import Closing, Outcome, Quote
+from tests.support_ledgers import STEPS
+from tests.support_sqlite import opened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from keyguard.testing._till import Till
+
+_PATIENCE = 30  # seconds for a thread on a busy machine
+
+
+class Struck(BaseException):
+    """What a test throws into a caller, as Ctrl-C does."""
+
+
+@dataclass(slots=True)
+class Steps:
+    """
+    The `on_step` of a ledger under test.
+
+    Attributes:
+        seen: How often each step was passed.
+        does: What happens at a step, once each.
+    """
+
+    seen: Counter[str] = field(default_factory=Counter[str])
+    does: dict[str, Callable[[], None]] = field(default_factory=dict[str, "Callable[[], None]"])
+
+    def __call__(self, name: str) -> None:
+        """Count, and do what is planned."""
+        self.seen[name] += 1
+        action = self.does.pop(name, None)
+        if action is not None:
+            action()
+
+
+@dataclass(slots=True)
+class Gate:
+    """Holds a leader inside its batch until the others stand in the queue."""
+
+    arrived: threading.Event = field(default_factory=threading.Event)
+    opened: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self) -> None:
+        """Say that it is reached, and wait until it is opened."""
+        self.arrived.set()
+        assert self.opened.wait(_PATIENCE)
+
+
+@pytest.fixture
+def steps() -> Steps:
+    """What the ledger's steps do in this test."""
+    return Steps()
+
+
+@pytest.fixture
+def till(tmp_path: Path, steps: Steps) -> Till:
+    """A run on a file whose reserves are synced."""
+    return opened(tmp_path / "ledger.db", durability="power", on_step=steps)
+
+
+def _strike() -> None:
+    raise Struck
+
+
+def _until(is_true: Callable[[], bool]) -> None:
+    """Give other threads their turn until something is true."""
+    pause = threading.Event()
+    for _ in range(_PATIENCE * 1000):
+        if is_true():
+            return
+        pause.wait(0.001)
+    raise AssertionError("it never became true")
+
+
+def _waiting(till: Till) -> int:
+    return len(till.ledger._queue._waiting)  # type: ignore[attr-defined]  # noqa: SLF001 -- the queue's length has no public name
+
+
+# -- group commit -------------------------------------------------------------------------------------
+
+
+def test_callers_that_wait_share_one_commit_and_one_sync(till: Till, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty reserves that arrive during one batch are the next batch."""
+    gate, syncs = Gate(), Counter[str]()
+    real = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (syncs.update(["sync"]), real(fd))[1])
+    orders = [till.order(Quote(1)) for _ in range(21)]
+    steps.seen.clear()
+    steps.does["begun"] = gate.wait
+    with ThreadPoolExecutor(21) as pool:
+        first = pool.submit(till.ledger.reserve, orders[0])
+        assert gate.arrived.wait(_PATIENCE)
+        others = [pool.submit(till.ledger.reserve, order) for order in orders[1:]]
+        _until(lambda: _waiting(till) == 20)
+        gate.opened.set()
+        answers = [future.result(_PATIENCE) for future in (first, *others)]
+
+    assert all(answer.granted for answer in answers)
+    assert (steps.seen["committed"], steps.seen["answered"], syncs["sync"]) == (2, 21, 2)
+    assert till.ledger.verify() == []
+
+
+def test_a_refusal_hurts_nobody_else_in_its_batch(till: Till, steps: Steps) -> None:
+    """In one batch, each gets the answer to its own order."""
+    answers = _one_batch(till, steps, [1, 2_000_000, 2, 999_999, 3])
+
+    assert answers == [True, False, True, False, True]
+    assert till.usage.held == 6 + 1
+    assert till.ledger.verify() == []
+
+
+def test_a_fault_hurts_nobody_else_in_its_batch(till: Till, steps: Steps) -> None:
+    """A job that cannot be written is refused, the others of its batch are booked on their own."""
+    answers = _one_batch(till, steps, [1, 2**70, 2, 3])
+
+    assert [answers[0], answers[2], answers[3]] == [True, True, True]
+    assert isinstance(answers[1], Exception)
+    assert till.usage.held == 6 + 1
+    assert till.ledger.verify() == []
+
+
+def _one_batch(till: Till, steps: Steps, amounts: list[int]) -> list[bool | BaseException]:
+    """Reserve in one batch, behind a first reserve of one micro-USD; returns granted, or the error."""
+    gate = Gate()
+    orders = [till.order(Quote(amount)) for amount in (1, *amounts)]
+    steps.does["begun"] = gate.wait
+
+    def ask(index: int) -> bool | BaseException:
+        try:
+            return till.ledger.reserve(orders[index]).granted
+        except Exception as error:  # noqa: BLE001 -- handed to the test
+            return error
+
+    with ThreadPoolExecutor(len(orders)) as pool:
+        first = pool.submit(ask, 0)
+        assert gate.arrived.wait(_PATIENCE)
+        others = []
+        for index in range(1, len(orders)):
+            others.append(pool.submit(ask, index))
+            _until(lambda index=index: _waiting(till) == index)
+        gate.opened.set()
+        assert first.result(_PATIENCE) is True
+        return [future.result(_PATIENCE) for future in others]
+
+
+# -- interrupts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_an_interrupt_at_any_step_leaves_the_ledger_usable(till: Till, steps: Steps, step: str) -> None:
+    """The interrupted caller sees its interrupt; what it asked is booked wholly or not at all; the next caller is served."""
+    order = till.order(Quote(5))
+    steps.does[step] = _strike
+    with pytest.raises(Struck):
+        till.ledger.reserve(order)
+    receipt = till.ledger.close(Closing(order.reservation_id, Outcome("settled", 5)))
+
+    assert receipt.found == (step in {"committed", "unlocked", "synced", "answered"})
+    assert (till.usage.spent, till.usage.held) == (5 if receipt.found else 0, 0)
+    till.hold(1)
+    assert till.ledger.verify() == []
+
+
+@pytest.mark.parametrize("step", [step for step in STEPS if step not in {"queued", "answered"}])
+def test_an_interrupted_leader_answers_or_frees_its_followers(till: Till, steps: Steps, step: str) -> None:
+    """Nobody who queued behind the interrupted one waits for ever, and whoever is told "granted" is booked."""
+    gate = Gate()
+    orders = [till.order(Quote(1)) for _ in range(6)]
+    steps.does["begun"] = gate.wait
+    with ThreadPoolExecutor(6) as pool:
+        first = pool.submit(till.ledger.reserve, orders[0])
+        assert gate.arrived.wait(_PATIENCE)
+        others = [pool.submit(till.ledger.reserve, order) for order in orders[1:]]
+        _until(lambda: _waiting(till) == 5)
+        # The second batch, of five, is struck; its leader is one of them.
+        steps.does["unlocked"] = lambda: steps.does.update({step: _strike})
+        gate.opened.set()
+        assert first.exception(_PATIENCE) is None or step in {"synced"}
+        ends = [future.exception(_PATIENCE) for future in others]
+
+    assert {type(end) for end in ends} <= {Struck, LedgerUnavailable, type(None)}
+    assert sum(isinstance(end, Struck) for end in ends) + isinstance(first.exception(), Struck) == 1
+    assert till.usage.held >= sum(end is None for end in (first.exception(), *ends))
+    till.hold(1)
+    assert till.ledger.verify() == []
+
+
+def test_an_interrupted_follower_is_not_booked(till: Till, steps: Steps) -> None:
+    """A caller that leaves the queue takes its order with it, and those around it are served."""
+    gate, order, ends = Gate(), till.order(Quote(7)), list[str]()
+    before, behind = till.order(Quote(1)), till.order(Quote(2))
+
+    def follow() -> None:
+        try:
+            till.ledger.reserve(order)
+        except Struck:
+            ends.append("struck")
+
+    steps.does["begun"] = gate.wait
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(till.ledger.reserve, before)
+        assert gate.arrived.wait(_PATIENCE)
+        follower = threading.Thread(target=follow)
+        follower.start()
+        _until(lambda: _waiting(till) == 1)
+        last = pool.submit(till.ledger.reserve, behind)
+        _until(lambda: _waiting(till) == 2)
+        # It is delivered when the thread next runs Python code: a lock is not left for it, as for a real Ctrl-C in another thread.
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(follower.ident or 0), ctypes.py_object(Struck))
+        gate.opened.set()
+        assert first.result(_PATIENCE).granted
+        assert last.result(_PATIENCE).granted
+        follower.join(_PATIENCE)
+
+    assert (ends, follower.is_alive()) == (["struck"], False)
+    # Whether its batch had run by then is chance; the caller closes what it may have reserved.
+    till.ledger.close(Closing(order.reservation_id, Outcome("released"), unsent=True))
+    assert till.usage.held == 3
+    assert till.ledger.verify() == []
+
+
+@pytest.mark.parametrize("at", ["queued", "queued twice"])
+def test_an_interrupt_before_the_wait_takes_the_job_back(till: Till, steps: Steps, at: str) -> None:
+    """Struck between queueing and waiting, alone or behind another, the job is not run for nobody."""
+    gate, order, ends = Gate(), till.order(Quote(7)), list[BaseException | None]()
+    if at == "queued twice":
+        other = till.order(Quote(1))
+        steps.does["begun"] = gate.wait
+        leader = threading.Thread(target=till.ledger.reserve, args=(other,))
+        leader.start()
+        assert gate.arrived.wait(_PATIENCE)
+    steps.does["queued"] = _strike
+    with pytest.raises(Struck):
+        till.ledger.reserve(order)
+    gate.opened.set()
+    if at == "queued twice":
+        leader.join(_PATIENCE)
+
+    assert ends == []
+    assert not till.ledger.close(Closing(order.reservation_id, Outcome("released"))).found
+    assert till.ledger.verify() == []
+
+
+# -- durability ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def story(till: Till, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happened in order: commits, syncs begun and ended, answers. Empty when the test begins."""
+    told: list[str] = []
+    real, count = os.fdatasync, steps.__call__
+
+    def sync(fd: int) -> None:
+        told.append("sync begins")
+        real(fd)
+        told.append("sync ends")
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    monkeypatch.setattr(
+        till.ledger, "_step", lambda name: (count(name), told.append(name) if name in {"committed", "answered"} else None)[0]
+    )
+    return told
+
+
+def test_a_reserve_is_answered_after_a_sync_that_began_after_its_commit(till: Till, story: list[str]) -> None:
+    """What is granted is on disk."""
+    order = till.order(Quote(1))
+    story.clear()
+    till.ledger.reserve(order)
+
+    assert story == ["committed", "sync begins", "sync ends", "answered"]
+
+
+def test_settling_releasing_refusing_and_reading_do_not_sync(till: Till, story: list[str]) -> None:
+    """What can be lost with the power without losing money is lazy."""
+    held, freed, order = till.hold(1), till.hold(1), till.order(Quote(2_000_000))
+    story.clear()
+    till.settle(held, 1)
+    till.release(freed)
+
+    assert not till.ledger.reserve(order).granted
+    assert till.usage.spent == 1
+    assert "sync begins" not in story
+
+
+def test_revoking_and_raising_are_synced(till: Till, story: list[str]) -> None:
+    """A human's decision is on disk when the command returns."""
+    story.clear()
+    till.ledger.raise_cap(till.run_id, 5, by="me")
+    till.ledger.revoke(run_id=till.run_id, by="me")
+
+    assert story == ["committed", "sync begins", "sync ends", "answered"] * 2
+
+
+def test_process_durability_never_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asked for less does not pay for more."""
+    calls: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", calls.append)
+    till = opened(tmp_path / "ledger.db", durability="process")
+    till.settle(till.hold(5), 5)
+
+    assert calls == []
+
+
+def test_a_failed_sync_is_final(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failed sync the kernel may forget what it could not write: it is not asked again, and nothing is granted any more."""
+    asked: list[int] = []
+
+    def fail(fd: int) -> None:
+        asked.append(fd)
+        raise OSError(5, "Input/output error")
+
+    orders = [till.order(Quote(1)) for _ in range(3)]
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(LedgerUnavailable, match="could not be written to disk: Input/output error"):
+        till.ledger.reserve(orders[0])
+    monkeypatch.undo()
+    for order in orders[1:]:
+        with pytest.raises(LedgerUnavailable, match="restart the process"):
+            till.ledger.reserve(order)
+
+    assert len(asked) == 1
+    assert till.ledger.verify() == []
