@@ -134,4 +134,10 @@ def _fork(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    globals()[f"_{sys.argv[1]}"](Path(sys.argv[2]))
+    {
+        "disk_full": _disk_full,
+        "as_nobody": _as_nobody,
+        "hold_lock": _hold_lock,
+        "halt_in_migration": _halt_in_migration,
+        "fork": _fork,
+    }[sys.argv[1]](Path(sys.argv[2]))

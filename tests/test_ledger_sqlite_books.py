@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import apsw
@@ -19,7 +18,9 @@ from tests.support_sqlite import CAP, tamper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+_SWAPPED = "UPDATE entries SET seq = -4 WHERE seq = 3; UPDATE entries SET seq = 3 WHERE seq = 4; UPDATE entries SET seq = 4 WHERE seq = -4"
 _FREE = "DROP TRIGGER entries_fixed", "DROP TRIGGER entries_keep", "DROP TRIGGER holds_keep", "DROP TRIGGER holds_change"
 
 
@@ -65,8 +66,7 @@ def till(ledger: SqliteLedger) -> Till:
         ("UPDATE entries SET hash = randomblob(32) WHERE seq = 4", "entry 4"),
         ("DELETE FROM entries WHERE seq = 3", "entry 3 is missing"),
         ("DELETE FROM entries WHERE seq = 1", "entry 1 is missing"),
-        ("UPDATE entries SET seq = CASE seq WHEN 3 THEN -4 WHEN 4 THEN -3 END WHERE seq IN (3, 4);"
-         "UPDATE entries SET seq = -seq WHERE seq < 0", "entry 3"),
+        (_SWAPPED, "entry 3"),
         ("UPDATE bucket SET spent = 0 WHERE scope = 'run:run-1'", "budget run:run-1"),
         ("UPDATE bucket SET doubt = 0 WHERE scope LIKE 'policy:%'", "budget policy:"),
         ("UPDATE bucket SET spent = 0 WHERE scope LIKE 'calls:%'", "budget calls:"),
@@ -193,7 +193,7 @@ def test_a_raise_renews_the_expiry(ledger: SqliteLedger, clock: Clock) -> None:
 
 def test_raising_an_unknown_run_is_an_error(ledger: SqliteLedger) -> None:
     """The message names the run and where to see which there are."""
-    with pytest.raises(ConfigurationError, match="no run 'nobody'.*keyguard status"):
+    with pytest.raises(ConfigurationError, match=r"no run 'nobody'.*keyguard status"):
         ledger.raise_cap("nobody", 5, by="me")
 
 

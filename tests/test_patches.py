@@ -139,6 +139,26 @@ def test_two_plugs_with_one_seam_name_are_rejected(monkeypatch: pytest.MonkeyPat
         patches.known_patches()
 
 
+def test_a_handle_that_was_wrapped_over_is_taken_away_later() -> None:
+    """After disarm under a foreign wrapper, and when that is gone, disarming again restores the function."""
+    before = _attribute()
+    patches.arm()
+    ours = _attribute()
+
+    def theirs(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        return wrapped(*args, **kwargs)
+
+    wrapt.wrap_function_wrapper("stripe", "HTTPClient._request_with_retries_internal", theirs)
+    patches.disarm()
+    stripe.HTTPClient._request_with_retries_internal = ours  # type: ignore[method-assign]
+    patches.arm()
+    again = _attribute()
+    patches.disarm()
+
+    assert again is ours
+    assert _attribute() is before
+
+
 _LATE = """
 import sys
 import keyguard
@@ -169,9 +189,58 @@ for _ in range(3):
 """
 
 
-@pytest.mark.parametrize(("script", "says"), [(_LATE, "False True True"), (_FAILING, "refused\nrefused\nrefused")], ids=["late", "failing"])
+_MEANWHILE = """
+import importlib.abc, sys, threading
+from keyguard import patches
+inside, go = threading.Event(), threading.Event()
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "stripe._error":
+            inside.set()
+            go.wait(30)
+sys.meta_path.insert(0, Slow())
+importing = threading.Thread(target=__import__, args=("stripe",))
+importing.start()
+inside.wait(30)
+assert "stripe._http_client" in sys.modules
+let = patches._let_import_finish
+def letting(module):
+    # The import goes on only once arm() has come to wait for it.
+    go.set()
+    let(module)
+patches._let_import_finish = letting
+patches.arm()
+importing.join(30)
+print(patches.live_seams()["stripe.sync"])
+"""
+
+_TWO_PLUGS = """
+import sys
+from dataclasses import replace
+from keyguard import patches
+from keyguard.patches.stripe import patch
+class Second:
+    client, distribution, supported = "second", "stripe", ">=8"
+    seams = (replace(patch.seams[0], name="second.sync", attribute="HTTPClient.request_with_retries", send=None),)
+    def supports(self, installed):
+        return True
+patches.known_patches = lambda: (patch, Second())
+patches.arm()
+import stripe
+print(patches.live_seams()["stripe.sync"], patches.live_seams()["second.sync"])
+"""
+
+_SCRIPTS = {
+    "late": (_LATE, "False True True"),
+    "failing": (_FAILING, "refused\nrefused\nrefused"),
+    "meanwhile": (_MEANWHILE, "True"),
+    "two plugs": (_TWO_PLUGS, "True True"),
+}
+
+
+@pytest.mark.parametrize(("script", "says"), _SCRIPTS.values(), ids=_SCRIPTS)
 def test_a_client_imported_after_install(script: str, says: str) -> None:
-    """A late import is armed; one that cannot be guarded fails at every import, not only at the first."""
+    """A late import is armed, for each plug, also one that goes on meanwhile; one that cannot be guarded fails at every import."""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
 
     assert done.stdout.strip() == says, done.stderr

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+import anyio.to_thread
 import httpx
 import pytest
 
@@ -158,17 +160,152 @@ def test_prefects_own_clients_are_not_guarded(recorder: Recorder) -> None:
     assert [outgoing.call.host for outgoing in recorder.seen] == ["api.stripe.com"]
 
 
-def test_ask_reads_with_the_same_credentials(server: StripeServer, recorder: Recorder) -> None:
-    """A quote read of a raw call carries its authorization, or the secret."""
-    httpx.post(f"{server.url}/v1/payment_intents", data=FORM, headers={"Authorization": "Bearer sk_test_1"})
-    ask = recorder.seen[0].ask
-    assert ask is not None
-    replies = [ask("/v1/payment_intents/pi_1", None), ask("/v1/payment_intents/pi_1", "sk_test_real")]
-    sent = [headers["authorization"] for _, _, headers in server.requests[1:]]
+def test_ask_reads_with_the_same_client(recorder: Recorder) -> None:
+    """A quote read goes through the caller's own transport, with its account and credential, and without the write's own headers."""
+    sent: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200, json={"id": "pi_1"})
+
+    headers = {"Authorization": "Bearer vault_key_x", "Stripe-Account": "acct_1", "Idempotency-Key": "k1"}
+    with httpx.Client(transport=httpx.MockTransport(answer), timeout=7) as client:
+        client.post("https://api.stripe.com/v1/payment_intents/pi_1/confirm?x=1", data=FORM, headers=headers)
+        ask = recorder.seen[0].ask
+        assert ask is not None
+        replies = [ask("/v1/payment_intents/pi_1", secret) for secret in (None, "sk_test_real")]
+    questions = sent[1:]
 
     assert [reply.status for reply in replies] == [200, 200]
-    assert sent == ["Bearer sk_test_1", "Bearer sk_test_real"]
+    assert [(question.method, str(question.url)) for question in questions] == [
+        ("GET", "https://api.stripe.com/v1/payment_intents/pi_1")
+    ] * 2
+    # The second was sent with the secret (the server test sees it); the object that remains has the token.
+    assert [question.headers["authorization"] for question in questions] == ["Bearer vault_key_x"] * 2
+    assert {question.headers["stripe-account"] for question in questions} == {"acct_1"}
+    assert not any(name in question.headers for question in questions for name in ("idempotency-key", "content-length", "content-type"))
+    assert {question.extensions["timeout"]["read"] for question in questions} == {7}
     assert len(recorder.seen) == 1
+
+
+def test_ask_puts_the_secret_on_the_wire(server: StripeServer, recorder: Recorder) -> None:
+    """The server of a quote read gets the real secret."""
+    with httpx.Client() as client:
+        client.post(f"{server.url}/v1/payment_intents", data=FORM, headers={"Authorization": "Bearer vault_key_x"})
+        ask = recorder.seen[0].ask
+        assert ask is not None
+        ask("/v1/payment_intents/pi_1", "sk_test_real")
+    sent = {name.lower(): value for name, value in server.requests[1][2].items()}
+
+    assert sent["authorization"] == "Bearer sk_test_real"
+
+
+def test_an_async_ask_uses_the_async_client(recorder: Recorder) -> None:
+    """From the worker thread of a driver, the question goes through the caller's own AsyncClient."""
+    sent: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(f"{request.method} {request.url.path}")
+        return httpx.Response(200, json={})
+
+    async def main() -> Any:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+            await client.post("https://api.stripe.com/v1/payment_intents/pi_1/confirm")
+            ask = recorder.seen[0].ask
+            assert ask is not None
+            return await anyio.to_thread.run_sync(ask, "/v1/payment_intents/pi_1", None)
+
+    reply = asyncio.run(main())
+
+    assert reply.status == 200
+    assert sent == ["POST /v1/payment_intents/pi_1/confirm", "GET /v1/payment_intents/pi_1"]
+    assert len(recorder.seen) == 1
+
+
+def test_a_basic_credential_is_read_and_replaced_in_its_scheme(server: StripeServer, recorder: Recorder) -> None:
+    """`auth=(token, "")`, as curl users write it, is a credential like any other."""
+    recorder.secret = "sk_test_real"
+    response = httpx.get(f"{server.url}/v1/customers", auth=("vault_key_x", "pw"))
+    sent = {name.lower(): value for name, value in server.requests[0][2].items()}
+
+    assert recorder.seen[0].credential == "vault_key_x"
+    assert base64.b64decode(sent["authorization"].removeprefix("Basic ")) == b"sk_test_real:pw"
+    assert base64.b64decode(response.request.headers["authorization"].removeprefix("Basic ")) == b"vault_key_x:pw"
+
+
+@pytest.mark.parametrize("auth", [("vault_key_abc_def", ""), ("AC1", "vault_key_abc_def")])
+def test_a_vault_token_in_basic_is_refused_at_a_foreign_host(recorder: Recorder, auth: tuple[str, str]) -> None:
+    """Base64 does not hide a token, in neither half; other Basic credentials pass."""
+    with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
+        passed = [
+            client.get("https://else.test/", auth=("u", "p")),
+            client.get("https://else.test/", headers={"Authorization": "Basic !!"}),
+        ]
+        with pytest.raises(EndpointNotAllowed, match=r"evil\.test"):
+            client.get("https://evil.test/", auth=auth)
+
+    assert [response.status_code for response in passed] == [200, 200]
+
+
+def test_a_host_with_the_roots_dot_is_the_same_host(recorder: Recorder) -> None:
+    """`api.stripe.com.` resolves to Stripe, so it is guarded as Stripe."""
+    with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
+        client.get("https://api.stripe.com./v1/customers")
+
+    assert [outgoing.call.vendor for outgoing in recorder.seen] == ["stripe"]
+
+
+def test_a_listed_proxys_prefix_is_not_the_vendors_path(server: StripeServer, recorder: Recorder) -> None:
+    """Behind `http://proxy/stripe` a raw call has the vendor's path, and its questions go behind the prefix too."""
+    with httpx.Client() as client:
+        client.get(f"{server.url}/stripe/v1/customers")
+        ask = recorder.seen[0].ask
+        assert ask is not None
+        ask("/v1/customers", None)
+
+    assert recorder.seen[0].call.path == "/v1/customers"
+    assert [path for _, path, _ in server.requests] == ["/stripe/v1/customers"] * 2
+
+
+def test_a_foreign_transports_error_proves_nothing(recorder: Recorder) -> None:
+    """A transport that tries again by itself shows only its last error: the one before may have been executed."""
+
+    class Retrying(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            raise httpx.ConnectError("the second try")
+
+    context.set_vendor_hosts({"127.0.0.1:9": "stripe"})
+    for transport in (Retrying(), None):
+        with httpx.Client(transport=transport) as client, pytest.raises(httpx.ConnectError):
+            client.get("http://127.0.0.1:9/v1/customers")
+    context.set_vendor_hosts({})
+
+    assert [ticket.attempts[0].unsent for ticket in recorder.tickets] == [False, True]
+
+
+class _CutShort(httpx.SyncByteStream):
+    """An answer whose body breaks off."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b'{"id": '
+        raise httpx.ReadError("cut")
+
+
+def test_an_answer_cut_short_reaches_the_caller_and_leaves_the_attempt_open(recorder: Recorder) -> None:
+    """The vendor executed the write, but its answer could not be read to the end: doubt."""
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=_CutShort()))
+    with httpx.Client(transport=transport) as client, pytest.raises(httpx.ReadError, match="cut"):
+        client.post("https://api.stripe.com/v1/payment_intents", data=FORM)
+
+    assert (recorder.tickets[0].begun, recorder.tickets[0].attempts) == (1, [])
+
+
+def test_a_credential_that_was_not_there_is_not_left_behind(server: StripeServer, recorder: Recorder) -> None:
+    """A request without authorization has none after the send either."""
+    recorder.secret = "sk_test_real"
+    response = httpx.get(f"{server.url}/v1/customers")
+
+    assert "authorization" not in response.request.headers
 
 
 def test_the_async_client_passes_the_same_way(server: StripeServer, recorder: Recorder) -> None:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
+import anyio.to_thread
 import pytest
+import requests
 import stripe
+from requests.adapters import HTTPAdapter
 from stripe import _http_client
+from urllib3.util.retry import Retry
 
 import keyguard
 from keyguard import context, patches
@@ -334,3 +340,140 @@ def test_async_calls_are_charged_once_through_the_whole_guard(server: StripeServ
     assert server.total == 1000
     assert sum(isinstance(result, keyguard.SpendCapExceeded) for result in results) == 10
     assert (usage.spent, usage.held, usage.doubt, usage.calls) == (10_000_000, 0, 0, 10)
+
+
+def test_an_unrelated_refused_connection_proves_nothing(server: StripeServer, recorder: Recorder) -> None:
+    """A charge made while the caller handles a refused connection of another service: Python chains the two, keyguard does not."""
+    server.drop_answers = True
+
+    class Vague(stripe.RequestsClient):
+        """Stripe's own client, whose error says nothing of its cause."""
+
+        def _handle_request_error(self, e: Exception) -> Any:
+            raise stripe.APIConnectionError("no answer") from None
+
+    client = _client(server, http_client=Vague(), max_network_retries=0)
+    try:
+        raise ConnectionRefusedError("somebody else's cache")
+    except ConnectionRefusedError:
+        with pytest.raises(stripe.APIConnectionError):
+            client.v1.payment_intents.create({"amount": 100, "currency": "usd", "confirm": True})
+
+    assert server.total == 100
+    assert [attempt.unsent for attempt in recorder.tickets[0].attempts] == [False]
+
+
+def _once_then_gone() -> tuple[socket.socket, threading.Thread, list[bytes]]:
+    """Take one request, close without an answer, and listen no more."""
+    listening, got = socket.create_server(("127.0.0.1", 0)), list[bytes]()
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        listening.close()
+        got.append(connection.recv(65536))
+        connection.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return listening, thread, got
+
+
+def test_a_session_that_tries_again_proves_nothing(recorder: Recorder) -> None:
+    """The first try was executed and lost, the second refused: urllib3 shows only the second."""
+    listening, thread, got = _once_then_gone()
+    base = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    session = requests.Session()
+    session.mount("http://", HTTPAdapter(max_retries=Retry(total=2, allowed_methods=None, backoff_factor=0)))
+    client = stripe.StripeClient(
+        "sk_test_12345", base_addresses={"api": base}, http_client=stripe.RequestsClient(session=session), max_network_retries=0
+    )
+    with session, pytest.raises(stripe.APIConnectionError):
+        client.v1.payment_intents.create({"amount": 100, "currency": "usd", "confirm": True})
+    thread.join(10)
+
+    assert len(got) == 1
+    assert [attempt.unsent for attempt in recorder.tickets[0].attempts] == [False]
+
+
+class _SessionOfMine(requests.Session):
+    """A session class that could do anything."""
+
+
+@pytest.mark.parametrize(("session", "unsent"), [(requests.Session, True), (_SessionOfMine, False)])
+def test_an_ordinary_session_of_the_users_still_proves(recorder: Recorder, session: Callable[[], requests.Session], unsent: bool) -> None:
+    """A plain session tries once, so its refused connection is proof; a subclass may do anything."""
+    with session() as own:
+        client = stripe.StripeClient(
+            "sk_test_12345",
+            base_addresses={"api": "http://127.0.0.1:9"},
+            http_client=stripe.RequestsClient(session=own),
+            max_network_retries=0,
+        )
+        with pytest.raises(stripe.APIConnectionError):
+            client.v1.customers.retrieve("cus_1")
+
+    assert [attempt.unsent for attempt in recorder.tickets[0].attempts] == [unsent]
+
+
+def test_a_client_that_tries_again_by_itself_proves_nothing(server: StripeServer, recorder: Recorder) -> None:
+    """A subclass whose request() makes two tries ends with a refused connection; the first try was executed."""
+
+    class Twice(stripe.RequestsClient):
+        def request(self, method: str, url: str, headers: Any, post_data: Any = None) -> Any:
+            with contextlib.suppress(stripe.APIConnectionError):
+                super().request(method, url, headers, post_data)
+            return super().request(method, "http://127.0.0.1:9/", headers, post_data)
+
+    server.drop_answers = True
+    with pytest.raises(stripe.APIConnectionError):
+        _client(server, http_client=Twice(), max_network_retries=0).v1.payment_intents.create(
+            {"amount": 100, "currency": "usd", "confirm": True}
+        )
+
+    assert server.total == 100
+    assert [attempt.unsent for attempt in recorder.tickets[0].attempts] == [False]
+
+
+def test_a_retry_method_set_on_the_client_object_is_refused(recorder: Recorder) -> None:
+    """What goes round the class on the object itself is seen like a subclass that does."""
+    client = stripe.RequestsClient()
+    client.request_with_retries = lambda *_: ('{"id": "pi_1", "object": "payment_intent"}', 200, {})  # type: ignore[assignment,misc]
+    with pytest.raises(keyguard.ConfigurationError, match="RequestsClient"):
+        stripe.StripeClient("sk_test_12345", http_client=client).v1.payment_intents.create({"amount": 1, "currency": "usd"})
+
+    assert recorder.seen == []
+
+
+def test_an_async_ask_uses_the_async_client(server: StripeServer, recorder: Recorder) -> None:
+    """A client that is async only is asked on the event loop that waits for the answer."""
+
+    async def main() -> Any:
+        own = stripe.HTTPXClient()
+        client = stripe.StripeClient("sk_test_12345", base_addresses={"api": server.url}, http_client=own)
+        await client.v1.payment_intents.create_async({"amount": 100, "currency": "usd"})
+        ask = recorder.seen[0].ask
+        assert ask is not None
+        reply = await anyio.to_thread.run_sync(ask, "/v1/payment_intents/pi_1", "sk_test_real")
+        await own.close_async()  # type: ignore[no-untyped-call]  # -- stripe's own
+        return reply
+
+    reply = asyncio.run(main())
+    method, path, headers = server.requests[-1]
+
+    assert (reply.status, method, path) == (200, "GET", "/v1/payment_intents/pi_1")
+    assert {name.lower(): value for name, value in headers.items()}["authorization"] == "Bearer sk_test_real"
+    assert len(recorder.seen) == 1
+
+
+@pytest.mark.parametrize("prefix", ["/stripe", "/proxy"])
+def test_a_prefix_is_cut_alike_by_both_seams(server: StripeServer, recorder: Recorder, prefix: str) -> None:
+    """Stripe's httpx client behind a listed proxy is one call, not one of the SDK and another of the wire."""
+    context.set_vendor_hosts({server.host: "stripe"})
+    client = stripe.StripeClient(
+        "sk_test_12345", base_addresses={"api": f"{server.url}{prefix}"}, http_client=stripe.HTTPXClient(allow_sync_methods=True)
+    )
+    client.v1.customers.retrieve("cus_1")
+    context.set_vendor_hosts({})
+
+    assert [outgoing.call.path for outgoing in recorder.seen] == ["/v1/customers/cus_1"]
+    assert [ticket.begun for ticket in recorder.tickets] == [1]

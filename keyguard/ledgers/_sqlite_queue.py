@@ -83,7 +83,9 @@ class Queue:
         try:
             try:
                 with self._lock:
-                    batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+                    for _ in range(min(_BATCH, len(self._waiting))):
+                        # One by one: an interrupt must find in `batch` whoever is out of the queue already.
+                        batch.append(self._waiting.popleft())
                 number = self._commit(batch)
             finally:
                 # The next leader works while this one syncs; and whatever struck this one, somebody leads.

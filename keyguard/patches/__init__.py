@@ -10,6 +10,7 @@ request is guarded anew.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import threading
@@ -143,7 +144,7 @@ class _Arming:
     lock: threading.RLock = field(default_factory=threading.RLock)
     is_wanted: bool = False
     wrappers: dict[str, Any] = field(default_factory=dict[str, Any])
-    hooked: set[str] = field(default_factory=set[str])
+    hooked: set[str] = field(default_factory=set[str])  # by the first seam that waits: two plugs may wait for one module
 
 
 _arming = _Arming()
@@ -173,14 +174,16 @@ def arm() -> None:
     Raises:
         ConfigurationError: a client outside the supported versions, or without its seam; every time, until it is mended.
     """
+    found = [(patch, module) for patch in known_patches() for module in dict.fromkeys(seam.module for seam in patch.seams)]
+    for _, module in found:
+        _let_import_finish(module)
     with _arming.lock:
         _arming.is_wanted = True
-        for patch in known_patches():
-            for module in dict.fromkeys(seam.module for seam in patch.seams):
-                if module in sys.modules:
-                    _arm_module(patch, sys.modules[module])
-                else:
-                    _await_import(patch, module)
+        for patch, module in found:
+            if module in sys.modules:
+                _arm_module(patch, sys.modules[module])
+            else:
+                _await_import(patch, module)
 
 
 def disarm() -> None:
@@ -190,7 +193,6 @@ def disarm() -> None:
         for patch in known_patches():
             for seam in patch.seams:
                 _take_away(seam)
-        _arming.wrappers.clear()
 
 
 def live_seams() -> dict[str, bool]:
@@ -198,14 +200,23 @@ def live_seams() -> dict[str, bool]:
     return {seam.name: _is_live(seam) for patch in known_patches() for seam in patch.seams}
 
 
+def _let_import_finish(module: str) -> None:
+    """Wait while another thread imports a module: half a module has no seam. Without our lock, which that import's hook takes."""
+    if module in sys.modules:
+        # Where that import failed there is nothing to arm yet.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+
+
 def _await_import(patch: Patch, module: str) -> None:
     """Hook a module's import, once per process: wrapt cannot take a hook back, so the hook asks whether it is still wanted."""
-    if module in _arming.hooked:
+    waiting = next(seam.name for seam in patch.seams if seam.module == module)
+    if waiting in _arming.hooked:
         return
-    _arming.hooked.add(module)
+    _arming.hooked.add(waiting)
 
     def arm_at_import(imported: Any) -> None:
-        _arming.hooked.discard(module)
+        _arming.hooked.discard(waiting)
         if not _arming.is_wanted:
             # Not now; arm() finds the module imported when it is wanted again.
             return
@@ -282,3 +293,5 @@ def _take_away(seam: Seam) -> None:
     current, owner, name = _installed_at(seam)
     if handle is not None and current is handle:
         setattr(owner, name, handle.__wrapped__)
+        # A handle that somebody wrapped over is kept: it may be outermost when asked again.
+        del _arming.wrappers[seam.name]

@@ -1,8 +1,8 @@
-"""Which exceptions of which HTTP library prove that no byte of a request left. A table; imports none of the libraries."""
+"""Which exceptions of which HTTP library prove that no byte of a request left. Tables; imports none of the libraries."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,16 +26,31 @@ _DOUBT = {
 }  # fmt: skip
 
 
-def is_unsent(error: BaseException) -> bool:
-    """Say whether an exception of a client proves that nothing was sent; what is not proven is not."""
-    kinds = {(kind.__module__, kind.__name__) for found in _chain(error) for kind in type(found).__mro__}
+def is_unsent(error: BaseException, handled: BaseException | None = None) -> bool:
+    """
+    Say whether an exception of a client proves that nothing was sent; what is not proven is not.
+
+    Args:
+        error: What the attempt raised.
+        handled: What the caller was handling when the attempt began (`sys.exc_info()[1]`). Python chains it to whatever
+            is raised meanwhile, and a connection that somebody else was refused proves nothing about this one.
+    """
+    kinds = {(kind.__module__, kind.__name__) for found in _chain(error, handled) for kind in type(found).__mro__}
     return not kinds & _DOUBT and bool(kinds & _PROOF)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def sends_once(session: Any) -> bool:
+    """Say whether a `requests` session tries each request once: of several tries an error shows only the last."""
+    kind = type(session)
+    if (kind.__module__, kind.__name__) != ("requests.sessions", "Session"):
+        return False
+    return all(getattr(getattr(adapter, "max_retries", None), "total", None) in (0, False) for adapter in session.adapters.values())
+
+
+def _chain(error: BaseException, handled: BaseException | None) -> Iterator[BaseException]:
     """Yield an exception and all that it was made from: causes, contexts, and what urllib3 and requests keep in attributes."""
     todo: list[BaseException] = [error]
-    seen: set[int] = set()
+    seen: set[int] = {id(handled)}
     while todo:
         found = todo.pop()
         if id(found) in seen:

@@ -11,10 +11,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
+import anyio.from_thread
+
 from keyguard import context
 from keyguard.errors import EndpointNotAllowed
 from keyguard.model import TOKEN_PREFIX, Attempt, Call, Reply
 from keyguard.patches import Outgoing, Seam
+from keyguard.patches._headers import credential_of, is_carrying, with_credential
 from keyguard.patches._proof import is_unsent
 from keyguard.vendors import claimed_hosts
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 _TOKEN = TOKEN_PREFIX.encode()
 _FORM = "application/x-www-form-urlencoded"
+# What belongs to a write and not to the question about it.
+_BODY_HEADERS = ("idempotency-key", "content-type", "content-length", "content-encoding", "transfer-encoding")
 _PREFECT_CLIENTS = {"PrefectHttpxSyncClient", "PrefectHttpxAsyncClient", "PrefectHttpxSyncEphemeralClient"}
 
 
@@ -50,7 +55,7 @@ def seams_for(module: str) -> tuple[Seam, ...]:
     defined = f"{module}._client"
     return (
         Seam(f"{module}.sync", defined, "Client._send_single_request", read, send),
-        Seam(f"{module}.async", defined, "AsyncClient._send_single_request", read, asend, is_async=True),
+        Seam(f"{module}.async", defined, "AsyncClient._send_single_request", aread, asend, is_async=True),
     )
 
 
@@ -62,15 +67,30 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoi
         EndpointNotAllowed: it carries a vault token to a host that nobody claims.
     """
     request = args[0] if args else kwargs["request"]
+    vendor = _vendor_of(instance, request)
+    return None if vendor is None else _outgoing(request, vendor, lambda question: _get(instance, question))
+
+
+def aread(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoing | None:
+    """Read one request of an async client; its quote reads go through it too, on the event loop that waits for them."""
+    request = args[0] if args else kwargs["request"]
+    vendor = _vendor_of(instance, request)
+    return None if vendor is None else _outgoing(request, vendor, lambda question: anyio.from_thread.run(_aget, instance, question))
+
+
+def _vendor_of(instance: Any, request: Any) -> str | None:
     # `raw_host` is a plain attribute of the parsed URL; building a Call for each foreign request would cost 10 µs.
-    host = request.url.raw_host.decode("ascii")
-    vendor = claimed_hosts().get(host) or (_listed(request) if context.vendor_hosts() else None)
+    # A name with the root's dot is the same host.
+    host = request.url.raw_host.decode("ascii").rstrip(".")
+    vendor = claimed_hosts().get(host)
+    if vendor is not None:
+        return vendor
+    vendor = _listed(request) if context.vendor_hosts() else None
     if vendor is None:
         _check_token(request, host)
+    elif type(instance).__name__ in _PREFECT_CLIENTS and type(instance).__module__.startswith("prefect."):
         return None
-    if type(instance).__name__ in _PREFECT_CLIENTS and type(instance).__module__.startswith("prefect.") and host not in claimed_hosts():
-        return None
-    return _outgoing(instance, request, vendor)
+    return vendor
 
 
 def _listed(request: Any) -> str | None:
@@ -78,23 +98,29 @@ def _listed(request: Any) -> str | None:
 
 
 def _check_token(request: Any, host: str) -> None:
-    for name, value in request.headers.raw:
-        if _TOKEN in value and name.lower() != b"host":
+    headers = request.headers.raw
+    # One search for all of them; Basic hides a token in base64.
+    values = b"\n".join([value for _, value in headers])
+    if _TOKEN not in values and b"asic " not in values:
+        return
+    for name, value in headers:
+        if name.lower() != b"host" and is_carrying(value.decode("latin-1"), TOKEN_PREFIX):
             raise EndpointNotAllowed(
                 f"this request carries a vault token to {host}, which is no vendor's host; nothing was sent. If it is a stand-in or proxy "
                 f"of yours, set KEYGUARD_VENDOR_HOSTS=VENDOR={request.url.netloc.decode('ascii')}"
             )
 
 
-def _outgoing(instance: Any, request: Any, vendor: str) -> Outgoing:
+def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any]) -> Outgoing:
     headers = request.headers
     parts = urlsplit(str(request.url))
+    prefix, path = _split_path(request.url.raw_path.partition(b"?")[0].decode("ascii"), vendor, is_listed=_listed(request) is not None)
     call = Call(
         vendor=vendor,
         method=request.method.upper(),
         scheme=parts.scheme,
         host=request.url.netloc.decode("ascii"),
-        path=request.url.raw_path.partition(b"?")[0].decode("ascii"),
+        path=path,
         query=tuple(parse_qsl(parts.query, keep_blank_values=True)),
         body=_body(request),
         account="/".join(headers[name] for name in ("stripe-account", "stripe-context") if headers.get(name)),
@@ -102,19 +128,41 @@ def _outgoing(instance: Any, request: Any, vendor: str) -> Outgoing:
     )
 
     def ask(path: str, secret: str | None) -> Reply:
-        """GET a path with a plain client of the same library and the same credentials."""
-        authorization = f"Bearer {secret}" if secret is not None else headers.get("authorization", "")
-        with context.own_traffic(), _library_of(instance).Client() as client:
-            found = client.get(f"{parts.scheme}://{parts.netloc}{path}", headers={"authorization": authorization})
-        return Reply(found.status_code, {name.lower(): value for name, value in found.headers.items()}, found.content)
+        """GET a path with the same client, and its proxies, certificates and credentials."""
+        question = type(request)("GET", request.url.copy_with(raw_path=f"{prefix}{path}".encode()), headers=headers)
+        question.extensions = {**request.extensions}
+        for name in _BODY_HEADERS:
+            question.headers.pop(name, None)
+        with _Swapped(question, secret):
+            found = get(question)
+        return _reply(found, found.content)
 
-    return Outgoing(call, credential=headers.get("authorization", "").partition(" ")[2].strip(), ask=ask)
+    return Outgoing(call, credential=credential_of(headers.get("authorization", "")), ask=ask)
 
 
-def _library_of(instance: Any) -> Any:
-    """Return the library that a client's class comes from, whatever it was subclassed to."""
-    base = next(base for base in type(instance).__mro__ if "_send_single_request" in vars(base))
-    return sys.modules[base.__module__.partition(".")[0]]
+def _split_path(path: str, vendor: str, *, is_listed: bool) -> tuple[str, str]:
+    """Cut off what a listed proxy puts before the vendor's own path: the vendor's name, or what an SDK above has cut."""
+    ticket = context.open_ticket()
+    if is_listed and path.startswith(f"/{vendor}/"):
+        return f"/{vendor}", path[len(vendor) + 1 :]
+    if is_listed and ticket is not None and not ticket.closed and path.endswith(ticket.call.path):
+        return path.removesuffix(ticket.call.path), ticket.call.path
+    return "", path
+
+
+def _get(instance: Any, question: Any) -> Any:
+    with context.own_traffic():
+        # Below redirects, auth and the user's event hooks: they belong to the user's own requests.
+        found = instance._send_single_request(question)  # noqa: SLF001 -- the method this file is about
+        found.read()
+    return found
+
+
+async def _aget(instance: Any, question: Any) -> Any:
+    with context.own_traffic():
+        found = await instance._send_single_request(question)  # noqa: SLF001 -- the method this file is about
+        await found.aread()
+    return found
 
 
 def _body(request: Any) -> tuple[tuple[str, str], ...] | None:
@@ -129,32 +177,39 @@ def _body(request: Any) -> tuple[tuple[str, str], ...] | None:
     return tuple(parse_qsl(content.decode("utf-8", "replace"), keep_blank_values=True))
 
 
-def send(ticket: context.Ticket, wrapped: Callable[..., Any], _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one request; a write's answer is read here, because its cost is in it."""
-    request = args[0] if args else kwargs["request"]
+    request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
     with ticket.attempt() as ended, _Swapped(request, ticket.secret):
         try:
             response = wrapped(*args, **kwargs)
         except Exception as error:
-            ended(Attempt(error=type(error).__name__, unsent=is_unsent(error)))
+            ended(Attempt(error=type(error).__name__, unsent=_tries_once(instance, request) and is_unsent(error, handled)))
             raise
         body = response.read() if ticket.call.is_write else None
         ended(Attempt(reply=_reply(response, body)))
         return response
 
 
-async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one awaited request."""
-    request = args[0] if args else kwargs["request"]
+    request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
     with ticket.attempt() as ended, _Swapped(request, ticket.secret):
         try:
             response = await wrapped(*args, **kwargs)
         except Exception as error:
-            ended(Attempt(error=type(error).__name__, unsent=is_unsent(error)))
+            ended(Attempt(error=type(error).__name__, unsent=_tries_once(instance, request) and is_unsent(error, handled)))
             raise
         body = await response.aread() if ticket.call.is_write else None
         ended(Attempt(reply=_reply(response, body)))
         return response
+
+
+def _tries_once(instance: Any, request: Any) -> bool:
+    """Say whether the library's own transport is at work: a foreign one may try again unseen, and raise only its last error."""
+    transport = type(instance._transport_for_url(request.url))  # noqa: SLF001 -- a mounted transport is known to nothing else
+    library = next(base for base in type(instance).__mro__ if "_send_single_request" in vars(base))
+    return transport.__module__.partition(".")[0] == library.__module__.partition(".")[0]
 
 
 def _reply(response: Any, body: bytes | None) -> Reply:
@@ -166,13 +221,16 @@ class _Swapped:
 
     def __init__(self, request: Any, secret: str | None) -> None:
         self._request, self._secret = request, secret
-        self._token = request.headers.get("authorization") if secret is not None else None
+        self._token: str | None = request.headers.get("authorization")
 
     def __enter__(self) -> None:
         if self._secret is not None:
-            self._request.headers["authorization"] = f"Bearer {self._secret}"
+            self._request.headers["authorization"] = with_credential(self._token or "", self._secret)
 
     def __exit__(self, *_: object) -> None:
+        if self._secret is None:
+            return
+        del self._request.headers["authorization"]
         if self._token is not None:
             self._request.headers["authorization"] = self._token
 

@@ -7,18 +7,19 @@ built-in client and every subclass. `_APIRequestor.request_raw` refuses clients 
 
 from __future__ import annotations
 
-import base64
-import binascii
+import sys
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
+import anyio.from_thread
 import wrapt
 
 from keyguard import context
 from keyguard.errors import ConfigurationError
 from keyguard.model import Attempt, Call, Reply
 from keyguard.patches import Outgoing, Seam
-from keyguard.patches._proof import is_unsent
+from keyguard.patches._headers import credential_of
+from keyguard.patches._proof import is_unsent, sends_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ _RETRY_METHODS = (
     "request_with_retries", "request_stream_with_retries", "request_with_retries_async", "request_stream_with_retries_async",
     "_request_with_retries_internal", "_request_with_retries_internal_async",
 )  # fmt: skip
+_CLIENTS = "stripe._http_client"
 _FIRST_MAJOR = 8
 
 
@@ -40,10 +42,10 @@ class StripePatch:
     @property
     def seams(self) -> tuple[Seam, ...]:
         """One logical call, sync and async, and the check that no client goes round it."""
-        client, requestor = "stripe._http_client", "stripe._api_requestor"
+        client, requestor = _CLIENTS, "stripe._api_requestor"
         return (
             Seam("stripe.sync", client, "HTTPClient._request_with_retries_internal", read, send),
-            Seam("stripe.async", client, "HTTPClient._request_with_retries_internal_async", read, asend, is_async=True),
+            Seam("stripe.async", client, "HTTPClient._request_with_retries_internal_async", aread, asend, is_async=True),
             Seam("stripe.check", requestor, "_APIRequestor.request_raw", check),
             Seam("stripe.check_async", requestor, "_APIRequestor.request_raw_async", check, is_async=True),
         )
@@ -66,7 +68,9 @@ def check(instance: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Non
     client = instance._get_http_client()  # noqa: SLF001 -- the only way to the client that the request will use
     own = type(client)
     first = [next((base for base in own.__mro__ if name in vars(base)), None) for name in _RETRY_METHODS]
-    if not isinstance(client, HTTPClient) or any(base is not HTTPClient for base in first if base is not None):
+    is_bypassing = any(base is not HTTPClient for base in first if base is not None)
+    # A method set on the object itself goes round the class as well.
+    if not isinstance(client, HTTPClient) or is_bypassing or not vars(client).keys().isdisjoint(_RETRY_METHODS):
         raise ConfigurationError(
             f"the Stripe client {own.__module__}.{own.__qualname__} does not send through stripe.HTTPClient's own retry methods, "
             "so keyguard cannot guard it; nothing was sent. Subclass stripe.HTTPClient and override request() instead."
@@ -75,6 +79,15 @@ def check(instance: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Non
 
 def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoing:
     """Read one logical call from (method, url, headers, post_data, …)."""
+    return _outgoing(args, kwargs, lambda url, headers: instance.request("get", url, headers, None))
+
+
+def aread(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoing:
+    """Read one logical call; its quote reads go through the same async client, on the event loop that waits for them."""
+    return _outgoing(args, kwargs, lambda url, headers: anyio.from_thread.run(instance.request_async, "get", url, headers, None))
+
+
+def _outgoing(args: tuple[Any, ...], kwargs: dict[str, Any], get: Callable[[str, Mapping[str, str]], Any]) -> Outgoing:
     method, url, headers, post_data = _arguments(args, kwargs)
     parts = urlsplit(url)
     lowered = {str(name).lower(): str(value) for name, value in (headers or {}).items()}
@@ -95,10 +108,10 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoi
         """GET a path with the same client, base and credentials."""
         kept = {name: value for name, value in (headers or {}).items() if name.lower() not in {"idempotency-key", "content-type"}}
         with context.own_traffic():
-            content, status, received = instance.request("get", f"{base}{path}", _with(kept, secret), None)
+            content, status, received = get(f"{base}{path}", _with(kept, secret))
         return _reply(content, status, received)
 
-    return Outgoing(call, credential=_credential(lowered.get("authorization", "")), ask=ask)
+    return Outgoing(call, credential=credential_of(lowered.get("authorization", "")), ask=ask)
 
 
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -124,45 +137,56 @@ class _Watched(wrapt.ObjectProxy[Any]):
 
     def request(self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None, **more: Any) -> Any:
         """Make one attempt."""
-        return self._self_attempt(self.__wrapped__.request, method, url, headers, post_data, more, is_stream=False)
+        return self._self_attempt("request", method, url, headers, post_data, more, is_stream=False)
 
     def request_stream(self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None, **more: Any) -> Any:
         """Make one attempt whose body belongs to the caller."""
-        return self._self_attempt(self.__wrapped__.request_stream, method, url, headers, post_data, more, is_stream=True)
+        return self._self_attempt("request_stream", method, url, headers, post_data, more, is_stream=True)
 
     async def request_async(self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None, **more: Any) -> Any:
         """Make one awaited attempt."""
-        return await self._self_aattempt(self.__wrapped__.request_async, method, url, headers, post_data, more, is_stream=False)
+        return await self._self_aattempt("request_async", method, url, headers, post_data, more, is_stream=False)
 
     async def request_stream_async(self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None, **more: Any) -> Any:
         """Make one awaited attempt whose body belongs to the caller."""
-        return await self._self_aattempt(self.__wrapped__.request_stream_async, method, url, headers, post_data, more, is_stream=True)
+        return await self._self_aattempt("request_stream_async", method, url, headers, post_data, more, is_stream=True)
 
-    def _self_attempt(
-        self, go: Callable[..., Any], method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool
-    ) -> Any:
-        ticket = self._self_ticket
+    def _self_attempt(self, name: str, method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool) -> Any:
+        ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
         with ticket.attempt() as ended:
             try:
-                answer = go(method, url, _with(headers, ticket.secret), data, **more)
+                answer = getattr(client, name)(method, url, _with(headers, ticket.secret), data, **more)
             except Exception as error:
-                ended(Attempt(error=type(error).__name__, unsent=is_unsent(error)))
+                ended(Attempt(error=type(error).__name__, unsent=_tries_once(client, name) and is_unsent(error, handled)))
                 raise
             ended(Attempt(reply=_reply(None if is_stream else answer[0], answer[1], answer[2])))
             return answer
 
     async def _self_aattempt(
-        self, go: Callable[..., Any], method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool
+        self, name: str, method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool
     ) -> Any:
-        ticket = self._self_ticket
+        ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
         with ticket.attempt() as ended:
             try:
-                answer = await go(method, url, _with(headers, ticket.secret), data, **more)
+                answer = await getattr(client, name)(method, url, _with(headers, ticket.secret), data, **more)
             except Exception as error:
-                ended(Attempt(error=type(error).__name__, unsent=is_unsent(error)))
+                ended(Attempt(error=type(error).__name__, unsent=_tries_once(client, name) and is_unsent(error, handled)))
                 raise
             ended(Attempt(reply=_reply(None if is_stream else answer[0], answer[1], answer[2])))
             return answer
+
+
+def _tries_once(client: Any, name: str) -> bool:
+    """Say whether one attempt of this client is one try on the wire, so that its error tells all that happened."""
+    fallback = getattr(client, "_async_fallback_client", None) if name.endswith("_async") else None
+    session = getattr(client, "_session", None)
+    # What somebody else wrote may try again unseen; so may the user's own session under Stripe's client.
+    is_stripes_own = all(_is_stripes_own(one, name) for one in (client, fallback) if one is not None)
+    return is_stripes_own and (session is None or sends_once(session))
+
+
+def _is_stripes_own(client: Any, name: str) -> bool:
+    return name not in vars(client) and getattr(getattr(type(client), name, None), "__module__", "") == _CLIENTS
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, str, Mapping[str, str] | None, Any]:
@@ -186,16 +210,6 @@ def _body(data: Any, content_type: str) -> tuple[tuple[str, str], ...] | None:
     if not isinstance(data, str) or "json" in content_type or "multipart" in content_type:
         return None
     return tuple(parse_qsl(data, keep_blank_values=True))
-
-
-def _credential(authorization: str) -> str:
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() != "basic":
-        return value.strip() if value else ""
-    try:
-        return base64.b64decode(value, validate=True).decode().partition(":")[0]
-    except (binascii.Error, UnicodeDecodeError):
-        return ""
 
 
 def _with(headers: Mapping[str, str], secret: str | None) -> Mapping[str, str]:
