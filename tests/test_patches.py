@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -17,6 +18,9 @@ from keyguard import context, patches
 from keyguard.errors import ConfigurationError
 from keyguard.patches import httpx as httpx_plug
 from keyguard.patches import stripe as stripe_plug
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -159,6 +163,37 @@ def test_a_handle_that_was_wrapped_over_is_taken_away_later() -> None:
     assert _attribute() is before
 
 
+class _Local(_Refusing):
+    """A plug for a client that no package index knows."""
+
+    client, distribution, supported = "local client", "keyguard-no-such-distribution", ">=0"
+
+    def supports(self, installed: str) -> bool:
+        """Support what has no version, too."""
+        return installed == "unknown"
+
+
+def test_an_import_after_disarm_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A hook cannot be taken back, so it asks: not wanted, nothing is wrapped; wanted again, arm() finds the module there."""
+    (tmp_path / "keyguard_local_client.py").write_text("class Client:\n    def call(self):\n        return 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    plug = _Local((replace(httpx_plug.patch.seams[0], name="local", module="keyguard_local_client", attribute="Client.call"),))
+    monkeypatch.setattr(patches, "known_patches", lambda: (plug,))
+    patches.arm()
+    patches.arm()
+    patches.disarm()
+    module = importlib.import_module("keyguard_local_client")
+    monkeypatch.setitem(sys.modules, "keyguard_local_client", module)
+    live = [patches.live_seams()]
+    patches.arm()
+    live.append(patches.live_seams())
+    patches.disarm()
+    live.append(patches.live_seams())
+
+    assert live == [{"local": False}, {"local": True}, {"local": False}]
+    assert module.Client().call() == 1
+
+
 _LATE = """
 import sys
 import keyguard
@@ -192,6 +227,7 @@ for _ in range(3):
 _MEANWHILE = """
 import importlib.abc, sys, threading
 from keyguard import patches
+patches.known_patches()  # a finder that waits keeps every other import waiting
 inside, go = threading.Event(), threading.Event()
 class Slow(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):

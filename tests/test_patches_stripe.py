@@ -342,46 +342,42 @@ def test_async_calls_are_charged_once_through_the_whole_guard(server: StripeServ
     assert (usage.spent, usage.held, usage.doubt, usage.calls) == (10_000_000, 0, 0, 10)
 
 
-def test_an_unrelated_refused_connection_proves_nothing(server: StripeServer, recorder: Recorder) -> None:
-    """A charge made while the caller handles a refused connection of another service: Python chains the two, keyguard does not."""
-    server.drop_answers = True
-
-    class Vague(stripe.RequestsClient):
-        """Stripe's own client, whose error says nothing of its cause."""
-
-        def _handle_request_error(self, e: Exception) -> Any:
-            raise stripe.APIConnectionError("no answer") from None
-
-    client = _client(server, http_client=Vague(), max_network_retries=0)
-    try:
-        raise ConnectionRefusedError("somebody else's cache")
-    except ConnectionRefusedError:
-        with pytest.raises(stripe.APIConnectionError):
-            client.v1.payment_intents.create({"amount": 100, "currency": "usd", "confirm": True})
-
-    assert server.total == 100
-    assert [attempt.unsent for attempt in recorder.tickets[0].attempts] == [False]
-
-
-def _once_then_gone() -> tuple[socket.socket, threading.Thread, list[bytes]]:
-    """Take one request, close without an answer, and listen no more."""
+def _once_then_gone(answer: bytes = b"") -> tuple[str, threading.Thread, list[bytes]]:
+    """Take one request, give a raw answer or none, close and listen no more."""
     listening, got = socket.create_server(("127.0.0.1", 0)), list[bytes]()
 
     def serve() -> None:
         connection, _ = listening.accept()
         listening.close()
-        got.append(connection.recv(65536))
-        connection.close()
+        with connection:
+            got.append(connection.recv(65536))
+            connection.sendall(answer)
 
     thread = threading.Thread(target=serve)
     thread.start()
-    return listening, thread, got
+    return f"http://127.0.0.1:{listening.getsockname()[1]}", thread, got
+
+
+def test_an_unrelated_refused_connection_proves_nothing(recorder: Recorder) -> None:
+    """A charge made while the caller handles another service's refused connection: Python chains the two, keyguard does not."""
+    # Executed, answered, and not to be decoded: an error that names neither a lost nor a refused connection.
+    answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\nConnection: close\r\n\r\nnope"
+    base, thread, got = _once_then_gone(answer)
+    client = stripe.StripeClient("sk_test_12345", base_addresses={"api": base}, http_client=stripe.RequestsClient(), max_network_retries=0)
+    try:
+        raise ConnectionRefusedError("somebody else's cache")
+    except ConnectionRefusedError:
+        with pytest.raises(stripe.APIConnectionError):
+            client.v1.payment_intents.create({"amount": 100, "currency": "usd", "confirm": True})
+    thread.join(10)
+
+    assert len(got) == 1
+    assert [attempt.unsent for attempt in recorder.tickets[0].attempts] == [False]
 
 
 def test_a_session_that_tries_again_proves_nothing(recorder: Recorder) -> None:
     """The first try was executed and lost, the second refused: urllib3 shows only the second."""
-    listening, thread, got = _once_then_gone()
-    base = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    base, thread, got = _once_then_gone()
     session = requests.Session()
     session.mount("http://", HTTPAdapter(max_retries=Retry(total=2, allowed_methods=None, backoff_factor=0)))
     client = stripe.StripeClient(
@@ -419,7 +415,7 @@ def test_a_client_that_tries_again_by_itself_proves_nothing(server: StripeServer
     """A subclass whose request() makes two tries ends with a refused connection; the first try was executed."""
 
     class Twice(stripe.RequestsClient):
-        def request(self, method: str, url: str, headers: Any, post_data: Any = None) -> Any:
+        def request(self, method: str, url: str, headers: Any, post_data: Any = None, **_: Any) -> Any:
             with contextlib.suppress(stripe.APIConnectionError):
                 super().request(method, url, headers, post_data)
             return super().request(method, "http://127.0.0.1:9/", headers, post_data)
@@ -437,7 +433,7 @@ def test_a_client_that_tries_again_by_itself_proves_nothing(server: StripeServer
 def test_a_retry_method_set_on_the_client_object_is_refused(recorder: Recorder) -> None:
     """What goes round the class on the object itself is seen like a subclass that does."""
     client = stripe.RequestsClient()
-    client.request_with_retries = lambda *_: ('{"id": "pi_1", "object": "payment_intent"}', 200, {})  # type: ignore[assignment,misc]
+    client.request_with_retries = lambda *_: ('{"id": "pi_1", "object": "payment_intent"}', 200, {})  # type: ignore[method-assign]
     with pytest.raises(keyguard.ConfigurationError, match="RequestsClient"):
         stripe.StripeClient("sk_test_12345", http_client=client).v1.payment_intents.create({"amount": 1, "currency": "usd"})
 
@@ -477,3 +473,22 @@ def test_a_prefix_is_cut_alike_by_both_seams(server: StripeServer, recorder: Rec
 
     assert [outgoing.call.path for outgoing in recorder.seen] == ["/v1/customers/cus_1"]
     assert [ticket.begun for ticket in recorder.tickets] == [1]
+
+
+def test_an_async_stream_is_one_call_whose_body_stays_the_callers(server: StripeServer, recorder: Recorder) -> None:
+    """The async twin of a streamed file."""
+
+    async def main() -> bytes:
+        own = stripe.HTTPXClient()
+        requestor = stripe.StripeClient("sk_test_12345", base_addresses={"api": server.url}, http_client=own)._requestor
+        response = await requestor.request_stream_async("get", "/v1/quotes/qt_1/pdf", base_address="api")
+        content = await response.read_async()
+        await own.close_async()  # type: ignore[no-untyped-call]  # -- stripe's own
+        return bytes(content)
+
+    content = asyncio.run(main())
+
+    assert b"list" in content
+    assert len(recorder.seen) == 1
+    assert recorder.tickets[0].attempts[0].reply is not None
+    assert recorder.tickets[0].attempts[0].reply.body is None
