@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
+import linecache
 import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,8 @@ import apsw
 import pytest
 
 from keyguard.errors import LedgerUnavailable
-from keyguard.ledgers import _sqlite_file
+from keyguard.ledgers import _sqlite_file, _sqlite_queue
+from keyguard.ledgers._sqlite_queue import Job, Queue
 from keyguard.ledgers.sqlite import SqliteLedger
 from keyguard.model import Closing, Outcome, Quote
 from keyguard.testing._till import Till, limits, open_till, parts
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
     from pathlib import Path
+    from types import FrameType
 
 CAP = 1_000_000  # micro-USD
 STEPS = ("queued", "locked", "begun", "written", "committed", "unlocked", "synced", "answered")
@@ -38,6 +41,7 @@ class Gate:
     opened: threading.Event = field(default_factory=threading.Event)
     queued: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     passed: list[str] = field(default_factory=list)
+    at_queue: Callable[[], None] | None = None
 
     def __call__(self, step: str) -> None:
         """Be told of a step."""
@@ -48,6 +52,9 @@ class Gate:
             if not self.opened.wait(_PATIENCE):
                 raise AssertionError("nobody opened the gate")
         elif step == "queued":
+            hook, self.at_queue = self.at_queue, None
+            if hook is not None:
+                hook()
             self.queued.release()
 
     def expect_queued(self, count: int) -> None:
@@ -147,45 +154,153 @@ def test_an_interrupt_just_after_begin_leaves_the_file_free(tmp_path: Path) -> N
 
 def test_an_interrupted_follower_books_nothing(till: Till, gate: Gate, pool: ThreadPoolExecutor) -> None:
     """Ctrl-C while waiting for another thread's batch takes the job out of the queue."""
-    mine = till.order(Quote(10))
-    leader = halted(till, gate, pool, "begun", 1)
+    mine, raised = till.order(Quote(10)), threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not raised.is_set():
+            raised.set()
+            raise KeyboardInterrupt
 
     def press() -> None:
         gate.expect_queued(1)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        # Again and again: a signal that comes just before the thread falls asleep is seen only when it wakes.
+        while not raised.wait(0.02):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
-    pressed = pool.submit(press)
-    with pytest.raises(KeyboardInterrupt):
-        till.ledger.reserve(mine)
-    pressed.result(_PATIENCE)
-    gate.opened.set()
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        leader = halted(till, gate, pool, "begun", 1)
+        pressed = pool.submit(press)
+        with pytest.raises(KeyboardInterrupt):
+            till.ledger.reserve(mine)
+        pressed.result(_PATIENCE)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        gate.opened.set()
 
     assert leader.result(_PATIENCE).granted
     assert not till.ledger.close(Closing(mine.reservation_id, Outcome("released"))).found
     assert till.usage.held == 1
 
 
-def test_a_follower_struck_when_it_is_to_lead_hands_on(till: Till, gate: Gate, pool: ThreadPoolExecutor) -> None:
-    """An exception injected into the next leader does not strand those behind it."""
-    struck, behind = till.order(Quote(10)), till.order(Quote(100))
-    names: list[int] = []
+class Striking:
+    """A caller's wake-up that is an interrupt."""
 
-    def reserve_struck() -> None:
-        names.append(threading.get_ident())
-        till.ledger.reserve(struck)
+    def __init__(self, lock: threading.Lock) -> None:
+        self.locked, self.release, self._acquire = lock.locked, lock.release, lock.acquire
+
+    def acquire(self) -> None:
+        """Sleep until woken, then be struck."""
+        self._acquire()
+        raise KeyboardInterrupt
+
+
+def test_a_follower_struck_when_it_is_to_lead_hands_on(till: Till, gate: Gate, pool: ThreadPoolExecutor) -> None:
+    """An exception that hits the next leader as it wakes does not strand those behind it."""
+    struck, behind = till.order(Quote(10)), till.order(Quote(100))
+    ledger = till.ledger
+    assert isinstance(ledger, SqliteLedger)
+
+    def arm() -> None:
+        job: Any = ledger._queue._waiting[-1]
+        job.wake = Striking(job.wake)
 
     leader = halted(till, gate, pool, "begun", 1)
-    victim = pool.submit(reserve_struck)
+    gate.at_queue = arm
+    victim = pool.submit(ledger.reserve, struck)
     gate.expect_queued(1)
-    last = pool.submit(till.ledger.reserve, behind)
+    last = pool.submit(ledger.reserve, behind)
     gate.expect_queued(1)
-    assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(names[0]), ctypes.py_object(InterruptedError)) == 1
     gate.opened.set()
 
     assert leader.result(_PATIENCE).granted
-    assert isinstance(victim.exception(_PATIENCE), InterruptedError)
+    assert isinstance(victim.exception(_PATIENCE), KeyboardInterrupt)
     assert last.result(_PATIENCE).granted
     assert till.usage.held == 101
+
+
+@dataclass
+class Sweep:
+    """A queue without a ledger, whose first caller is interrupted before the nth line that it runs of the queue's own code."""
+
+    nth: int
+    behind: int
+    struck_at: str = ""
+    answers: list[object] = field(default_factory=list)
+    lines: int = 0
+
+    def run(self) -> bool:
+        """Interrupt one caller; returns whether everybody else was answered."""
+        queued = threading.Semaphore(0)
+        self.queue = Queue(self._commit, lambda number: None, lambda step: queued.release() if step == "queued" else None)
+        self.threads = [threading.Thread(target=self._call, args=(number,), daemon=True) for number in range(self.behind)]
+        self.queued = queued
+        for thread in (threading.Thread(target=self._be_struck, daemon=True), threading.Thread(target=self._call, args=(-1,), daemon=True)):
+            thread.start()
+            self.threads.append(thread)
+            if len(self.threads) == self.behind + 1:
+                thread.join(_PATIENCE)
+        started = [thread for thread in self.threads if thread.ident is not None]
+        for thread in started:
+            thread.join(_PATIENCE)
+        return not any(thread.is_alive() for thread in started)
+
+    def _commit(self, batch: list[Job]) -> int:
+        for job in batch:
+            job.result = job.run()
+        return 1
+
+    def _call(self, number: int) -> None:
+        try:
+            self.answers.append(self.queue.submit(Job(lambda: number)))
+        except LedgerUnavailable as error:
+            self.answers.append(error)
+
+    def _crowd(self) -> None:
+        """Let the others queue up behind the one that will be struck, which leads now."""
+        while self.queued.acquire(blocking=False):
+            pass
+        for thread in self.threads[: self.behind]:
+            thread.start()
+        for _ in range(self.behind):
+            assert self.queued.acquire(timeout=_PATIENCE)
+
+    def _be_struck(self) -> None:
+        sys.settrace(self._trace)
+        try:
+            self.queue.submit(Job(self._crowd))
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename != _sqlite_queue.__file__:
+            return None
+        # CPython raises no interrupt between the body of a `with` and its exit, where the tracer sees the line again.
+        if event == "line" and not linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip().startswith("with "):
+            self.lines += 1
+            if self.lines == self.nth:
+                self.struck_at = f"{frame.f_code.co_name}:{frame.f_lineno}"
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self._trace
+
+
+@pytest.mark.parametrize("behind", [0, 2])
+def test_an_interrupt_at_any_line_of_the_queue_strands_nobody(behind: int) -> None:
+    """Wherever in the queue's code the leader is struck, those behind it and those who come later are answered."""
+    swept = 0
+    for nth in range(1, 200):
+        sweep = Sweep(nth, behind)
+
+        assert sweep.run(), sweep.struck_at
+        assert -1 in sweep.answers, sweep.struck_at
+        if not sweep.struck_at:
+            break
+        swept += 1
+
+    assert 25 < swept < 199
 
 
 def test_followers_of_an_interrupted_leader_are_told(till: Till, gate: Gate, pool: ThreadPoolExecutor) -> None:

@@ -492,3 +492,13 @@ def test_an_async_stream_is_one_call_whose_body_stays_the_callers(server: Stripe
     assert len(recorder.seen) == 1
     assert recorder.tickets[0].attempts[0].reply is not None
     assert recorder.tickets[0].attempts[0].reply.body is None
+
+
+def test_the_wire_seam_stays_silent_under_stripes_async_client(server: StripeServer, recorder: Recorder) -> None:
+    """Stripe's async client rides on httpx: at a listed host both seams see the request, and it is one call with one attempt."""
+    context.set_vendor_hosts({server.host: "stripe"})
+    asyncio.run(_acreate(server.url))
+    context.set_vendor_hosts({})
+
+    assert len(recorder.seen) == 1
+    assert [(ticket.begun, len(ticket.attempts)) for ticket in recorder.tickets] == [(1, 1)]

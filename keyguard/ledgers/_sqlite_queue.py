@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from keyguard.errors import LedgerUnavailable
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _BATCH = 128
+_PENDING = object()
+_INTERRUPTED = "the ledger's writer was interrupted; try again"
 
 
 @dataclass(slots=True, eq=False)
@@ -24,14 +27,16 @@ class Job:
         run: Does the work inside the transaction.
         is_durable: Its commit must be on disk before the caller goes on.
         leads: Its caller leads the next batch.
+        batch: The jobs that its caller took out of the queue to lead.
         wake: Held while the caller sleeps; made only for callers that must wait.
     """
 
     run: Callable[[], Any]
     is_durable: bool = False
-    result: Any = None
+    result: Any = _PENDING
     error: BaseException | None = None
     leads: bool = False
+    batch: list[Job] = field(default_factory=list["Job"])
     wake: threading.Lock | None = None
 
     def rouse(self) -> None:
@@ -58,69 +63,78 @@ class Queue:
 
     def submit(self, job: Job) -> Any:
         """Run a job in the next batch; returns its result or raises its error."""
-        with self._lock:
-            job.leads, self._is_led = not self._is_led, True
-            if not job.leads:
-                job.wake = threading.Lock()
-                job.wake.acquire()
-            self._waiting.append(job)
         try:
+            with self._lock:
+                self._waiting.append(job)
+                if self._is_led:
+                    wake = threading.Lock()
+                    wake.acquire()
+                    job.wake = wake
+                else:
+                    job.leads = self._is_led = True
             self._step("queued")
             if job.wake is not None:
                 # Woken either with the answer, or to lead.
                 job.wake.acquire()
             if job.leads:
-                self._lead()
-        except BaseException:
-            self._leave(job)
+                self._lead(job)
+        except BaseException as error:
+            # Everything from the first line on: a caller that is lost while it leads would leave the others waiting for ever.
+            self._leave(job, error)
             raise
         if job.error is not None:
             raise job.error
+        if job.result is _PENDING:
+            raise LedgerUnavailable(_INTERRUPTED)
         return job.result
 
-    def _lead(self) -> None:
-        batch: list[Job] = []
+    def _lead(self, leader: Job) -> None:
+        batch = leader.batch
         try:
+            with self._lock:
+                # An interrupt must find in `batch` whoever is out of the queue already.
+                batch.extend(islice(self._waiting, _BATCH))
+                for _ in batch:
+                    self._waiting.popleft()
             try:
-                with self._lock:
-                    for _ in range(min(_BATCH, len(self._waiting))):
-                        # One by one: an interrupt must find in `batch` whoever is out of the queue already.
-                        batch.append(self._waiting.popleft())
                 number = self._commit(batch)
             finally:
-                # The next leader works while this one syncs; and whatever struck this one, somebody leads.
-                self._hand_over()
+                # The next leader works while this one syncs.
+                self._hand_over(leader)
             if any(job.is_durable and job.error is None for job in batch):
                 self._sync(number)
             self._step("synced")
-        except BaseException as error:
+        except LedgerUnavailable as error:
             _fail(batch, error)
-            if not isinstance(error, LedgerUnavailable):
-                raise
-        finally:
-            for job in batch:
-                job.rouse()
+        for job in batch:
+            job.rouse()
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, leader: Job) -> None:
         with self._lock:
             if self._waiting:
-                self._waiting[0].leads = True
-                self._waiting[0].rouse()
+                heir = self._waiting[0]
+                heir.leads = True
+                heir.rouse()
             else:
                 self._is_led = False
+            # Last: struck before this, the leader hands over once more, which does no harm; never would.
+            leader.leads = False
 
-    def _leave(self, job: Job) -> None:
-        """Take out a caller that was interrupted: its job must not run for nobody, and its leadership goes on."""
+    def _leave(self, job: Job, error: BaseException) -> None:
+        """Clear up after a caller that was interrupted: its job must not run for nobody, its leadership goes on, its batch is told."""
         with self._lock:
-            is_waiting = job in self._waiting
-            if is_waiting:
-                self._waiting.remove(job)
-        if is_waiting and job.leads:
-            self._hand_over()
+            for gone in (job, *job.batch):
+                if gone in self._waiting:
+                    self._waiting.remove(gone)
+        if job.leads:
+            self._hand_over(job)
+        _fail(job.batch, error)
+        for other in job.batch:
+            other.rouse()
 
 
 def _fail(batch: list[Job], error: BaseException) -> None:
     """Give every job of a batch whose end is unknown an error that may be retried."""
-    known = error if isinstance(error, LedgerUnavailable) else LedgerUnavailable("the ledger's writer was interrupted; try again")
+    known = error if isinstance(error, LedgerUnavailable) else LedgerUnavailable(_INTERRUPTED)
     for job in batch:
         job.error = job.error or known
