@@ -85,13 +85,19 @@ def _disk_full(path: Path) -> None:
 
 def _as_nobody(path: Path) -> None:
     """Open somebody else's file without root's rights, then one in somebody else's folder."""
+    # Everything that is loaded late, while the source can still be read: it may lie in a private folder.
+    SqliteLedger(path).shut()
+    steps = migrations()
     os.setgid(_NOBODY)
     os.setuid(_NOBODY)
     for name in (path, path.with_name("new.db")):
         try:
-            SqliteLedger(name)
+            SqliteLedger(name, steps=steps)
         except LedgerUnavailable as error:
             print(error)
+    sys.stdout.flush()
+    # Without the end of a normal process: a coverage tool would want to write as root.
+    os._exit(0)
 
 
 def _hold_lock(path: Path) -> None:

@@ -68,11 +68,13 @@ def test_other_urls_are_errors_that_show_the_forms(url: str) -> None:
 
 def test_files_and_folders_are_made_private(tmp_path: Path) -> None:
     """Nobody else on the machine reads who was charged what."""
-    opened(tmp_path / "deep" / "ledger.db").hold(1)
+    till = opened(tmp_path / "deep" / "ledger.db")
+    till.hold(1)
     modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in tmp_path.rglob("*")}
 
     assert {name: mode for name, mode in modes.items() if mode & 0o077} == {}
     assert modes["ledger.db"] == modes["ledger.db-wal"] == modes["ledger.db.lock"] == 0o600
+    till.ledger.shut()
 
 
 _MOUNTS = """\
