@@ -65,7 +65,9 @@ def test_unguarded_the_same_flow_spends_it_all(monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_demo_leaves_no_process(number: signal.Signals, code: int) -> None:
     """Ctrl-C and SIGTERM while Prefect starts: the stand-in is gone, and so is the whole demo."""
-    command = [sys.executable, "-c", "from keyguard.cli import main; main()", "demo"]
+    # A shell that starts its jobs in the background has them ignore SIGINT, and children inherit that.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{listen}; from keyguard.cli import main; main()", "demo"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None
         port = next(int(line.rsplit(":", 1)[1]) for line in demo.stdout if "stand-in on" in line)

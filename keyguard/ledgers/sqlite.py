@@ -148,7 +148,15 @@ class SqliteLedger:
     def _set_up(self) -> None:
         db = self._db
         assert db is not None
-        for pragma in ("trusted_schema=OFF", "mmap_size=0", "synchronous=NORMAL", "foreign_keys=OFF", "cell_size_check=ON"):
+        # A checkpoint syncs twice: with 16 MB of log between two of them, the hot pages are written back once for thousands of calls.
+        for pragma in (
+            "wal_autocheckpoint=4000",
+            "trusted_schema=OFF",
+            "mmap_size=0",
+            "synchronous=NORMAL",
+            "foreign_keys=OFF",
+            "cell_size_check=ON",
+        ):
             db.execute(f"PRAGMA {pragma}")
         version, application = db.pragma("user_version"), db.pragma("application_id")
         has_tables = db.execute("SELECT 1 FROM sqlite_schema").fetchone() is not None
