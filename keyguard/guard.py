@@ -199,6 +199,9 @@ def _decide(ticket: Ticket, vendor: Vendor, key: VaultKey, new_id: Callable[[], 
         yield from _audit_refusal(_order(ticket, key, operation, quote, new_id(), ""), error)
         # In observe mode the call goes on, and what it costs is booked above a hold of what could be quoted.
         _tolerate(key, error, ticket)
+    except BackendError as error:
+        # Nobody could bound the cost now: retryable when enforcing, and no reason to stop an observed call.
+        _tolerate(key, error, ticket)
     return _order(ticket, key, operation, quote, new_id(), identity(ticket, key) if ticket.call.is_write else "")
 
 
@@ -240,12 +243,17 @@ def _ask(ticket: Ticket, key: VaultKey, question: Ask, new_id: Callable[[], str]
     decision = yield from _reserve(ticket, order)
     if not decision.granted and decision.reason != "stale":
         raise policy.refusal(decision, key, Operation(_QUOTE_READ))
+    # Nothing is bought by a read, whatever comes back.
+    closing = ticket.closing = Closing(order.reservation_id, Outcome("settled", source="local"))
     try:
         reply: Reply = yield question
-    finally:
-        # Nothing was bought, whatever came back; an exception of the transport goes on as itself.
-        ticket.closing = Closing(order.reservation_id, Outcome("settled", source="local"))
-    yield from _close(ticket, ticket.closing)
+    except Exception as error:
+        yield from _close(ticket, closing)
+        if key.policy.mode == "observe":
+            raise BackendError(f"the vendor could not be asked what {question.path} costs ({type(error).__name__})") from error
+        # The client's own exception is the caller's, as it would be from the call itself.
+        raise
+    yield from _close(ticket, closing)
     if reply.status == _TOO_MANY or reply.status >= _SERVER_ERROR or not reply.status:
         raise BackendError(f"the vendor could not be asked what {question.path} costs (HTTP {reply.status}); nothing was sent, try again")
     return reply

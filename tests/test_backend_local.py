@@ -20,7 +20,7 @@ def _reserved(world: World) -> tuple[context.Ticket, Any]:
     ticket, flow = world.flow(create_call())
     step = flow.send(None)
     while not isinstance(step, Send):
-        step = flow.send(step.perform(ticket))  # type: ignore[union-attr]
+        step = flow.send(step.perform(ticket))  # type: ignore[union-attr]  # -- no Ask in this flow
     return ticket, flow
 
 

@@ -108,7 +108,7 @@ def test_a_rule_that_refuses_is_audited_and_sends_nothing(policy: dict[str, Any]
     assert world.sent == 0
     assert world.counted == (0, 0, 0)
     assert len(rows) == 1
-    assert error.value.run_id == "run-1"  # type: ignore[attr-defined]
+    assert error.value.run_id == "run-1"  # type: ignore[attr-defined]  # -- a Refused has it
 
 
 def test_unpriced_writes_can_be_allowed_or_counted_flat() -> None:
@@ -377,6 +377,24 @@ def test_a_transport_error_of_a_quote_read_reaches_the_caller_as_itself() -> Non
         world.call(_attempts(PAID), CONFIRM, ask)
 
     assert world.counted == (0, 0, 0)
+
+
+@pytest.mark.parametrize("status", [0, 503], ids=["lost", "unavailable"])
+def test_a_quote_read_that_fails_stops_no_observed_call(status: int) -> None:
+    """Observe mode adds a read of its own, so that read's failure is not the caller's: the call goes out and its truth is booked."""
+    world = World({"mode": "observe"})
+
+    def ask(_path: str, _secret: str | None) -> Reply:
+        if not status:
+            raise Lost
+        return Reply(status, {}, b"{}")
+
+    # The vendor's object was not known before, so what it made of the confirm is all that is seen.
+    world.call(_attempts(Attempt(reply=Reply(200, {}, intent(1500, object_id="pi_9")))), CONFIRM, ask)
+    rows = [row for row in world.ledger.entries() if row["operation"] == "payment_intents.confirm"]
+
+    assert [row["kind"] for row in rows] == ["reserve", "settle"]
+    assert world.counted == (1500 * CENT, 0, 0)
 
 
 # -- a fault after every line ----------------------------------------------------------------------

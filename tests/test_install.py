@@ -541,7 +541,7 @@ def test_unknown_urls_are_configuration_errors(vendor: StripeServer, bad: str) -
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda: stripe.PaymentIntent.create(amount=10.5, currency="usd"), MalformedCall),  # type: ignore[arg-type]
+        (lambda: stripe.PaymentIntent.create(amount=10.5, currency="usd"), MalformedCall),  # type: ignore[arg-type]  # -- bad on purpose
         (lambda: stripe.PaymentIntent.create(amount=-1, currency="usd"), MalformedCall),
         (lambda: stripe.PaymentIntent.create(amount=100, currency="eur"), UnpricedCall),
         (lambda: stripe.Payout.create(amount=100, currency="usd"), UnpricedCall),

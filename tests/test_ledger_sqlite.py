@@ -89,7 +89,7 @@ _MOUNTS = """\
 @pytest.mark.parametrize(
     ("place", "kind"),
     [
-        ("/home/a", "ext4"),
+        ("/srv/a", "ext4"),
         ("/mnt/nfs", "nfs4"),
         ("/mnt/nfs/x", "nfs4"),
         ("/mnt/nfsx", "ext4"),

@@ -66,7 +66,7 @@ def test_a_wrapper_over_ours_leaves_us_live_and_stays_after_disarm() -> None:
     patches.disarm()
     with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
         client.get("https://api.stripe.com/v1/customers")
-    httpx.Client._send_single_request = before  # type: ignore[method-assign]
+    httpx.Client._send_single_request = before  # type: ignore[method-assign]  # -- as others do
 
     assert live
     assert calls == ["theirs"]
@@ -154,7 +154,7 @@ def test_a_handle_that_was_wrapped_over_is_taken_away_later() -> None:
 
     wrapt.wrap_function_wrapper("stripe", "HTTPClient._request_with_retries_internal", theirs)
     patches.disarm()
-    stripe.HTTPClient._request_with_retries_internal = ours  # type: ignore[method-assign]
+    stripe.HTTPClient._request_with_retries_internal = ours  # type: ignore[method-assign]  # -- as found
     patches.arm()
     again = _attribute()
     patches.disarm()
