@@ -63,6 +63,35 @@ def synthesized(name: str, **fields: Any) -> dict[str, Any]:
     return body
 
 
+def answered(method: str, path: str) -> Any:
+    """Build what an operation answers with 200: an object that could be saved, a list with an item in it; None where that is no JSON."""
+    answer = stripe_spec()["paths"][path][method.lower()]["responses"]["200"]["content"].get("application/json")
+    return None if answer is None else _living(answer["schema"])
+
+
+def _living(wanted: dict[str, Any]) -> Any:
+    """Sample an object as one in use has it: with its metadata, and an item in each of its lists."""
+    wanted = _resolved(wanted)
+    if "anyOf" in wanted:
+        return _living(wanted["anyOf"][0])
+    fields = wanted.get("properties", {})
+    body = {key: _sample(fields[key], 1) for key in wanted.get("required", ())}
+    body |= {key: {} for key in ("metadata",) if key in fields}
+    body |= {key: _listed(item["properties"]) for key, item in {"": wanted, **fields}.items() if _is_list(item) and key in {"", *body}}
+    return body | body.pop("", {})
+
+
+def _is_list(item: dict[str, Any]) -> bool:
+    return item.get("properties", {}).get("data", {}).get("type") == "array"
+
+
+def _listed(fields: dict[str, Any]) -> dict[str, Any]:
+    body = {key: _sample(item, 1) for key, item in fields.items()} | {"data": [_sample(fields["data"]["items"], 1)]}
+    # An item's own path is the list's and its id.
+    body["url"] = fields["url"].get("pattern", "^/v1/x").removeprefix("^")
+    return body | {"total_count": 1}
+
+
 def check(value: Any, wanted: dict[str, Any], where: str) -> None:
     """Assert that a value fits a schema, as far as types, enums, required fields and references go."""
     wanted = _resolved(wanted)
