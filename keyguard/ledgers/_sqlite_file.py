@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import random
@@ -75,6 +76,7 @@ class LedgerFile:
         self.path = path
         # SQLite follows links and keeps its log beside the file itself; who comes by another name must meet the same lock.
         self._real = path.resolve()
+        self._name = os.fspath(path)
         self.lock_seconds = lock_seconds
         self._monotonic = monotonic
         self._lock_fd = self._wal_fd = self._owner_fd = -1
@@ -113,8 +115,6 @@ class LedgerFile:
         Raises:
             LedgerUnavailable: another process held it for `lock_seconds` (a stopped process?).
         """
-        import fcntl
-
         deadline, pause = 0.0, 20e-6
         while True:
             try:
@@ -136,8 +136,6 @@ class LedgerFile:
 
     def unlock(self) -> None:
         """Give the lock up."""
-        import fcntl
-
         fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
 
     def check_identity(self) -> None:
@@ -148,7 +146,7 @@ class LedgerFile:
             LedgerUnavailable: it was replaced or unlinked.
         """
         try:
-            found = os.stat(self.path)
+            found = os.stat(self._name)
         except OSError:
             found = None
         if found is None or (found.st_dev, found.st_ino) != self._identity:
@@ -191,8 +189,6 @@ class LedgerFile:
 
     def claim_owner(self, owner: str) -> None:
         """Hold a lock file for this process's life, by which others can tell that it is alive."""
-        import fcntl
-
         folder = Path(f"{self._real}.owners")
         try:
             folder.mkdir(exist_ok=True, mode=0o700)
@@ -215,8 +211,6 @@ class LedgerFile:
 
 def _flush(fd: int) -> None:
     if sys.platform == "darwin":
-        import fcntl
-
         # fsync on macOS does not reach the platter (fsync(2)).
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
     else:

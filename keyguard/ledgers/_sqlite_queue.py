@@ -65,13 +65,14 @@ class Queue:
         """Run a job in the next batch; returns its result or raises its error."""
         try:
             with self._lock:
-                self._waiting.append(job)
                 if self._is_led:
                     wake = threading.Lock()
                     wake.acquire()
                     job.wake = wake
+                    self._waiting.append(job)
                 else:
                     job.leads = self._is_led = True
+                    job.batch.append(job)
             self._step("queued")
             if job.wake is not None:
                 # Woken either with the answer, or to lead.
@@ -91,23 +92,29 @@ class Queue:
     def _lead(self, leader: Job) -> None:
         batch = leader.batch
         try:
-            with self._lock:
-                # An interrupt must find in `batch` whoever is out of the queue already.
-                batch.extend(islice(self._waiting, _BATCH))
-                for _ in batch:
-                    self._waiting.popleft()
+            if self._waiting:
+                self._gather(batch)
             try:
                 number = self._commit(batch)
             finally:
                 # The next leader works while this one syncs.
                 self._hand_over(leader)
-            if any(job.is_durable and job.error is None for job in batch):
+            if any([job.is_durable and job.error is None for job in batch]):
                 self._sync(number)
             self._step("synced")
         except LedgerUnavailable as error:
             _fail(batch, error)
         for job in batch:
             job.rouse()
+
+    def _gather(self, batch: list[Job]) -> None:
+        """Take who waits into a batch: the leader too, when it was promoted while it waited itself."""
+        with self._lock:
+            taken = list(islice(self._waiting, _BATCH - len(batch)))
+            # An interrupt must find in `batch` whoever is out of the queue already.
+            batch.extend(taken)
+            for _ in taken:
+                self._waiting.popleft()
 
     def _hand_over(self, leader: Job) -> None:
         with self._lock:
