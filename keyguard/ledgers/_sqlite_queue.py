@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ _PENDING = object()
 _INTERRUPTED = "the ledger's writer was interrupted; try again"
 
 
-@dataclass(slots=True, eq=False)
 class Job:
     """
     One operation on its way through a batch.
@@ -31,13 +29,16 @@ class Job:
         wake: Held while the caller sleeps; made only for callers that must wait.
     """
 
-    run: Callable[[], Any]
-    is_durable: bool = False
-    result: Any = _PENDING
-    error: BaseException | None = None
-    leads: bool = False
-    batch: list[Job] = field(default_factory=list["Job"])
-    wake: threading.Lock | None = None
+    __slots__ = ("batch", "error", "is_durable", "leads", "result", "run", "wake")
+
+    def __init__(self, run: Callable[[], Any], *, is_durable: bool = False) -> None:
+        self.run = run
+        self.is_durable = is_durable
+        self.leads = False
+        self.result: Any = _PENDING
+        self.error: BaseException | None = None
+        self.batch: list[Job] = []
+        self.wake: threading.Lock | None = None
 
     def rouse(self) -> None:
         """Wake the sleeping caller, if there is one."""
@@ -99,13 +100,14 @@ class Queue:
             finally:
                 # The next leader works while this one syncs.
                 self._hand_over(leader)
-            if any([job.is_durable and job.error is None for job in batch]):
+            if any(job.is_durable and job.error is None for job in batch):
                 self._sync(number)
             self._step("synced")
         except LedgerUnavailable as error:
             _fail(batch, error)
         for job in batch:
-            job.rouse()
+            if job is not leader:
+                job.rouse()
 
     def _gather(self, batch: list[Job]) -> None:
         """Take who waits into a batch: the leader too, when it was promoted while it waited itself."""

@@ -6,6 +6,7 @@ is the connection and the handle's public methods.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -25,6 +26,7 @@ from keyguard.ledgers._sqlite_queue import Job, Queue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from keyguard.ledgers import Durability
     from keyguard.model import Closing, Decision, Memory, Money, Order, Policy, Receipt, Usage, VaultKey
@@ -36,6 +38,8 @@ _BUSY_MS = 5000
 _PAGE = 1000
 # Connections that a fork inherited: closing or collecting one in the child would touch the parent's file.
 _leaked: list[Any] = []
+# An in-memory ledger has no other process.
+_nobody_else = contextlib.nullcontext()
 _handles: weakref.WeakSet[SqliteLedger] = weakref.WeakSet()
 
 
@@ -129,7 +133,8 @@ class SqliteLedger:
             # First of all: opening a WAL file can itself find it busy.
             db.set_busy_timeout(_BUSY_MS)
             self._db = db
-            self._under_lock(self._set_up)
+            with self._alone:
+                self._set_up()
         except (apsw.Error, OSError) as error:
             self._drop()
             raise self._unavailable(error) from error
@@ -212,9 +217,11 @@ class SqliteLedger:
             if self._file is not None and self._books is not None:
                 if self._is_power:
                     # A caller may still wait for its own sync, which then finds no file; a failing disk keeps the handle, poisoned.
-                    self._file.sync(self._committed, lambda: self._committed)
+                    self._file.sync(self._committed)
                 # Closing the last connection checkpoints: under the lock, like every write.
-                self._under_lock(lambda: self._db.close() if self._db is not None else None)
+                with self._alone:
+                    if self._db is not None:
+                        self._db.close()
                 self._drop()
 
     def _forked(self) -> None:
@@ -232,35 +239,34 @@ class SqliteLedger:
 
     # -- batches ----------------------------------------------------------------------------------
 
-    def _run(self, work: Callable[[Books], _T], *, durable: bool = False) -> _T:
-        # The books are looked up when the batch runs: a `shut` in between would leave a closed connection here.
-        result: _T = self._queue.submit(Job(lambda: work(self._connected()), is_durable=durable and self._is_power))
+    def _run(self, work: Callable[[Books], _T], *, durable: bool = False, checked: bool = True) -> _T:
+        result: _T = self._queue.submit(Job(lambda: work(self._books_of(checked=checked)), is_durable=durable and self._is_power))
         self._step("answered")
         return result
+
+    def _books_of(self, *, checked: bool) -> Books:
+        """Return the books for a job of a batch: looked up when it runs, because a `shut` may come before it."""
+        books = self._books or self._connected()
+        if checked and self._file is not None:
+            self._file.check_identity()
+        return books
 
     @property
     def _is_power(self) -> bool:
         return self._durability == "power" and self._path is not None
 
-    def _under_lock(self, work: Callable[[], _T]) -> _T:
-        """Run what may write, or checkpoint, while no other keyguard process does."""
-        file = self._file
-        if file is None:
-            return work()
-        file.lock()
-        try:
-            return work()
-        finally:
-            file.unlock()
+    @property
+    def _alone(self) -> AbstractContextManager[Any]:
+        """The lock under which no other keyguard process writes, or checkpoints."""
+        return _nobody_else if self._file is None else self._file.lock
 
     def _commit(self, batch: list[Job]) -> int:
         """Run a batch in one transaction; a job that fails halfway makes each job of the batch run again on its own."""
         with self._work_lock:
             self._connected()
-            if self._file is not None:
-                self._file.check_identity()
             try:
-                self._locked_transact(batch)
+                with self._alone:
+                    self._transact(batch)
             except LedgerUnavailable:
                 raise
             except Exception as error:
@@ -275,23 +281,13 @@ class SqliteLedger:
         for job in batch:
             job.result = job.error = None
             try:
-                self._locked_transact([job])
+                with self._alone:
+                    self._transact([job])
             except LedgerUnavailable as error:
                 job.error = error
             except Exception as error:
                 job.error = self._unavailable(error)
                 job.error.__cause__ = error
-
-    def _locked_transact(self, batch: list[Job]) -> None:
-        file = self._file
-        if file is None:
-            self._transact(batch)
-            return
-        file.lock()
-        try:
-            self._transact(batch)
-        finally:
-            file.unlock()
 
     def _transact(self, batch: list[Job]) -> None:
         self._step("locked")
@@ -311,14 +307,15 @@ class SqliteLedger:
         except BaseException:
             books.rollback()
             raise
-        self._committed += 1
+        if self._file is not None:
+            self._committed = self._file.lock.count_commit()
         self._step("committed")
 
     def _sync(self, number: int) -> None:
         # None after a `shut`, which synced everything committed before it.
         file = self._file
         if file is not None:
-            file.sync(number, lambda: self._committed)
+            file.sync(number)
 
     def _unavailable(self, error: BaseException) -> LedgerUnavailable:
         hints: dict[type[BaseException], str] = {
@@ -367,7 +364,7 @@ class SqliteLedger:
         return decision
 
     def _reserved(self, order: Order, job: Job) -> Decision:
-        books = self._connected()
+        books = self._books_of(checked=True)
         decision = books.reserve(order)
         # A refusal, or a hold of nothing, can be lost without losing money.
         job.is_durable = self._is_power and books.is_worth_a_sync(order, decision)
@@ -375,7 +372,8 @@ class SqliteLedger:
 
     def close(self, closing: Closing) -> Receipt:
         """Book how a reservation ended; lazily durable, because an unsettled hold counts in full."""
-        return self._run(lambda books: books.close(closing))
+        # Unchecked: nothing is decided, and whoever reserves next finds out that the file is gone.
+        return self._run(lambda books: books.close(closing), checked=False)
 
     def refuse(self, order: Order, reason: str) -> None:
         """Audit a refusal."""

@@ -1,0 +1,159 @@
+"""The lock that orders the writers of all processes of a machine, and the words they share. Knows no SQL and no money.
+
+`flock(2)` is the truth: the kernel gives it up with its owner, however that one ends. It cannot be waited for with a
+deadline, though, and an owner may be stopped; and asking again after a sleep leaves the lock idle for longer than a
+whole transaction takes. So who finds it taken sleeps on a word of shared memory, which the owner wakes when
+it lets go (futex(2)). A wake-up that is lost costs a millisecond, never the lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import platform
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from keyguard.errors import LedgerUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# The shared words, 64 bits each: turns taken (slept on), somebody waits, commits made, commits on disk.
+_TURN, _WAITING, _COMMITTED, _SYNCED = 0, 1, 2, 3
+_SIZE = 64
+_TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EINTR}
+# Waking another process takes as long as several transactions, so who lets go goes on; after so many times it lets others pass.
+_IN_A_ROW = 32
+_NAP_SECONDS = 0.004
+# The number of futex(2) by machine (Linux: arch/*/entry/syscalls and asm-generic/unistd.h); elsewhere waiters sleep and ask again.
+_FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238} if sys.platform == "linux" else {}
+_FUTEX_WAIT, _FUTEX_WAKE = 0, 1
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+class ProcessLock:
+    """
+    A lock between processes; a context manager. Within one process only one thread may use it at a time.
+
+    Args:
+        path: Its file, made if need be.
+        seconds: How long to wait.
+        monotonic: Seconds of a clock that never goes back.
+    """
+
+    def __init__(self, path: str, *, seconds: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._path, self.seconds, self._monotonic = path, seconds, monotonic
+        self._passed = 0
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if os.fstat(self._fd).st_size < _SIZE:
+            os.ftruncate(self._fd, _SIZE)
+        self._shared = mmap.mmap(self._fd, _SIZE)
+        self._words = memoryview(self._shared).cast("Q")
+        self._turn = ctypes.c_uint32.from_buffer(self._shared)
+        self._futex = _futex_on(self._turn)
+
+    @property
+    def committed(self) -> int:
+        """How many commits all processes have made."""
+        return self._words[_COMMITTED]
+
+    @property
+    def synced(self) -> int:
+        """The last commit that is known to be on disk."""
+        return self._words[_SYNCED]
+
+    @synced.setter
+    def synced(self, number: int) -> None:
+        # Two processes may set it at once: a lower number only costs a sync more.
+        self._words[_SYNCED] = number
+
+    def count_commit(self) -> int:
+        """Count a commit, under the lock; returns its number. One whose process was killed before this line is nobody's to wait for."""
+        number = self._words[_COMMITTED] = self._words[_COMMITTED] + 1
+        return number
+
+    def __enter__(self) -> None:
+        if self._passed >= _IN_A_ROW:
+            self._wait(self._turn.value)
+        elif not self._try():
+            self._wait(None)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        if self._words[_WAITING]:
+            self._wake()
+            self._passed += 1
+        elif self._passed:
+            self._passed += 1
+
+    def close(self) -> None:
+        """Close our descriptor: gives the lock up, except in a forked child, where it belongs to the parent still."""
+        os.close(self._fd)
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _TAKEN:
+                return False
+            raise LedgerUnavailable(f"the ledger's lock {self._path} cannot be taken: {error.strerror}") from error
+        return True
+
+    def _wait(self, turn: int | None) -> None:
+        """Wait until woken; with a turn, for at least that one to pass."""
+        deadline = self._monotonic() + self.seconds
+        self._passed = 0
+        words = self._words
+        while True:
+            words[_WAITING] = 1
+            if turn is None:
+                turn = self._turn.value
+                # Once more: who held it may have looked for waiters just before.
+                if self._try():
+                    break
+            self._nap(turn)
+            turn = None
+            if self._try():
+                break
+            if self._monotonic() > deadline:
+                raise LedgerUnavailable(
+                    f"the ledger is busy: another process has held its lock {self._path} for {self.seconds:g} s. "
+                    "Is one of them stopped (SIGSTOP, a debugger)?"
+                )
+        # Others may still wait: wake one of them in turn.
+        words[_WAITING] = 1
+
+    def _nap(self, turn: int) -> None:
+        if self._futex is None:
+            time.sleep(_NAP_SECONDS)
+        else:
+            self._futex(_FUTEX_WAIT, turn)
+
+    def _wake(self) -> None:
+        self._words[_WAITING] = 0
+        self._turn.value += 1
+        if self._futex is not None:
+            self._futex(_FUTEX_WAKE, 1)
+
+
+def _futex_on(word: ctypes.c_uint32) -> Callable[[int, int], int] | None:
+    """Return futex(2) on a word of shared memory; None where the system has none. Of ctypes, because Python has no other door to it."""
+    number = _FUTEX.get(platform.machine())
+    if number is None:
+        return None
+    call = ctypes.CDLL(None).syscall
+    nap = ctypes.byref(_Timespec(0, int(_NAP_SECONDS * 1e9)))
+    first, where = ctypes.c_long(number), ctypes.byref(word)
+
+    def futex(operation: int, value: int) -> int:
+        return int(call(first, where, operation, ctypes.c_uint32(value), nap))
+
+    return futex
