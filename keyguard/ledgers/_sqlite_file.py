@@ -139,21 +139,19 @@ class LedgerFile:
             LedgerUnavailable: the disk failed. Nothing is believed durable from then on.
         """
         with self._sync_lock:
-            if self.lock.synced >= number:
-                return
-            # Read before the flush begins: a commit during it may miss it.
-            covers = self.lock.committed
-            if self._is_poisoned:
-                raise LedgerUnavailable(f"an earlier write of {self.path} to disk failed; restart the process after repairing the disk")
-            try:
-                if self._wal_fd < 0:
-                    self._wal_fd = os.open(f"{self._real}-wal", os.O_RDWR | os.O_CLOEXEC)
-                _flush(self._wal_fd)
-            except OSError as error:
-                # After a failed fsync the kernel may have dropped the pages: asking again would say "fine" and be wrong.
-                self._is_poisoned = True
-                raise LedgerUnavailable(f"the ledger {self.path} could not be written to disk: {error.strerror or error}") from error
-            self.lock.synced = max(self.lock.synced, covers)
+            self.lock.flushed(number, self._flush)
+
+    def _flush(self) -> None:
+        if self._is_poisoned:
+            raise LedgerUnavailable(f"an earlier write of {self.path} to disk failed; restart the process after repairing the disk")
+        try:
+            if self._wal_fd < 0:
+                self._wal_fd = os.open(f"{self._real}-wal", os.O_RDWR | os.O_CLOEXEC)
+            _flush(self._wal_fd)
+        except OSError as error:
+            # After a failed fsync the kernel may have dropped the pages: asking again would say "fine" and be wrong.
+            self._is_poisoned = True
+            raise LedgerUnavailable(f"the ledger {self.path} could not be written to disk: {error.strerror or error}") from error
 
     def sync_folder(self) -> None:
         """Put the file's name on disk, once, after it was made."""

@@ -23,8 +23,8 @@ from keyguard.errors import LedgerUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The shared words, 64 bits each: turns taken (slept on), somebody waits, commits made, commits on disk.
-_TURN, _WAITING, _COMMITTED, _SYNCED = 0, 1, 2, 3
+# The shared words, 64 bits each: turns taken (slept on), somebody waits, commits made, commits on disk, flushes made (slept on).
+_TURN, _WAITING, _COMMITTED, _SYNCED, _FLUSHES = range(5)
 _SIZE = 64
 _TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EINTR}
 # Waking another process takes as long as several transactions, so who lets go goes on; after so many times it lets others pass.
@@ -32,7 +32,7 @@ _IN_A_ROW = 32
 _NAP_SECONDS = 0.004
 # The number of futex(2) by machine (Linux: arch/*/entry/syscalls and asm-generic/unistd.h); elsewhere waiters sleep and ask again.
 _FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238} if sys.platform == "linux" else {}
-_FUTEX_WAIT, _FUTEX_WAKE = 0, 1
+_FUTEX_WAIT, _FUTEX_WAKE, _EVERYBODY = 0, 1, 0x7FFF_FFFF
 
 
 class _Timespec(ctypes.Structure):
@@ -57,28 +57,47 @@ class ProcessLock:
             os.ftruncate(self._fd, _SIZE)
         self._shared = mmap.mmap(self._fd, _SIZE)
         self._words = memoryview(self._shared).cast("Q")
-        self._turn = ctypes.c_uint32.from_buffer(self._shared)
-        self._futex = _futex_on(self._turn)
-
-    @property
-    def committed(self) -> int:
-        """How many commits all processes have made."""
-        return self._words[_COMMITTED]
-
-    @property
-    def synced(self) -> int:
-        """The last commit that is known to be on disk."""
-        return self._words[_SYNCED]
-
-    @synced.setter
-    def synced(self, number: int) -> None:
-        # Two processes may set it at once: a lower number only costs a sync more.
-        self._words[_SYNCED] = number
+        self._turn, self._flushes = _Signal(self._shared, _TURN), _Signal(self._shared, _FLUSHES)
 
     def count_commit(self) -> int:
         """Count a commit, under the lock; returns its number. One whose process was killed before this line is nobody's to wait for."""
         number = self._words[_COMMITTED] = self._words[_COMMITTED] + 1
         return number
+
+    def flushed(self, number: int, flush: Callable[[], None]) -> None:
+        """
+        Return when every commit up to a number is on disk: one process flushes at a time, for all who wait.
+
+        Raises:
+            BaseException: what this process's own `flush` raised.
+        """
+        deadline = self._monotonic() + self.seconds
+        words = self._words
+        while words[_SYNCED] < number:
+            seen = self._flushes.value
+            # A record lock, beside the other's flock on the same file. An owner that is stopped must not keep others from the disk.
+            if not self._try_flush_turn() and self._monotonic() < deadline:
+                self._flushes.wait(seen)
+                continue
+            try:
+                # Read before the flush begins: a commit during it may miss it.
+                covers = words[_COMMITTED]
+                if words[_SYNCED] < number:
+                    flush()
+                    # Two processes may set it at once: a lower number only costs a flush more.
+                    words[_SYNCED] = max(words[_SYNCED], covers)
+            finally:
+                fcntl.lockf(self._fd, fcntl.LOCK_UN)
+                self._flushes.wake(_EVERYBODY)
+
+    def _try_flush_turn(self) -> bool:
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in {*_TAKEN, errno.EACCES}:
+                return False
+            raise
+        return True
 
     def __enter__(self) -> None:
         if self._passed >= _IN_A_ROW:
@@ -89,7 +108,8 @@ class ProcessLock:
     def __exit__(self, *_: object) -> None:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
         if self._words[_WAITING]:
-            self._wake()
+            self._words[_WAITING] = 0
+            self._turn.wake(1)
             self._passed += 1
         elif self._passed:
             self._passed += 1
@@ -119,7 +139,7 @@ class ProcessLock:
                 # Once more: who held it may have looked for waiters just before.
                 if self._try():
                     break
-            self._nap(turn)
+            self._turn.wait(turn)
             turn = None
             if self._try():
                 break
@@ -131,29 +151,32 @@ class ProcessLock:
         # Others may still wait: wake one of them in turn.
         words[_WAITING] = 1
 
-    def _nap(self, turn: int) -> None:
-        if self._futex is None:
+
+class _Signal:
+    """A word of shared memory that processes sleep on until another one wakes them (futex(2)); where there is none, they nap."""
+
+    def __init__(self, shared: mmap.mmap, index: int) -> None:
+        self._word = ctypes.c_uint32.from_buffer(shared, index * 8)
+        number = _FUTEX.get(platform.machine())
+        # By ctypes, because Python has no other door to it.
+        self._call = None if number is None else ctypes.CDLL(None).syscall
+        self._first, self._where = ctypes.c_long(number or 0), ctypes.byref(self._word)
+        self._nap = ctypes.byref(_Timespec(0, int(_NAP_SECONDS * 1e9)))
+
+    @property
+    def value(self) -> int:
+        """What to compare with in `wait`."""
+        return self._word.value
+
+    def wait(self, seen: int) -> None:
+        """Sleep until woken, unless the word has changed since it was seen; a few milliseconds at most."""
+        if self._call is None:
             time.sleep(_NAP_SECONDS)
         else:
-            self._futex(_FUTEX_WAIT, turn)
+            self._call(self._first, self._where, _FUTEX_WAIT, ctypes.c_uint32(seen), self._nap)
 
-    def _wake(self) -> None:
-        self._words[_WAITING] = 0
-        self._turn.value += 1
-        if self._futex is not None:
-            self._futex(_FUTEX_WAKE, 1)
-
-
-def _futex_on(word: ctypes.c_uint32) -> Callable[[int, int], int] | None:
-    """Return futex(2) on a word of shared memory; None where the system has none. Of ctypes, because Python has no other door to it."""
-    number = _FUTEX.get(platform.machine())
-    if number is None:
-        return None
-    call = ctypes.CDLL(None).syscall
-    nap = ctypes.byref(_Timespec(0, int(_NAP_SECONDS * 1e9)))
-    first, where = ctypes.c_long(number), ctypes.byref(word)
-
-    def futex(operation: int, value: int) -> int:
-        return int(call(first, where, operation, ctypes.c_uint32(value), nap))
-
-    return futex
+    def wake(self, count: int) -> None:
+        """Change the word, and wake so many of those who sleep on it, the longest sleeper first."""
+        self._word.value += 1
+        if self._call is not None:
+            self._call(self._first, self._where, _FUTEX_WAKE, ctypes.c_uint32(count), None)
