@@ -150,7 +150,8 @@ def renaming() -> Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]:
 
     def rename(request: Any, reply: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         request.uri = renamed(request.uri)
-        request.body = renamed((request.body or b"").decode())
+        if request.body is not None:
+            request.body = renamed(request.body.decode())
         reply["body"]["string"] = renamed(reply["body"]["string"].decode()).encode()
         return request, reply
 
