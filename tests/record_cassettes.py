@@ -5,6 +5,7 @@ A file whose traffic and versions have not changed stays as it is, its date too.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from datetime import datetime, timezone
@@ -52,6 +53,8 @@ def main(arguments: list[str]) -> None:
     """Record every scenario."""
     folder = Path(arguments[0]) if arguments else FOLDER
     folder.mkdir(exist_ok=True)
+    # A proxy of the machine has no business between two processes of it.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
     today = datetime.now(timezone.utc).date().isoformat()
     script = Path(keyguard.demo.__file__).with_name("standin.py")
     with tempfile.TemporaryDirectory() as place, started([sys.executable, str(script)], log=Path(place) / "standin.log") as standin:

@@ -198,6 +198,15 @@ def test_yen_are_refused_before_anything_is_sent(keyguard_ledger: Ledger) -> Non
     assert kinds == ["issue", "refuse"]
 
 
+def test_observed_yen_pass_and_end_in_doubt(keyguard_ledger: Ledger) -> None:
+    """An observing guard hands on the recorded answer; since nobody can tell its cost in dollars, the call is doubted, at nothing."""
+    answers, cassette, usage = guarded(BY_NAME["jpy"], mode="observe")
+
+    assert ([said(answer) for answer in answers], cassette.all_played) == (bodies(cassette), True)
+    assert booked(keyguard_ledger.entries("run:replay")) == (Booked(CREATE, 0, "doubt"),)
+    assert (usage.spent, usage.held, usage.doubt, usage.calls) == (0, 0, 0, 1)
+
+
 def test_a_request_with_another_body_is_not_answered_from_the_cassette(keyguard_ledger: Ledger) -> None:
     """Another amount is another request: the recording stays unplayed, and the guard doubts what it saw no answer to."""
     path = BY_NAME["success"].path
