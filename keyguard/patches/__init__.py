@@ -104,12 +104,13 @@ class Patch(Protocol):
 
 
 def _sync_wrapper(seam: Seam) -> Callable[..., Any]:
+    read, send = seam.read, seam.send
+
     def wrapper(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        handler = context.handler()
-        if handler is None or context.is_own_traffic():
+        handler = context.deciding()
+        if handler is None:
             return wrapped(*args, **kwargs)
-        outgoing = seam.read(instance, args, kwargs)
-        send = seam.send
+        outgoing = read(instance, args, kwargs)
         if outgoing is None or send is None:
             return wrapped(*args, **kwargs)
         ticket = context.open_ticket()
@@ -121,12 +122,13 @@ def _sync_wrapper(seam: Seam) -> Callable[..., Any]:
 
 
 def _async_wrapper(seam: Seam) -> Callable[..., Any]:
+    read, send = seam.read, seam.send
+
     async def wrapper(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        handler = context.handler()
-        if handler is None or context.is_own_traffic():
+        handler = context.deciding()
+        if handler is None:
             return await wrapped(*args, **kwargs)
-        outgoing = seam.read(instance, args, kwargs)
-        send = seam.send
+        outgoing = read(instance, args, kwargs)
         if outgoing is None or send is None:
             return await wrapped(*args, **kwargs)
         ticket = context.open_ticket()
