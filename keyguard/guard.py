@@ -17,7 +17,7 @@ import os
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import anyio
 import anyio.lowlevel
@@ -315,7 +315,7 @@ def _order(ticket: Ticket, key: VaultKey, operation: Operation, quote: Quote, re
     call = ticket.call
     return Order(
         reservation_id, key.key_id, key.version, key.scope, call.vendor, call.account, operation.name, call.method,
-        quote, policy.legs(key, quote), enforce=key.policy.mode == "enforce", identity=identity,
+        quote, policy.legs(key, quote), key.policy.mode == "enforce", identity,
     )  # fmt: skip
 
 
@@ -385,11 +385,9 @@ def drive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker 
 
 
 def _perform(step: Step, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker | None) -> Any:
-    if isinstance(step, Send):
+    if step is _SEND:
         return send(ticket)
-    if isinstance(step, Ask):
-        return _asked(step, ticket, ask)
-    return step.perform(ticket)
+    return _asked(step, ticket, ask) if isinstance(step, Ask) else cast("BackendStep", step).perform(ticket)
 
 
 def _asked(step: Ask, ticket: Ticket, ask: Asker | None) -> Reply:
@@ -413,10 +411,10 @@ async def adrive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Awaitable[
 
 
 async def _aperform(step: Step, ticket: Ticket, send: Callable[[Ticket], Awaitable[Any]], ask: Asker | None) -> Any:
-    if isinstance(step, Send):
+    if step is _SEND:
         # A cancellation that waited while the reserve was shielded must strike before the first byte, not after.
         await anyio.lowlevel.checkpoint_if_cancelled()
         return await send(ticket)
-    work = partial(_asked, step, ticket, ask) if isinstance(step, Ask) else partial(step.perform, ticket)
+    work = partial(_asked, step, ticket, ask) if isinstance(step, Ask) else partial(cast("BackendStep", step).perform, ticket)
     with anyio.CancelScope(shield=True):
         return await anyio.to_thread.run_sync(work)

@@ -131,7 +131,9 @@ class LocalBackend:
     def sweep(self, *, always: bool = False) -> None:
         """Close the holds of this process whose ticket is dead."""
         self._forget_parent()
-        if not self._open or not (always or len(self._open) <= _SWEEP_ALWAYS or self._monotonic() >= self._next_sweep):
+        if not self._open:
+            return
+        if not (always or len(self._open) <= _SWEEP_ALWAYS or self._monotonic() >= self._next_sweep):
             return
         self._next_sweep = self._monotonic() + _SWEEP_EVERY
         # A copy, made in one step: other threads open and close tickets while this one looks at theirs.

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import wrapt
 
 from keyguard import context
+from keyguard._values import quick
 from keyguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from keyguard.model import Call, Reply
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """

@@ -6,6 +6,7 @@ import base64
 import binascii
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from typing import Any
 from urllib.parse import unquote_plus
 
 
@@ -43,12 +44,16 @@ class Lowered(Mapping[str, str]):
     def __init__(self, raw: Mapping[str, str]) -> None:
         self._raw = raw
 
-    def __getitem__(self, name: str) -> str:
-        # The last of several spellings counts, as in a dictionary made of them all.
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a header, or the default; the last of several spellings counts, as in a dictionary made of them all."""
         found = [value for given, value in self._raw.items() if lowered(given) == name]
-        if not found:
+        return str(found[-1]) if found else default
+
+    def __getitem__(self, name: str) -> str:
+        found: str | None = self.get(name)
+        if found is None:
             raise KeyError(name)
-        return str(found[-1])
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter({lowered(name): None for name in self._raw})

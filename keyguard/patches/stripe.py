@@ -81,8 +81,12 @@ def _is_bypassing(client: Any) -> bool:
     # A method set on the object itself goes round the class as well.
     if not isinstance(client, base) or not vars(client).keys().isdisjoint(_RETRY_METHODS):
         return True
-    order = type(client).__mro__
-    return any(not vars(kind).keys().isdisjoint(_RETRY_METHODS) for kind in order[: order.index(base)])
+    for kind in type(client).__mro__:
+        if kind is base:
+            return False
+        if not vars(kind).keys().isdisjoint(_RETRY_METHODS):
+            return True
+    return True
 
 
 def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoing:
