@@ -17,7 +17,7 @@ import os
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 import anyio.lowlevel
@@ -385,9 +385,9 @@ def drive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker 
 
 
 def _perform(step: Step, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker | None) -> Any:
-    if step is _SEND:
+    if isinstance(step, Send):
         return send(ticket)
-    return _asked(step, ticket, ask) if isinstance(step, Ask) else cast("BackendStep", step).perform(ticket)
+    return _asked(step, ticket, ask) if isinstance(step, Ask) else step.perform(ticket)
 
 
 def _asked(step: Ask, ticket: Ticket, ask: Asker | None) -> Reply:
@@ -411,10 +411,10 @@ async def adrive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Awaitable[
 
 
 async def _aperform(step: Step, ticket: Ticket, send: Callable[[Ticket], Awaitable[Any]], ask: Asker | None) -> Any:
-    if step is _SEND:
+    if isinstance(step, Send):
         # A cancellation that waited while the reserve was shielded must strike before the first byte, not after.
         await anyio.lowlevel.checkpoint_if_cancelled()
         return await send(ticket)
-    work = partial(_asked, step, ticket, ask) if isinstance(step, Ask) else partial(cast("BackendStep", step).perform, ticket)
+    work = partial(_asked, step, ticket, ask) if isinstance(step, Ask) else partial(step.perform, ticket)
     with anyio.CancelScope(shield=True):
         return await anyio.to_thread.run_sync(work)

@@ -100,7 +100,8 @@ def aread(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgo
 
 
 def _outgoing(args: tuple[Any, ...], kwargs: dict[str, Any], get: Callable[[str, Mapping[str, str]], Any]) -> Outgoing:
-    method, url, headers, post_data = _arguments(args, kwargs)
+    # Four in their order: how Stripe's own methods call it, in every version.
+    method, url, headers, post_data = args if len(args) == 4 else _arguments(args, kwargs)
     scheme, host, base, path, query = _address(url)
     said = {wanted: str(value) for name, value in (headers or {}).items() if (wanted := lowered(name)) in _READ_HEADERS}
     account, context_of = said.get("stripe-account"), said.get("stripe-context")
@@ -170,9 +171,10 @@ class _Watched(wrapt.ObjectProxy[Any]):
 
     def _self_attempt(self, name: str, method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool) -> Any:
         ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
+        headers = headers if ticket.secret is None else _with(headers, ticket.secret)
         with ticket.attempt() as ended:
             try:
-                answer = getattr(client, name)(method, url, _with(headers, ticket.secret), data, **more)
+                answer = getattr(client, name)(method, url, headers, data, **more)
             except Exception as error:
                 ended(Attempt(error=type(error).__name__, unsent=_tries_once(client, name) and is_unsent(error, handled)))
                 raise
@@ -183,9 +185,10 @@ class _Watched(wrapt.ObjectProxy[Any]):
         self, name: str, method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool
     ) -> Any:
         ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
+        headers = headers if ticket.secret is None else _with(headers, ticket.secret)
         with ticket.attempt() as ended:
             try:
-                answer = await getattr(client, name)(method, url, _with(headers, ticket.secret), data, **more)
+                answer = await getattr(client, name)(method, url, headers, data, **more)
             except Exception as error:
                 ended(Attempt(error=type(error).__name__, unsent=_tries_once(client, name) and is_unsent(error, handled)))
                 raise
@@ -207,9 +210,6 @@ def _is_stripes_own(client: Any, name: str) -> bool:
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, str, Mapping[str, str] | None, Any]:
-    if len(args) == 4:
-        # How Stripe's own methods call it, in every version.
-        return str(args[0]), str(args[1]), args[2], args[3]
     names = ("method", "url", "headers", "post_data")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     return str(given["method"]), str(given["url"]), given.get("headers"), given.get("post_data")

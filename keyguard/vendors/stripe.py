@@ -27,14 +27,9 @@ class Stripe:
     hosts = frozenset({"api.stripe.com", "files.stripe.com", "connect.stripe.com", "meter-events.stripe.com"})
     secret_env = "STRIPE_SECRET_KEY"  # noqa: S105 -- the variable's name
 
-    def classify(self, call: Call) -> Operation:
-        """
-        Name the operation.
-
-        Raises:
-            MalformedCall: a path that cannot be read strictly.
-        """
-        return paths.classify(call)
+    # The functions themselves: both are asked on every call.
+    classify = staticmethod(paths.classify)
+    read = staticmethod(replies.read)
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """
@@ -50,10 +45,6 @@ class Stripe:
         money.check_currency(found, required=operation.name in {"payment_intents.create", "charges.create"})
         bound = _QUOTES[operation.name](operation, found)
         return bound if isinstance(bound, Quote) else (yield from bound)
-
-    def read(self, call: Call, operation: Operation, quote: Quote, reply: Reply) -> Outcome:
-        """Say how an attempt that got this reply ended. Never raises."""
-        return replies.read(call, operation, quote, reply)
 
 
 def _object_of(operation: Operation, kind: str) -> Generator[Recall | Ask, Any, tuple[Memory, Money]]:
