@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -126,6 +127,11 @@ Asker: TypeAlias = Callable[[str, "str | None"], Reply]
 
 def _new_id() -> str:
     return os.urandom(12).hex()
+
+
+def new_id() -> str:
+    """Make a reservation's id: unique, and in the order of time, because a ledger's index grows most cheaply at its end."""
+    return f"{time.time_ns():016x}{os.urandom(6).hex()}"
 
 
 def guarded(

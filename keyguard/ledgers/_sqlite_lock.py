@@ -59,6 +59,11 @@ class ProcessLock:
         self._words = memoryview(self._shared).cast("Q")
         self._turn, self._flushes = _Signal(self._shared, _TURN), _Signal(self._shared, _FLUSHES)
 
+    @property
+    def committed(self) -> int:
+        """How many commits were counted."""
+        return self._words[_COMMITTED]
+
     def count_commit(self) -> int:
         """Count a commit, under the lock; returns its number. One whose process was killed before this line is nobody's to wait for."""
         number = self._words[_COMMITTED] = self._words[_COMMITTED] + 1

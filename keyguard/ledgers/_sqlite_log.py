@@ -8,10 +8,10 @@ import logging
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
+import apsw
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import apsw
 
     from keyguard.model import Money, Order
 
@@ -21,6 +21,10 @@ _FIELDS = ("seq", "at", "kind", "hold", "key_id", "scope", "operation", "legs", 
 _ENTER = "INSERT INTO entries VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _quoted = json.encoder.encode_basestring_ascii
 _SUPPRESSED_KEPT = 1000
+
+
+class LogMoved(Exception):
+    """The log has rows that its last writer did not count: it was killed in between, or is not one of us."""
 
 
 class Log:
@@ -37,23 +41,28 @@ class Log:
         # One cursor for everything: a connection's own `execute` makes a new one each time, for a third of a small statement's cost.
         # Whoever runs another statement before the last row fetches all rows first.
         self.db, self.execute, self._clock = db, db.cursor().execute, clock
-        self._has_warned = False
+        self._has_warned = self._is_known = False
         self._seq, self._hash, self.at, self.day, self._day_number = 0, b"", 0.0, "", -1
         self._suppressed: dict[tuple[str, str], tuple[float, int]] = {}
 
-    def begin(self) -> None:
-        """Open the batch's transaction; read where the log stands and what time it is."""
+    def begin(self, *, is_known: bool) -> None:
+        """Open the batch's transaction; read where the log stands, unless nobody else wrote since, and what time it is."""
         if self.db.in_transaction:
             # An interrupt struck while the last batch was being undone.
-            self.execute("ROLLBACK")
+            self.rollback()
         self.execute("BEGIN IMMEDIATE")
-        head = self.execute("SELECT seq, at, hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
-        self._seq, last, self._hash = head or (0, 0.0, b"")
+        if not (is_known and self._is_known):
+            head = self.execute("SELECT seq, at, hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
+            self._seq, last, self._hash = head or (0, 0.0, b"")
+            self.at = max(last, self.at)
         now = self._clock()
-        if last - now > _BACKWARDS_SECONDS and not self._has_warned:
+        if now > self.at:
+            self.at = now
+        elif self.at - now > _BACKWARDS_SECONDS and not self._has_warned:
             self._has_warned = True
-            _logger.warning("the clock is %.0f s behind the ledger's last entry; windows and expiry stay at the ledger's time", last - now)
-        self.at = max(now, last, self.at)
+            _logger.warning(
+                "the clock is %.0f s behind the ledger's last entry; windows and expiry stay at the ledger's time", self.at - now
+            )
         number = int(self.at // 86_400)
         if number != self._day_number:
             self._day_number, self.day = number, datetime.fromtimestamp(self.at, timezone.utc).strftime("%Y-%m-%d")
@@ -61,9 +70,11 @@ class Log:
     def commit(self) -> None:
         """Commit the batch."""
         self.execute("COMMIT")
+        self._is_known = True
 
     def rollback(self) -> None:
         """Undo the batch."""
+        self._is_known = False
         if self.db.in_transaction:
             self.execute("ROLLBACK")
 
@@ -82,7 +93,10 @@ class Log:
         text = _written(detail) if detail else "{}"
         row = [self._seq, self.at, kind, hold, key_id, scope, operation, legs, amount, spent, held, doubt, text]
         self._hash = chained(self._hash, row)
-        self.execute(_ENTER, (*row, self._hash))
+        try:
+            self.execute(_ENTER, (*row, self._hash))
+        except apsw.ConstraintError as error:
+            raise LogMoved from error
 
     def mark(self) -> tuple[int, bytes]:
         """Return where the log stands, for `back_to` after a savepoint was undone."""
@@ -101,11 +115,11 @@ class Log:
             return
         if len(self._suppressed) > _SUPPRESSED_KEPT:
             self._suppressed.clear()
-        self._suppressed[name] = (self.at, 0)
         self.enter(
             "refuse", key_id=order.key_id, scope=order.scope, operation=order.operation, amount=order.quote.amount,
             detail={"reason": reason, **detail, **({"suppressed": count} if count else {})},
         )  # fmt: skip
+        self._suppressed[name] = (self.at, 0)
 
     def page(self, scope: str | None, after: int, size: int) -> list[dict[str, Any]]:
         """Return the next rows."""

@@ -22,6 +22,7 @@ import apsw
 from keyguard.errors import ConfigurationError, KeyguardError, LedgerUnavailable
 from keyguard.ledgers._sqlite_books import Books
 from keyguard.ledgers._sqlite_file import LedgerFile, check_place, new_owner
+from keyguard.ledgers._sqlite_log import LogMoved
 from keyguard.ledgers._sqlite_queue import Job, Queue
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class SqliteLedger:
         self._db: apsw.Connection | None = None
         self._file: LedgerFile | None = None
         self._books: Books | None = None
-        self._committed = 0
+        self._committed = -1
         self._is_orphan = False
 
     # -- opening ----------------------------------------------------------------------------------
@@ -265,8 +266,7 @@ class SqliteLedger:
         with self._work_lock:
             self._connected()
             try:
-                with self._alone:
-                    self._transact(batch)
+                self._transact_alone(batch)
             except LedgerUnavailable:
                 raise
             except Exception as error:
@@ -281,20 +281,26 @@ class SqliteLedger:
         for job in batch:
             job.result = job.error = None
             try:
-                with self._alone:
-                    self._transact([job])
+                self._transact_alone([job])
             except LedgerUnavailable as error:
                 job.error = error
             except Exception as error:
                 job.error = self._unavailable(error)
                 job.error.__cause__ = error
 
-    def _transact(self, batch: list[Job]) -> None:
+    def _transact_alone(self, batch: list[Job]) -> None:
+        with self._alone:
+            try:
+                self._transact(batch, is_known=self._file is None or self._file.lock.committed == self._committed)
+            except LogMoved:
+                self._transact(batch, is_known=False)
+
+    def _transact(self, batch: list[Job], *, is_known: bool) -> None:
         self._step("locked")
         books = self._connected()
         try:
             # Inside: an interrupt just after BEGIN must not leave the file locked for everybody.
-            books.log.begin()
+            books.log.begin(is_known=is_known)
             self._step("begun")
             for job in batch:
                 try:

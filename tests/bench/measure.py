@@ -1,0 +1,99 @@
+"""How a bench measures and judges: cases timed in turns of blocks, and rows that know their target. Knows nothing of keyguard."""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    One line of the results.
+
+    Attributes:
+        value: What was measured, in `unit`; a ratio where the unit is `×`.
+        target: What the design asks for; None = shown only.
+        bound: Whether the target is the most or the least.
+        note: Shown beside the value.
+    """
+
+    what: str
+    value: float
+    unit: str
+    target: float | None = None
+    bound: Literal["≤", "≥"] = "≤"
+    note: str = ""
+
+    def is_missed(self, factor: float = 1) -> bool:
+        """Say whether the value is beyond the target by more than a factor; of a ratio, what it is above 1 counts."""
+        if self.target is None:
+            return False
+        base = 1 if self.unit == "×" and self.bound == "≤" else 0
+        value, target = self.value - base, self.target - base
+        return value > target * factor if self.bound == "≤" else value < target / factor
+
+    def cells(self) -> tuple[str, str, str]:
+        """Return what is printed: what, measured, target and verdict."""
+        digits = 2 if self.unit in {"×", "÷"} else 0 if self.value >= 10 else 1
+        measured = f"{self.value:,.{digits}f} {self.unit}" + (f" ({self.note})" if self.note else "")
+        if self.target is None:
+            return self.what, measured, ""
+        return self.what, measured, f"{self.bound} {self.target:,.5g} {self.unit} {'MISS' if self.is_missed() else 'ok'}"
+
+
+def in_turns(cases: Mapping[str, Callable[[int], Callable[[], None]]], rounds: int, calls: int) -> dict[str, list[float]]:
+    """
+    Time every case in each round, in random order, so that a slow moment of the machine strikes all of them.
+
+    Args:
+        cases: By name; each prepares so many calls and returns the function that makes them.
+
+    Returns:
+        µs a call, one figure for each round.
+    """
+    found: dict[str, list[float]] = {name: [] for name in cases}
+    for prepare in cases.values():
+        prepare(calls)()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for name in random.sample(sorted(cases), len(cases)):
+                run = cases[name](calls)
+                begun = time.perf_counter()
+                run()
+                found[name].append((time.perf_counter() - begun) / calls * 1e6)
+    finally:
+        gc.enable()
+    return found
+
+
+def repeated(call: Callable[[], object]) -> Callable[[int], Callable[[], None]]:
+    """Make a case of a function that needs no preparation."""
+
+    def prepare(calls: int) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(calls):
+                call()
+
+        return run
+
+    return prepare
+
+
+def medians(found: Mapping[str, list[float]]) -> dict[str, float]:
+    """Return each case's median."""
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def added(found: Mapping[str, list[float]], name: str, base: str) -> float:
+    """Return the median of what one case took more than another in the same round."""
+    return statistics.median(more - less for more, less in zip(found[name], found[base], strict=True))
