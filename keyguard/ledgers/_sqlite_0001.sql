@@ -58,6 +58,9 @@ CREATE TRIGGER holds_reserve AFTER INSERT ON holds BEGIN
   UPDATE bucket SET held = held + NEW.held, peak = max(peak, spent + held + doubt + NEW.held), loose = max(loose, NOT NEW.enforce)
     WHERE id = NEW.leg0 AND (NOT NEW.enforce OR cap IS NULL OR spent + held + doubt + NEW.held <= cap);
   SELECT RAISE(ABORT, 'kg:cap') WHERE changes() <> (NEW.leg0 IS NOT NULL);
+  UPDATE bucket SET held = held + 1, peak = max(peak, spent + held + 1), loose = max(loose, NOT NEW.enforce)
+    WHERE id = NEW.count_leg AND (NOT NEW.enforce OR cap IS NULL OR spent + held + 1 <= cap);
+  SELECT RAISE(ABORT, 'kg:cap') WHERE changes() <> (NEW.count_leg IS NOT NULL);
 END;
 CREATE TRIGGER holds_reserve_more AFTER INSERT ON holds WHEN NEW.leg1 IS NOT NULL BEGIN
   UPDATE bucket SET held = held + NEW.held, peak = max(peak, spent + held + doubt + NEW.held), loose = max(loose, NOT NEW.enforce)
@@ -67,16 +70,13 @@ CREATE TRIGGER holds_reserve_more AFTER INSERT ON holds WHEN NEW.leg1 IS NOT NUL
     WHERE id = NEW.leg2 AND (NOT NEW.enforce OR cap IS NULL OR spent + held + doubt + NEW.held <= cap);
   SELECT RAISE(ABORT, 'kg:cap') WHERE changes() <> (NEW.leg2 IS NOT NULL);
 END;
-CREATE TRIGGER holds_count AFTER INSERT ON holds WHEN NEW.count_leg IS NOT NULL BEGIN
-  UPDATE bucket SET held = held + 1, peak = max(peak, spent + held + 1), loose = max(loose, NOT NEW.enforce)
-    WHERE id = NEW.count_leg AND (NOT NEW.enforce OR cap IS NULL OR spent + held + 1 <= cap);
-  SELECT RAISE(ABORT, 'kg:cap') WHERE changes() <> 1;
-END;
-CREATE TRIGGER holds_change AFTER UPDATE OF spent, held, doubt ON holds BEGIN
+-- A call counts for good once the vendor may have seen it.
+CREATE TRIGGER holds_change AFTER UPDATE OF state, spent, held, doubt ON holds BEGIN
   UPDATE bucket SET spent = spent + NEW.spent - OLD.spent, held = held + NEW.held - OLD.held, doubt = doubt + NEW.doubt - OLD.doubt,
       overrun = overrun + NEW.overrun - OLD.overrun,
       peak = max(peak, spent + held + doubt + NEW.spent - OLD.spent + NEW.held - OLD.held + NEW.doubt - OLD.doubt)
     WHERE id = NEW.leg0;
+  UPDATE bucket SET held = held - 1, spent = spent + NEW.sent WHERE id = NEW.count_leg AND OLD.state = 'R' AND NEW.state <> 'R';
 END;
 CREATE TRIGGER holds_change_more AFTER UPDATE OF spent, held, doubt ON holds WHEN NEW.leg1 IS NOT NULL BEGIN
   UPDATE bucket SET spent = spent + NEW.spent - OLD.spent, held = held + NEW.held - OLD.held, doubt = doubt + NEW.doubt - OLD.doubt,
@@ -87,10 +87,6 @@ CREATE TRIGGER holds_change_more AFTER UPDATE OF spent, held, doubt ON holds WHE
       overrun = overrun + NEW.overrun - OLD.overrun,
       peak = max(peak, spent + held + doubt + NEW.spent - OLD.spent + NEW.held - OLD.held + NEW.doubt - OLD.doubt)
     WHERE id = NEW.leg2;
-END;
--- A call counts for good once the vendor may have seen it.
-CREATE TRIGGER holds_counted AFTER UPDATE OF state ON holds WHEN NEW.count_leg IS NOT NULL AND OLD.state = 'R' AND NEW.state <> 'R' BEGIN
-  UPDATE bucket SET held = held - 1, spent = spent + NEW.sent WHERE id = NEW.count_leg;
 END;
 -- What was charged may be refunded, where the refund cap is what the run charged.
 CREATE TRIGGER holds_refundable AFTER UPDATE OF refundable ON holds WHEN NEW.refundable <> OLD.refundable BEGIN

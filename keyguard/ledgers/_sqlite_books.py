@@ -71,10 +71,7 @@ class Books:
             detail["identity"] = order.identity
         if not order.enforce:
             detail["observe"] = True
-        self.log.enter(
-            "reserve", hold=hold.id, key_id=hold.key_id, scope=hold.scope, operation=hold.operation, legs=hold.legs, amount=amount, spent=0,
-            held=amount, doubt=0, detail=detail,
-        )  # fmt: skip
+        self._holds.log_change(hold, "reserve", detail)
         return self._granted(order, amount, adopted)
 
     def _granted(self, order: Order, amount: Money, adopted: Money) -> Decision:

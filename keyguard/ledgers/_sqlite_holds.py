@@ -134,7 +134,10 @@ class Holds:
         if self._log.db.changes() != 1:
             raise HoldMoved(hold.id)
         hold.state, hold.spent, hold.held, hold.doubt, hold.overrun, hold.refundable = state, spent, held, doubt, overrun, refundable
-        self._log.enter(
-            kind, hold=hold.id, key_id=hold.key_id, scope=hold.scope, operation=hold.operation, legs=hold.legs,
-            amount=hold.amount, spent=spent, held=held, doubt=doubt, detail=detail,
+        self.log_change(hold, kind, detail)
+
+    def log_change(self, hold: Hold, kind: str, detail: dict[str, Any]) -> None:
+        """Append what became of a reservation to the log."""
+        self._log.append(
+            kind, hold.id, hold.key_id, hold.scope, hold.operation, hold.legs, hold.amount, hold.spent, hold.held, hold.doubt, detail
         )  # fmt: skip

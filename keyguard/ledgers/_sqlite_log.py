@@ -84,14 +84,24 @@ class Log:
         return (today + timedelta(days=1)).timestamp()
 
     def enter(
-        self, kind: str, *, hold: str | None = None, key_id: str | None = None, scope: str | None = None, operation: str | None = None,
-        legs: str | None = None, amount: Money | None = None, spent: Money | None = None, held: Money | None = None,
-        doubt: Money | None = None, detail: dict[str, Any] | None = None,
+        self, kind: str, *, key_id: str | None = None, scope: str | None = None, operation: str | None = None,
+        amount: Money | None = None, detail: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        """Append one row."""
+        """Append one row that is about no reservation."""
+        self.append(kind, None, key_id, scope, operation, None, amount, None, None, None, detail or {})
+
+    def append(
+        self, kind: str, hold: str | None, key_id: str | None, scope: str | None, operation: str | None, legs: str | None,
+        amount: Money | None, spent: Money | None, held: Money | None, doubt: Money | None, detail: dict[str, Any],
+    ) -> None:  # fmt: skip
+        """
+        Append one row.
+
+        Raises:
+            LogMoved: somebody else appended since the log's end was read.
+        """
         self._seq += 1
-        text = _written(detail) if detail else "{}"
-        row = [self._seq, self.at, kind, hold, key_id, scope, operation, legs, amount, spent, held, doubt, text]
+        row = [self._seq, self.at, kind, hold, key_id, scope, operation, legs, amount, spent, held, doubt, _written(detail)]
         self._hash = chained(self._hash, row)
         try:
             self.execute(_ENTER, (*row, self._hash))
@@ -131,6 +141,8 @@ class Log:
 
 def _written(detail: dict[str, Any]) -> str:
     """Write a row's detail as JSON; all text, as most are, by the encoder's own quoting, which takes a quarter of the time."""
+    if not detail:
+        return "{}"
     if all(type(value) is str for value in detail.values()):
         return "{" + ", ".join([f"{_quoted(name)}: {_quoted(value)}" for name, value in detail.items()]) + "}"
     return json.dumps(detail)

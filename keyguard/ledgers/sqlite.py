@@ -154,11 +154,12 @@ class SqliteLedger:
     def _set_up(self) -> None:
         db = self._db
         assert db is not None
-        # A checkpoint syncs twice: with 16 MB of log between two of them, the hot pages are written back once for thousands of calls.
         for pragma in (
             # What a call writes are a few short rows on three pages, and each page goes to the log whole.
             "page_size=2048",
-            "wal_autocheckpoint=8000",
+            # 4 MB. A checkpoint syncs twice, so it must be rare; while the file of the log still grows, each sync of it costs
+            # twice as much as when its blocks are there already, so it must not grow for long.
+            "wal_autocheckpoint=2000",
             "trusted_schema=OFF",
             "mmap_size=0",
             "synchronous=NORMAL",

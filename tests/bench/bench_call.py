@@ -30,8 +30,8 @@ _ASKED: Any = {"amount": 2000, "currency": "usd", "customer": "cus_1", "payment_
 _ANSWERED: dict[str, Any] = {
     "object": "payment_intent", "amount": 2000, "amount_received": 2000, "amount_capturable": 0, "amount_details": {"tip": {}},
     "capture_method": "automatic_async", "confirmation_method": "automatic", "created": 1785715279, "currency": "usd", "customer": "cus_1",
-    "livemode": False, "metadata": {}, "payment_method": "pm_1", "payment_method_options": {"card": {"request_three_d_secure": "automatic"}},
-    "payment_method_types": ["card"], "status": "succeeded",
+    "livemode": False, "metadata": {}, "payment_method": "pm_1", "payment_method_types": ["card"], "status": "succeeded",
+    "payment_method_options": {"card": {"request_three_d_secure": "automatic"}},
 }  # fmt: skip
 
 

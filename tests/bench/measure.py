@@ -6,11 +6,14 @@ import gc
 import random
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterator, Mapping
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -49,34 +52,55 @@ class Row:
         return self.what, measured, f"{self.bound} {self.target:,.5g} {self.unit} {'MISS' if self.is_missed() else 'ok'}"
 
 
-def in_turns(cases: Mapping[str, Callable[[int], Callable[[], None]]], rounds: int, calls: int) -> dict[str, list[float]]:
+Case = Callable[[int], Callable[[], None]]
+
+
+def in_turns(cases: Mapping[str, Case], rounds: int, calls: int) -> dict[str, list[float]]:
     """
-    Time every case in each round, in random order, so that a slow moment of the machine strikes all of them.
+    Time blocks of calls of every case in each round, in random order, so that a slow moment of the machine strikes all of them.
 
     Args:
         cases: By name; each prepares so many calls and returns the function that makes them.
+        rounds: How many figures each case gets.
+        calls: How many calls each figure is the mean of.
 
     Returns:
         µs a call, one figure for each round.
     """
     found: dict[str, list[float]] = {name: [] for name in cases}
-    for prepare in cases.values():
-        prepare(calls)()
+    for name, run in _order(cases, rounds, lambda case: case(calls)):
+        begun = time.perf_counter()
+        run()
+        found[name].append((time.perf_counter() - begun) / calls * 1e6)
+    return found
+
+
+def one_by_one(cases: Mapping[str, Case], rounds: int, calls: int) -> dict[str, list[float]]:
+    """Time every single call of such blocks: µs, for percentiles."""
+    found: dict[str, list[float]] = {name: [] for name in cases}
+    for name, runs in _order(cases, rounds, lambda case: [case(1) for _ in range(calls)]):
+        for run in runs:
+            begun = time.perf_counter()
+            run()
+            found[name].append((time.perf_counter() - begun) * 1e6)
+    return found
+
+
+def _order(cases: Mapping[str, Case], rounds: int, prepare: Callable[[Case], _T]) -> Iterator[tuple[str, _T]]:
+    """Yield each case, prepared, once a round, after a round that only warms up; without the garbage collector."""
+    for case in cases.values():
+        case(50)()
     gc.collect()
     gc.disable()
     try:
         for _ in range(rounds):
             for name in random.sample(sorted(cases), len(cases)):
-                run = cases[name](calls)
-                begun = time.perf_counter()
-                run()
-                found[name].append((time.perf_counter() - begun) / calls * 1e6)
+                yield name, prepare(cases[name])
     finally:
         gc.enable()
-    return found
 
 
-def repeated(call: Callable[[], object]) -> Callable[[int], Callable[[], None]]:
+def repeated(call: Callable[[], object]) -> Case:
     """Make a case of a function that needs no preparation."""
 
     def prepare(calls: int) -> Callable[[], None]:
