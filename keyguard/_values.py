@@ -35,5 +35,5 @@ def quick(cls: type[_T]) -> type[_T]:
     exec(text, space)  # noqa: S102 -- as dataclasses makes its own; the only input is names of fields
     made, original = space["__init__"], cls.__init__
     made.__annotations__, made.__qualname__, made.__module__ = original.__annotations__, original.__qualname__, cls.__module__
-    cls.__init__ = made  # type: ignore[misc]  # -- the same signature by construction
+    cls.__init__ = made  # type: ignore[method-assign]  # -- the same signature by construction
     return cls

@@ -377,7 +377,7 @@ def drive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker 
             step = resume(told)
             resume, told = flow.send, _perform(step, ticket, send, ask)
         except BaseException as raised:
-            if flow.gi_frame is None:
+            if getattr(flow, "gi_frame", None) is None:
                 if isinstance(raised, StopIteration):
                     return raised.value
                 raise
@@ -403,7 +403,7 @@ async def adrive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Awaitable[
             step = resume(told)
             resume, told = flow.send, await _aperform(step, ticket, send, ask)
         except BaseException as raised:
-            if flow.gi_frame is None:
+            if getattr(flow, "gi_frame", None) is None:
                 if isinstance(raised, StopIteration):
                     return raised.value
                 raise

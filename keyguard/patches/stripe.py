@@ -67,23 +67,21 @@ def check(instance: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Non
         ConfigurationError: names the class.
     """
     client = instance._get_http_client()  # noqa: SLF001 -- the only way to the client that the request will use
-    if _is_bypassing(client):
-        own = type(client)
+    own = type(client)
+    if _is_bypassing(client, own):
         raise ConfigurationError(
             f"the Stripe client {own.__module__}.{own.__qualname__} does not send through stripe.HTTPClient's own retry methods, "
             "so keyguard cannot guard it; nothing was sent. Subclass stripe.HTTPClient and override request() instead."
         )
 
 
-def _is_bypassing(client: Any) -> bool:
+def _is_bypassing(client: Any, own: type[Any]) -> bool:
     """Say whether a retry method of this client is found anywhere before Stripe's own base class."""
     base = sys.modules[_CLIENTS].HTTPClient
-    # A method set on the object itself goes round the class as well.
-    if not isinstance(client, base) or not vars(client).keys().isdisjoint(_RETRY_METHODS):
-        return True
-    for kind in type(client).__mro__:
+    for kind in own.__mro__:
         if kind is base:
-            return False
+            # A method set on the object itself goes round the class as well.
+            return not vars(client).keys().isdisjoint(_RETRY_METHODS)
         if not vars(kind).keys().isdisjoint(_RETRY_METHODS):
             return True
     return True
