@@ -375,19 +375,17 @@ def drive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker 
     while True:
         try:
             step = resume(told)
-            resume, told = flow.send, _perform(step, ticket, send, ask)
+            if isinstance(step, Send):
+                answer = send(ticket)
+            else:
+                answer = _asked(step, ticket, ask) if isinstance(step, Ask) else step.perform(ticket)
+            resume, told = flow.send, answer
         except BaseException as raised:
             if getattr(flow, "gi_frame", None) is None:
                 if isinstance(raised, StopIteration):
                     return raised.value
                 raise
             resume, told = flow.throw, raised
-
-
-def _perform(step: Step, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker | None) -> Any:
-    if isinstance(step, Send):
-        return send(ticket)
-    return _asked(step, ticket, ask) if isinstance(step, Ask) else step.perform(ticket)
 
 
 def _asked(step: Ask, ticket: Ticket, ask: Asker | None) -> Reply:
