@@ -132,16 +132,14 @@ def _address(url: str) -> tuple[str, str, str, str, tuple[tuple[str, str], ...]]
 
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run Stripe's own retry loop, with each attempt seen."""
-    return _unbound(wrapped)(_Watched(instance, ticket), *args, **kwargs)
+    method: Any = wrapped
+    return method.__func__(_Watched(instance, ticket), *args, **kwargs)
 
 
 async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run Stripe's own async retry loop, with each attempt seen."""
-    return await _unbound(wrapped)(_Watched(instance, ticket), *args, **kwargs)
-
-
-def _unbound(wrapped: Callable[..., Any]) -> Callable[..., Any]:
-    return wrapped.__func__  # type: ignore[attr-defined,no-any-return] # pyright: ignore[reportFunctionMemberAccess] -- a bound method
+    method: Any = wrapped
+    return await method.__func__(_Watched(instance, ticket), *args, **kwargs)
 
 
 class _Watched(wrapt.ObjectProxy[Any]):
