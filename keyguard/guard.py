@@ -381,19 +381,17 @@ def drive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker 
     while True:
         try:
             step = resume(told)
-            resume, told = flow.send, _perform(step, ticket, send, ask)
+            if isinstance(step, Send):
+                answer = send(ticket)
+            else:
+                answer = _asked(step, ticket, ask) if isinstance(step, Ask) else step.perform(ticket)
+            resume, told = flow.send, answer
         except BaseException as raised:
-            if flow.gi_frame is None:
+            if getattr(flow, "gi_frame", None) is None:
                 if isinstance(raised, StopIteration):
                     return raised.value
                 raise
             resume, told = flow.throw, raised
-
-
-def _perform(step: Step, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker | None) -> Any:
-    if isinstance(step, Send):
-        return send(ticket)
-    return _asked(step, ticket, ask) if isinstance(step, Ask) else step.perform(ticket)
 
 
 def _asked(step: Ask, ticket: Ticket, ask: Asker | None) -> Reply:
@@ -409,7 +407,7 @@ async def adrive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Awaitable[
             step = resume(told)
             resume, told = flow.send, await _aperform(step, ticket, send, ask)
         except BaseException as raised:
-            if flow.gi_frame is None:
+            if getattr(flow, "gi_frame", None) is None:
                 if isinstance(raised, StopIteration):
                     return raised.value
                 raise

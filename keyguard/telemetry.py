@@ -58,8 +58,7 @@ class span:  # noqa: N801 -- read as `with span(ticket):`; written out, because 
     def __enter__(self) -> None:
         current = self._current = _started(self._ticket)
         # Without an SDK and without a caller's trace there is nothing that calls below could belong to.
-        is_traced = current is not None and current is not INVALID_SPAN
-        self._token = attach(trace.set_span_in_context(current)) if is_traced else None
+        self._token = None if current is None or current is INVALID_SPAN else attach(trace.set_span_in_context(current))
 
     def __exit__(self, _kind: object, raised: BaseException | None, _traceback: object) -> None:
         if self._token is not None:

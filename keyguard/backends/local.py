@@ -96,7 +96,9 @@ class LocalBackend:
 
     def reserve(self, order: Order, ticket: Ticket) -> Decision:
         """Hold money for a ticket; holds of dead tickets are closed first, so that they cause no false refusal."""
-        self.sweep()
+        # Asked here too: with no other call open there is nothing to look at, and a call is one of a hundred small costs.
+        if self._open or self._pid != os.getpid():
+            self.sweep()
         self._open[order.reservation_id] = ticket
         decision = self.ledger.reserve(order)
         if not decision.granted:
@@ -105,7 +107,8 @@ class LocalBackend:
 
     def close(self, closing: Closing) -> Receipt:
         """Close a hold. An id of another process (a fork's parent) is none of ours, and is left to it."""
-        self._forget_parent()
+        if self._pid != os.getpid():
+            self._forget_parent()
         receipt = self.ledger.close(closing)
         self._open.pop(closing.reservation_id, None)
         return receipt
@@ -130,7 +133,8 @@ class LocalBackend:
 
     def sweep(self, *, always: bool = False) -> None:
         """Close the holds of this process whose ticket is dead."""
-        self._forget_parent()
+        if self._pid != os.getpid():
+            self._forget_parent()
         if not self._open:
             return
         if not (always or len(self._open) <= _SWEEP_ALWAYS or self._monotonic() >= self._next_sweep):
@@ -155,9 +159,8 @@ class LocalBackend:
             _logger.warning("closed reservation %s of %r, whose call ended without an answer: %s", reservation_id, ticket, ended)
 
     def _forget_parent(self) -> None:
-        if self._pid != os.getpid():
-            # A forked child never settles its parent's tickets.
-            self._pid, self._open = os.getpid(), {}
+        # A forked child never settles its parent's tickets.
+        self._pid, self._open = os.getpid(), {}
 
 
 def _is_dead(ticket: Ticket) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from functools import cache, partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _TOKEN = TOKEN_PREFIX.encode()
+_VALUE = itemgetter(-1)
 _FORM = "application/x-www-form-urlencoded"
 # What belongs to a write and not to the question about it.
 _BODY_HEADERS = ("idempotency-key", "content-type", "content-length", "content-encoding", "transfer-encoding")
@@ -67,34 +69,30 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoi
     Raises:
         EndpointNotAllowed: it carries a vault token to a host that nobody claims.
     """
-    request = args[0] if args else kwargs["request"]
-    vendor = _vendor_of(instance, request)
-    return None if vendor is None else _outgoing(request, vendor, partial(_get, instance))
+    return _read(instance, args[0] if args else kwargs["request"], _get)
 
 
 def aread(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoing | None:
     """Read one request of an async client; its quote reads go through it too, on the event loop that waits for them."""
-    request = args[0] if args else kwargs["request"]
-    vendor = _vendor_of(instance, request)
-    return None if vendor is None else _outgoing(request, vendor, partial(anyio.from_thread.run, _aget, instance))
+    return _read(instance, args[0] if args else kwargs["request"], _get_from_thread)
 
 
-def _vendor_of(instance: Any, request: Any) -> str | None:
+def _read(instance: Any, request: Any, get: Callable[[Any, Any], Any]) -> Outgoing | None:
     # Building a Call for each foreign request would cost 10 µs; this is what a host that nobody guards pays.
     # A name with the root's dot is the same host.
     vendor = _claimed().get(request.url.raw_host.rstrip(b"."))
-    if vendor is not None:
-        return vendor
-    vendor = _listed(request) if context.vendor_hosts() else None
     if vendor is None:
-        # One search over all values, for nearly every request the only one; Basic hides a token in base64.
-        # The private list, as `raw` would copy each of its items first.
-        values = b"\n".join([entry[-1] for entry in request.headers._list])  # noqa: SLF001 -- missing, it stops every request
-        if values.find(_TOKEN) >= 0 or values.find(b"asic ") >= 0:
-            _check_token(request)
-    elif type(instance).__name__ in _PREFECT_CLIENTS and type(instance).__module__.startswith("prefect."):
-        return None
-    return vendor
+        vendor = _listed(request) if context.vendor_hosts() else None
+        if vendor is None:
+            # One search over all values, for nearly every request the only one; Basic hides a token in base64.
+            # The private list, as `raw` would copy each of its items first.
+            values = b"\n".join(map(_VALUE, request.headers._list))  # noqa: SLF001 -- missing, it stops every request
+            if values.find(_TOKEN) >= 0 or values.find(b"asic ") >= 0:
+                _check_token(request)
+            return None
+        if type(instance).__name__ in _PREFECT_CLIENTS and type(instance).__module__.startswith("prefect."):
+            return None
+    return _outgoing(request, vendor, partial(get, instance))
 
 
 @cache
@@ -111,8 +109,8 @@ def _check_token(request: Any) -> None:
     for name, value in request.headers.raw:
         if name.lower() != b"host" and is_carrying(value.decode("latin-1"), TOKEN_PREFIX):
             raise EndpointNotAllowed(
-                f"this request carries a vault token to {request.url.host}, which is no vendor's host; nothing was sent. If it is a stand-in or proxy "
-                f"of yours, set KEYGUARD_VENDOR_HOSTS=VENDOR={request.url.netloc.decode('ascii')}"
+                f"this request carries a vault token to {request.url.host}, which is no vendor's host; nothing was sent. If it is a "
+                f"stand-in or proxy of yours, set KEYGUARD_VENDOR_HOSTS=VENDOR={request.url.netloc.decode('ascii')}"
             )
 
 
@@ -161,6 +159,10 @@ def _get(instance: Any, question: Any) -> Any:
         found = instance._send_single_request(question)  # noqa: SLF001 -- the method this file is about
         found.read()
     return found
+
+
+def _get_from_thread(instance: Any, question: Any) -> Any:
+    return anyio.from_thread.run(_aget, instance, question)
 
 
 async def _aget(instance: Any, question: Any) -> Any:

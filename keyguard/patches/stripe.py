@@ -67,23 +67,21 @@ def check(instance: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Non
         ConfigurationError: names the class.
     """
     client = instance._get_http_client()  # noqa: SLF001 -- the only way to the client that the request will use
-    if _is_bypassing(client):
-        own = type(client)
+    own = type(client)
+    if _is_bypassing(client, own):
         raise ConfigurationError(
             f"the Stripe client {own.__module__}.{own.__qualname__} does not send through stripe.HTTPClient's own retry methods, "
             "so keyguard cannot guard it; nothing was sent. Subclass stripe.HTTPClient and override request() instead."
         )
 
 
-def _is_bypassing(client: Any) -> bool:
+def _is_bypassing(client: Any, own: type[Any]) -> bool:
     """Say whether a retry method of this client is found anywhere before Stripe's own base class."""
     base = sys.modules[_CLIENTS].HTTPClient
-    # A method set on the object itself goes round the class as well.
-    if not isinstance(client, base) or not vars(client).keys().isdisjoint(_RETRY_METHODS):
-        return True
-    for kind in type(client).__mro__:
+    for kind in own.__mro__:
         if kind is base:
-            return False
+            # A method set on the object itself goes round the class as well.
+            return not vars(client).keys().isdisjoint(_RETRY_METHODS)
         if not vars(kind).keys().isdisjoint(_RETRY_METHODS):
             return True
     return True
@@ -134,16 +132,14 @@ def _address(url: str) -> tuple[str, str, str, str, tuple[tuple[str, str], ...]]
 
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run Stripe's own retry loop, with each attempt seen."""
-    return _unbound(wrapped)(_Watched(instance, ticket), *args, **kwargs)
+    method: Any = wrapped
+    return method.__func__(_Watched(instance, ticket), *args, **kwargs)
 
 
 async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run Stripe's own async retry loop, with each attempt seen."""
-    return await _unbound(wrapped)(_Watched(instance, ticket), *args, **kwargs)
-
-
-def _unbound(wrapped: Callable[..., Any]) -> Callable[..., Any]:
-    return wrapped.__func__  # type: ignore[attr-defined,no-any-return] # pyright: ignore[reportFunctionMemberAccess] -- a bound method
+    method: Any = wrapped
+    return await method.__func__(_Watched(instance, ticket), *args, **kwargs)
 
 
 class _Watched(wrapt.ObjectProxy[Any]):

@@ -13,7 +13,7 @@ from keyguard.errors import MalformedCall, UnpricedCall
 if TYPE_CHECKING:
     from keyguard.model import Call, Money
 
-_decode = json.JSONDecoder().decode
+_JSON = json.JSONDecoder()
 MINOR_UNIT = 10_000  # micro-USD of one US cent
 _AMOUNT = re.compile(r"[0-9]{1,8}")
 _UNITS = re.compile(r"[0-9]{1,15}")
@@ -136,9 +136,10 @@ def parsed(body: bytes | None) -> dict[str, Any]:
     Raises:
         ValueError: there is none.
     """
-    # Not `json.loads`, which guesses at an encoding first: Stripe's is UTF-8.
-    found = _decode((body or b"").decode())
-    if not isinstance(found, dict):
+    # Not `json.loads`, which guesses at an encoding first (Stripe's is UTF-8) and looks for blanks with regular expressions.
+    text = (body or b"").decode().strip(" \t\r\n")
+    found, end = _JSON.raw_decode(text)
+    if end != len(text) or not isinstance(found, dict):
         raise ValueError("the reply is not a JSON object")
     return cast("dict[str, Any]", found)
 

@@ -14,7 +14,7 @@ from keyguard.vendors import _stripe_replies as replies
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from keyguard.model import Call, Operation, Outcome, Reply
+    from keyguard.model import Call, Operation, Reply
     from keyguard.vendors import Quoting
 
 _COLLECTIONS = {"payment_intent": "payment_intents", "charge": "charges"}
