@@ -38,11 +38,12 @@ CREATE TABLE holds (
 CREATE INDEX holds_open ON holds (scope, state) WHERE state IN ('O', 'U');
 
 -- What is known of a vendor object that costs this scope money; `alias_of` names the object whose money it is.
+-- `filed` is the object's id with its prefix at the end (`3Mtw…_pi`): the ids of one payment's objects lie side by side then.
 CREATE TABLE objects (
-  scope TEXT NOT NULL, vendor TEXT NOT NULL, account TEXT NOT NULL, object_id TEXT NOT NULL, alias_of TEXT,
+  scope TEXT NOT NULL, vendor TEXT NOT NULL, account TEXT NOT NULL, filed TEXT NOT NULL, alias_of TEXT,
   own INTEGER NOT NULL DEFAULT 0, total INTEGER NOT NULL DEFAULT 0, amount INTEGER NOT NULL DEFAULT 0,
   refunded INTEGER NOT NULL DEFAULT 0, status TEXT NOT NULL DEFAULT '', open_id TEXT, last_id TEXT,
-  PRIMARY KEY (scope, vendor, account, object_id)
+  PRIMARY KEY (scope, vendor, account, filed)
 ) STRICT, WITHOUT ROWID;
 
 -- The log: append-only, chained by hash, folds into every balance.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import apsw
 
+from keyguard.ledgers._sqlite_objects import named
 from keyguard.model import Decision, Intent, Usage
 
 if TYPE_CHECKING:
@@ -103,8 +104,8 @@ class Budgets:
 
     def _intents(self, scope: str) -> tuple[Intent, ...]:
         rows = self._log.execute(
-            "SELECT coalesce((SELECT o.object_id FROM objects o WHERE o.scope = h.scope AND o.open_id = h.id), h.object_id, h.id), h.held, "
+            "SELECT (SELECT o.filed FROM objects o WHERE o.scope = h.scope AND o.open_id = h.id), coalesce(h.object_id, h.id), h.held, "
             "h.operation, h.at FROM holds h WHERE h.scope = ? AND h.state = 'O' ORDER BY h.at, h.id",
             (scope,),
         )
-        return tuple(Intent(*row) for row in rows)
+        return tuple(Intent(other if filed is None else named(filed), *rest) for filed, other, *rest in rows)
