@@ -166,7 +166,8 @@ class _Signal:
         # By ctypes, because Python has no other door to it.
         self._call = None if number is None else ctypes.CDLL(None).syscall
         self._first, self._where = ctypes.c_long(number or 0), ctypes.byref(self._word)
-        self._nap = ctypes.byref(_Timespec(0, int(_NAP_SECONDS * 1e9)))
+        seconds, rest = divmod(_NAP_SECONDS, 1)
+        self._nap = ctypes.byref(_Timespec(int(seconds), int(rest * 1e9)))
 
     @property
     def value(self) -> int:
