@@ -26,6 +26,8 @@ from keyguard.vendors import claimed_hosts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from keyguard.patches import Read
+
 _TOKEN = TOKEN_PREFIX.encode()
 _VALUE = itemgetter(-1)
 _FORM = "application/x-www-form-urlencoded"
@@ -62,27 +64,17 @@ def seams_for(module: str) -> tuple[Seam, ...]:
     )
 
 
-def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoing | None:
-    """
-    Read one request; None where no vendor plug claims its host.
+def _reader(get: Callable[[Any, Any], Any]) -> Read:
+    """Make the function that reads one request; its quote reads go through `get`, with the same client."""
 
-    Raises:
-        EndpointNotAllowed: it carries a vault token to a host that nobody claims.
-    """
-    return _read(instance, args[0] if args else kwargs["request"], _get)
-
-
-def aread(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoing | None:
-    """Read one request of an async client; its quote reads go through it too, on the event loop that waits for them."""
-    return _read(instance, args[0] if args else kwargs["request"], _get_from_thread)
-
-
-def _read(instance: Any, request: Any, get: Callable[[Any, Any], Any]) -> Outgoing | None:
-    # Building a Call for each foreign request would cost 10 µs; this is what a host that nobody guards pays.
-    # A name with the root's dot is the same host.
-    vendor = _claimed().get(request.url.raw_host.rstrip(b"."))
-    if vendor is None:
-        vendor = _listed(request) if context.vendor_hosts() else None
+    def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None:
+        request = args[0] if args else kwargs["request"]
+        # Building a Call for each foreign request would cost 10 µs; this is what a host that nobody guards pays.
+        # A name with the root's dot is the same host.
+        vendor = _claimed().get(request.url.raw_host.rstrip(b"."))
+        if vendor is None:
+            listed = context.vendor_hosts()
+            vendor = listed.get(request.url.netloc.decode("ascii")) if listed else None
         if vendor is None:
             # One search over all values, for nearly every request the only one; Basic hides a token in base64.
             # The private list, as `raw` would copy each of its items first.
@@ -90,9 +82,15 @@ def _read(instance: Any, request: Any, get: Callable[[Any, Any], Any]) -> Outgoi
             if values.find(_TOKEN) >= 0 or values.find(b"asic ") >= 0:
                 _check_token(request)
             return None
-        if type(instance).__name__ in _PREFECT_CLIENTS and type(instance).__module__.startswith("prefect."):
-            return None
-    return _outgoing(request, vendor, partial(get, instance))
+        return None if _is_prefects(instance, request) else _outgoing(request, vendor, partial(get, instance))
+
+    return read
+
+
+def _is_prefects(instance: Any, request: Any) -> bool:
+    """Say whether this is Prefect's own traffic; a host that a vendor plug claims is never exempt."""
+    is_client = type(instance).__name__ in _PREFECT_CLIENTS and type(instance).__module__.startswith("prefect.")
+    return is_client and _claimed().get(request.url.raw_host.rstrip(b".")) is None
 
 
 @cache
@@ -243,4 +241,5 @@ class _Swapped:
             self._request.headers["authorization"] = self._token
 
 
+read, aread = _reader(_get), _reader(_get_from_thread)
 patch = HttpxPatch()
