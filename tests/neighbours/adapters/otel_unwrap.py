@@ -1,0 +1,49 @@
+"""A library that wraps the Stripe SDK's own methods by wrapt, and leaves by OpenTelemetry's `unwrap`, which strips what is outermost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_METHODS = ("_request_with_retries_internal", "_request_with_retries_internal_async")
+
+
+class OTelUnwrap:
+    """None of the known libraries hooks this method today; the pattern is that of every contrib instrumentation."""
+
+    hooks = frozenset({"stripe"})
+    answers = False
+    stays_under_ours = True
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def prepare(self, rehearse: Callable[[], None]) -> None:
+        """Nothing precedes."""
+
+    def install(self) -> None:
+        """Wrap both methods."""
+        import wrapt
+
+        for method in _METHODS:
+            wrapt.wrap_function_wrapper("stripe._http_client", f"HTTPClient.{method}", self._count)
+
+    def _count(self, wrapped: Callable[..., Any], _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._calls += 1
+        return wrapped(*args, **kwargs)
+
+    def remove(self) -> None:
+        """Strip both, as `BaseInstrumentor._uninstrument` does."""
+        from opentelemetry.instrumentation.utils import unwrap
+
+        for method in _METHODS:
+            unwrap("stripe._http_client.HTTPClient", method)
+
+    def seen(self) -> int:
+        """Count the calls."""
+        return self._calls
+
+
+neighbour = OTelUnwrap()
