@@ -110,6 +110,14 @@ def test_every_known_fault_is_still_there(walked: Callable[[str], Found], known:
     assert any(known.covers(*fault) for fault in faults)
 
 
+def test_a_guard_that_was_put_out_of_action_is_noticed_in_every_cell() -> None:
+    """The walk is no formality: beside a saboteur that comes after keyguard, every client's call is seen to be unguarded."""
+    found = run("_saboteur")
+    noticed = {(order, client) for (order, client), cell in found.items() if any("UNGUARDED" in fault for fault in cell.faults)}
+
+    assert noticed == {(order.name, client.name) for order in ORDERS if not order.is_inner for client in CLIENTS}
+
+
 def test_the_table_has_a_line_for_each_client_and_a_column_for_each_order() -> None:
     """A fault is marked in its own cell, and counted below."""
     cells = {(order.name, "httpx"): Cell(2, 2) for order in ORDERS}

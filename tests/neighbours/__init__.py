@@ -7,9 +7,10 @@ through every client, `matrix.py` runs all of them and prints the table: `python
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,7 @@ _ADAPTERS = Path(__file__).parent / "adapters"
 ALONE = ("logfire",)
 
 
-class Neighbour(Protocol):
+class Neighbour(ABC):
     """
     One library that hooks HTTP clients; a module-level object named `neighbour`. One object serves one process.
 
@@ -30,24 +31,23 @@ class Neighbour(Protocol):
     """
 
     hooks: frozenset[str]
-    answers: bool
-    stays_under_ours: bool
+    answers = False
+    stays_under_ours = False
 
-    def prepare(self, rehearse: Callable[[], None]) -> None:
+    def prepare(self, rehearse: Callable[[], None]) -> None:  # noqa: B027 -- most have nothing to prepare
         """Do what must precede everything; `rehearse` makes all calls of the walk once, while nothing is guarded."""
-        ...
 
+    @abstractmethod
     def install(self) -> None:
         """Import the library and let it patch, as its documentation says."""
-        ...
 
+    @abstractmethod
     def remove(self) -> None:
         """Take its patches away, as its documentation says; where it cannot, make them passive."""
-        ...
 
+    @abstractmethod
     def seen(self) -> int:
         """Say how many requests it has recorded, answered or traced since `install()`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Finds out by trying, not by looking, which seams stand: a canary call that the seam hands to a handler of ours before anything is sent."""
+"""Finds out by trying, not by looking, which seams stand: each canary call is caught by a handler of ours before it is sent."""
 
 from __future__ import annotations
 

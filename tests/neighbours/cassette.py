@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
-from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
+
+from tests.neighbours import Neighbour
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Cassette:
+class Cassette(Neighbour):
     """
     A cassette that is entered and left.
 
@@ -20,14 +21,13 @@ class Cassette:
     """
 
     hooks = frozenset({"httpx", "requests"})
-    stays_under_ours = False
 
     def __init__(self, mode: Literal["all", "none"]) -> None:
         self._mode = mode
         self.answers = mode == "none"
         self._open = ExitStack()
         self._cassette: Any = None
-        self._file = Path(tempfile.mkdtemp()) / "calls.yaml"
+        self._folder = TemporaryDirectory()
 
     def prepare(self, rehearse: Callable[[], None]) -> None:
         """Record the rehearsal, where it will be replayed."""
@@ -43,16 +43,15 @@ class Cassette:
         import vcr
 
         matching = ["method", "scheme", "host", "port", "path", "body"]
-        return vcr.VCR(record_mode=mode, match_on=matching).use_cassette(str(self._file))
+        return vcr.VCR(record_mode=mode, match_on=matching).use_cassette(f"{self._folder.name}/calls.yaml")
 
     def remove(self) -> None:
-        """Leave the cassette."""
+        """Leave the cassette, which writes it, and throw it away."""
         self._open.close()
+        self._folder.cleanup()
 
     def seen(self) -> int:
         """Count what it recorded or answered."""
         if self._cassette is None:
             return 0
         return int(self._cassette.play_count) if self.answers else len(self._cassette.data)
-
-

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 KEY = "sk_test_12345"
 # The stand-in speaks http; loading a machine's certificates would take longer than the call.
 _NO_CERTIFICATES: dict[str, Any] = {"verify_ssl_certs": False}
+_NO_CONTEXT = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def _with_sdk(make: Callable[[], stripe.HTTPClient]) -> Callable[[str, int], tup
         try:
             return _told(_sdk(base, own).v1.payment_intents.create(_form(cents)))
         finally:
-            own.close()
+            own.close()  # type: ignore[no-untyped-call]  # -- stripe's own
 
     return charge
 
@@ -78,13 +79,13 @@ def _answered(response: httpx.Response) -> tuple[str, int, str]:
 
 
 def _with_httpx(base: str, cents: int) -> tuple[str, int, str]:
-    with httpx.Client(verify=False) as client:
+    with httpx.Client(verify=_NO_CONTEXT) as client:
         return _answered(client.post(**_raw(base, cents)))
 
 
 def _with_async_httpx(base: str, cents: int) -> tuple[str, int, str]:
     async def charge() -> tuple[str, int, str]:
-        async with httpx.AsyncClient(verify=False) as client:
+        async with httpx.AsyncClient(verify=_NO_CONTEXT) as client:
             return _answered(await client.post(**_raw(base, cents)))
 
     return asyncio.run(charge())
@@ -93,7 +94,9 @@ def _with_async_httpx(base: str, cents: int) -> tuple[str, int, str]:
 # A further client is a further line (Stripe over aiohttp: `_with_async_sdk(lambda: stripe.AIOHTTPClient())`).
 CLIENTS = (
     Client("stripe-requests", frozenset({"stripe", "requests"}), _with_sdk(stripe.RequestsClient)),
-    Client("stripe-httpx", frozenset({"stripe", "httpx"}), _with_sdk(lambda: stripe.HTTPXClient(allow_sync_methods=True, **_NO_CERTIFICATES))),
+    Client(
+        "stripe-httpx", frozenset({"stripe", "httpx"}), _with_sdk(lambda: stripe.HTTPXClient(allow_sync_methods=True, **_NO_CERTIFICATES))
+    ),
     Client("stripe-httpx-async", frozenset({"stripe", "httpx"}), _with_async_sdk(lambda: stripe.HTTPXClient(**_NO_CERTIFICATES))),
     Client("httpx", frozenset({"httpx"}), _with_httpx),
     Client("httpx-async", frozenset({"httpx"}), _with_async_httpx),

@@ -33,13 +33,26 @@ def run(name: str) -> Found:
     )  # fmt: skip
     if done.returncode != 0:
         raise RuntimeError(f"the walks beside {name} did not end well:\n{done.stderr}")
-    return {(order, client): Cell(cell["calls"], cell["reservations"], tuple(cell["faults"])) for order, client, cell in json.loads(done.stdout)}
+    return {
+        (order, client): Cell(cell["calls"], cell["reservations"], tuple(cell["faults"])) for order, client, cell in json.loads(done.stdout)
+    }
 
 
 def _python(name: str) -> list[str]:
     if name not in ALONE:
         return [sys.executable]
-    return [shutil.which("uv") or "uv", "run", "--quiet", "--isolated", "--no-dev", "--extra", "stripe", "--group", f"neighbours-{name}", "python"]
+    return [
+        shutil.which("uv") or "uv",
+        "run",
+        "--quiet",
+        "--isolated",
+        "--no-dev",
+        "--extra",
+        "stripe",
+        "--group",
+        f"neighbours-{name}",
+        "python",
+    ]
 
 
 def _environment() -> dict[str, str]:
@@ -51,9 +64,7 @@ def _environment() -> dict[str, str]:
 def batch(name: str) -> list[tuple[str, str, dict[str, Any]]]:
     """Walk one neighbour through every order, each in a fork of this process, which has imported no neighbour yet."""
     with tempfile.TemporaryDirectory() as folder:
-        return [
-            (order.name, client, asdict(cell)) for order in ORDERS for client, cell in _forked(name, order, folder).items()
-        ]
+        return [(order.name, client, asdict(cell)) for order in ORDERS for client, cell in _forked(name, order, folder).items()]
 
 
 def _forked(name: str, order: Order, folder: str) -> dict[str, Cell]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keyguard
 from tests.neighbours import Cell
@@ -91,7 +91,9 @@ class _Walk:
         # After the canaries: they import what Stripe's SDK imports only when it is first used, and a seam stands only then.
         said = self._installation.seams
         for client in CLIENTS:
-            faults = [f"seams says {name}: {said[name]}, not {standing[name]}" for name in _of(client, standing) if said[name] != standing[name]]
+            faults = [
+                f"seams says {name}: {said[name]}, not {standing[name]}" for name in _of(client, standing) if said[name] != standing[name]
+            ]
             faults += self._charge(client, _cents(phase, client))
             if self._is_armed:
                 faults += self._refuse(client)
@@ -99,7 +101,8 @@ class _Walk:
 
     def _books(self) -> tuple[int, int, int, int]:
         """Return reservations, spent micro-USD, what the server charged, what the neighbour saw."""
-        reserved = sum(entry["kind"] == "reserve" for entry in self._installation._backend.ledger.entries())
+        backend: Any = self._installation._backend
+        reserved = sum(entry["kind"] == "reserve" for entry in backend.ledger.entries())
         usage = self._installation.usage()
         return reserved, usage.spent + usage.held + usage.doubt, len(self._server.charges), self._neighbour.seen()
 

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.neighbours import Neighbour
 
 
-class DDTrace:
+class DDTrace(Neighbour):
     """`patch()`, and each integration's own `unpatch()`. There is no agent: every trace is counted and dropped."""
 
     hooks = frozenset({"httpx", "requests"})
-    answers = False
-    stays_under_ours = False
 
     def __init__(self) -> None:
         self._spans: list[Any] = []
-
-    def prepare(self, rehearse: Callable[[], None]) -> None:
-        """Nothing precedes."""
 
     def install(self) -> None:
         """Patch both libraries; ddtrace's own background traffic is off."""
@@ -44,7 +38,7 @@ class DDTrace:
         from ddtrace.contrib.internal.requests.patch import unpatch as unpatch_requests
 
         unpatch_httpx()
-        unpatch_requests()
+        unpatch_requests()  # type: ignore[no-untyped-call]  # -- ddtrace's own
 
     def seen(self) -> int:
         """Count the spans."""

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.neighbours import Neighbour
 
 
-class Logfire:
+class Logfire(Neighbour):
     """`instrument_httpx()` and `instrument_requests()`; it offers no way back but OpenTelemetry's."""
 
     hooks = frozenset({"httpx", "requests"})
-    answers = False
-    stays_under_ours = False
 
     def __init__(self) -> None:
         self._spans: Any = None
-
-    def prepare(self, rehearse: Callable[[], None]) -> None:
-        """Nothing precedes."""
 
     def install(self) -> None:
         """Configure it to send nothing, and instrument both libraries."""

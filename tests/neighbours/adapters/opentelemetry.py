@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.neighbours import Neighbour
 
 
-class OpenTelemetry:
+class OpenTelemetry(Neighbour):
     """Both instrumentors, as `instrument()` and `uninstrument()` put them there and take them away."""
 
     hooks = frozenset({"httpx", "requests"})
-    answers = False
-    stays_under_ours = False
 
     def __init__(self) -> None:
         self._spans: Any = None
         self._instrumentors: list[Any] = []
-
-    def prepare(self, rehearse: Callable[[], None]) -> None:
-        """Nothing precedes."""
 
     def install(self) -> None:
         """Instrument both libraries with a provider of our own; the global one stays as it is."""

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tests.neighbours import Neighbour
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _METHODS = ("_request_with_retries_internal", "_request_with_retries_internal_async")
 
 
-class OTelUnwrap:
+class OTelUnwrap(Neighbour):
     """None of the known libraries hooks this method today; the pattern is that of every contrib instrumentation."""
 
     hooks = frozenset({"stripe"})
-    answers = False
     stays_under_ours = True
 
     def __init__(self) -> None:
         self._calls = 0
-
-    def prepare(self, rehearse: Callable[[], None]) -> None:
-        """Nothing precedes."""
 
     def install(self) -> None:
         """Wrap both methods."""

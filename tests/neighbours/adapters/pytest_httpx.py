@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from tests.neighbours import Neighbour
 from tests.neighbours.canned import intent_for
 
 if TYPE_CHECKING:
@@ -13,19 +14,15 @@ if TYPE_CHECKING:
     import httpx
 
 
-class PytestHttpx:
+class PytestHttpx(Neighbour):
     """The fixture's own generator, with pytest's own MonkeyPatch."""
 
     hooks = frozenset({"httpx"})
     answers = True
-    stays_under_ours = False
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
         self._answered: list[Any] = []
-
-    def prepare(self, rehearse: Callable[[], None]) -> None:
-        """Nothing precedes."""
 
     def install(self) -> None:
         """Run the fixture as far as its `yield`."""
@@ -35,7 +32,7 @@ class PytestHttpx:
         patching = pytest.MonkeyPatch()
         # Of the request it reads the test's markers only; there are none.
         asking = SimpleNamespace(node=SimpleNamespace(iter_markers=lambda _name: iter(())))
-        fixture = pytest_httpx.httpx_mock.__wrapped__(patching, asking)
+        fixture = pytest_httpx.httpx_mock.__wrapped__(patching, asking)  # type: ignore[attr-defined]  # -- set by functools
         mock = next(fixture)
         mock.add_callback(self._answer, method="POST", is_reusable=True, is_optional=True)
         self._undo = [lambda: next(fixture, None), patching.undo]

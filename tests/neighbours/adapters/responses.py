@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tests.neighbours import Neighbour
 from tests.neighbours.canned import intent_for
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-
-class Responses:
+class Responses(Neighbour):
     """A mock that is started and stopped."""
 
     hooks = frozenset({"requests"})
     answers = True
-    stays_under_ours = False
 
     def __init__(self) -> None:
         self._mock: Any = None
         self._answered = 0
-
-    def prepare(self, rehearse: Callable[[], None]) -> None:
-        """Nothing precedes."""
 
     def install(self) -> None:
         """Answer every PaymentIntent create."""

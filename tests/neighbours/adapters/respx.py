@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tests.neighbours import Neighbour
 from tests.neighbours.canned import intent_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import httpx
 
 
-class Respx:
+class Respx(Neighbour):
     """A router that is started and stopped."""
 
     hooks = frozenset({"httpx"})
     answers = True
-    stays_under_ours = False
 
     def __init__(self) -> None:
         self._router: Any = None
-
-    def prepare(self, rehearse: Callable[[], None]) -> None:
-        """Nothing precedes."""
 
     def install(self) -> None:
         """Answer every PaymentIntent create."""

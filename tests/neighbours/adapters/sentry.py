@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.neighbours import Neighbour
 
 
-class Sentry:
+class Sentry(Neighbour):
     """`init()`; its wrappers ask the current client whether they are wanted, and a client without integrations says no."""
 
     hooks = frozenset({"httpx", "requests"})
-    answers = False
-    stays_under_ours = False
 
     def __init__(self) -> None:
         self._crumbs: list[Any] = []
-
-    def prepare(self, rehearse: Callable[[], None]) -> None:
-        """Nothing precedes."""
 
     def install(self) -> None:
         """Initialise with a hook that keeps each breadcrumb and sends none."""
