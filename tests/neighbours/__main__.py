@@ -1,4 +1,4 @@
-"""`python -m tests.neighbours [NAME …]` prints the matrix; `--json NAME` is one neighbour's batch, for the parent process."""
+"""`python -m tests.neighbours [NAME …]` prints the matrix; `--json NAME …` is the batch of a child process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.neighbours.matrix import batch, run, table
 def main(arguments: list[str]) -> int:
     """Run, print, and return how many cells have a fault."""
     if arguments[:1] == ["--json"]:
-        print(json.dumps(batch(arguments[1])))
+        print(json.dumps(batch(arguments[1:])))
         return 0
-    found = {name: run(name) for name in arguments or known_neighbours()}
+    found = run(arguments or known_neighbours())
     print(table(found))
     faults = [(name, *key, fault) for name, cells in found.items() for key, cell in cells.items() for fault in cell.faults]
     for fault in faults:

@@ -26,11 +26,13 @@ class Client:
     Attributes:
         name: How the row is called.
         layers: What a call passes: `stripe`, and the HTTP library.
+        seam: Which of keyguard's seams decides.
         charge: (base URL, cents) → (id, amount, status) as the caller gets them.
     """
 
     name: str
     layers: frozenset[str]
+    seam: str
     charge: Callable[[str, int], tuple[str, int, str]]
 
 
@@ -93,11 +95,19 @@ def _with_async_httpx(base: str, cents: int) -> tuple[str, int, str]:
 
 # A further client is a further line (Stripe over aiohttp: `_with_async_sdk(lambda: stripe.AIOHTTPClient())`).
 CLIENTS = (
-    Client("stripe-requests", frozenset({"stripe", "requests"}), _with_sdk(stripe.RequestsClient)),
+    Client("stripe-requests", frozenset({"stripe", "requests"}), "stripe.sync", _with_sdk(stripe.RequestsClient)),
     Client(
-        "stripe-httpx", frozenset({"stripe", "httpx"}), _with_sdk(lambda: stripe.HTTPXClient(allow_sync_methods=True, **_NO_CERTIFICATES))
+        "stripe-httpx",
+        frozenset({"stripe", "httpx"}),
+        "stripe.sync",
+        _with_sdk(lambda: stripe.HTTPXClient(allow_sync_methods=True, **_NO_CERTIFICATES)),
     ),
-    Client("stripe-httpx-async", frozenset({"stripe", "httpx"}), _with_async_sdk(lambda: stripe.HTTPXClient(**_NO_CERTIFICATES))),
-    Client("httpx", frozenset({"httpx"}), _with_httpx),
-    Client("httpx-async", frozenset({"httpx"}), _with_async_httpx),
+    Client(
+        "stripe-httpx-async",
+        frozenset({"stripe", "httpx"}),
+        "stripe.async",
+        _with_async_sdk(lambda: stripe.HTTPXClient(**_NO_CERTIFICATES)),
+    ),
+    Client("httpx", frozenset({"httpx"}), "httpx.sync", _with_httpx),
+    Client("httpx-async", frozenset({"httpx"}), "httpx.async", _with_async_httpx),
 )

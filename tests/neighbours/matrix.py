@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -17,42 +19,42 @@ from typing import TYPE_CHECKING, Any
 from tests.neighbours import ALONE, ORDERS, Cell, neighbour_named
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from tests.neighbours import Order
 
 Found = dict[tuple[str, str], Cell]
 _ROOT = Path(__file__).parents[2]
+# Or every child would load them again. Not what belongs to an order: the neighbours, and what Stripe's SDK loads at its first use.
+_BEFORE_FORKING = ("anyio._backends._asyncio", "httpcore", "apsw", "keyguard.ledgers.sqlite", "tests.neighbours.walk")
 
 
-def run(name: str) -> Found:
-    """Run one neighbour's walks in a fresh interpreter (in an environment of its own where it needs one): (order, client) → cell."""
+def run(names: Collection[str]) -> dict[str, Found]:
+    """Run neighbours' walks in a fresh interpreter, those that need it in an environment of their own: name → (order, client) → cell."""
+    found: dict[str, Found] = {}
+    groups = [[name for name in names if name not in ALONE], *([name] for name in names if name in ALONE)]
+    for group in filter(None, groups):
+        for name, order, client, cell in _run(group):
+            found.setdefault(name, {})[order, client] = Cell(cell["calls"], cell["reservations"], tuple(cell["faults"]))
+    return found
+
+
+def _run(group: list[str]) -> list[tuple[str, str, str, dict[str, Any]]]:
     done = subprocess.run(
-        [*_python(name), "-W", "error", "-m", "tests.neighbours", "--json", name],
+        [*_python(group), "-W", "error", "-m", "tests.neighbours", "--json", *group],
         cwd=_ROOT, env=_environment(), capture_output=True, text=True, timeout=110, check=False,
     )  # fmt: skip
     if done.returncode != 0:
-        raise RuntimeError(f"the walks beside {name} did not end well:\n{done.stderr}")
-    return {
-        (order, client): Cell(cell["calls"], cell["reservations"], tuple(cell["faults"])) for order, client, cell in json.loads(done.stdout)
-    }
+        raise RuntimeError(f"the walks beside {', '.join(group)} did not end well:\n{done.stderr}")
+    read: list[tuple[str, str, str, dict[str, Any]]] = json.loads(done.stdout)
+    return read
 
 
-def _python(name: str) -> list[str]:
-    if name not in ALONE:
+def _python(group: list[str]) -> list[str]:
+    if group[0] not in ALONE:
         return [sys.executable]
-    return [
-        shutil.which("uv") or "uv",
-        "run",
-        "--quiet",
-        "--isolated",
-        "--no-dev",
-        "--extra",
-        "stripe",
-        "--group",
-        f"neighbours-{name}",
-        "python",
-    ]
+    uv = [shutil.which("uv") or "uv", "run", "--quiet", "--isolated", "--python", sys.executable]
+    return [*uv, "--no-dev", "--extra", "stripe", "--group", f"neighbours-{group[0]}", "python"]
 
 
 def _environment() -> dict[str, str]:
@@ -61,36 +63,44 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(out) and not name.lower().endswith("_proxy")}
 
 
-def batch(name: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """Walk one neighbour through every order, each in a fork of this process, which has imported no neighbour yet."""
+def batch(names: list[str]) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """Walk neighbours through every order, each in a fork of this process, which imports no neighbour."""
     with tempfile.TemporaryDirectory() as folder:
-        return [(order.name, client, asdict(cell)) for order in ORDERS for client, cell in _forked(name, order, folder).items()]
+        return [
+            (name, order.name, client, asdict(cell))
+            for name in names
+            for order in ORDERS
+            for client, cell in _forked(name, order, folder).items()
+        ]
 
 
 def _forked(name: str, order: Order, folder: str) -> dict[str, Cell]:
-    # Loaded before the fork: else every child would import Stripe's SDK again.
-    import tests.neighbours.walk  # noqa: F401 -- for the children
+    for module in _BEFORE_FORKING:
+        importlib.import_module(module)
+    from tests.neighbours.clients import CLIENTS
 
     forking = multiprocessing.get_context("fork")
     receiving, sending = forking.Pipe(duplex=False)
-    child = forking.Process(target=_walk, args=(name, order, folder, sending))
+    child = forking.Process(target=_walk, args=(name, order, f"{folder}/{name}-{order.name}.db", sending))
     child.start()
     sending.close()
     try:
-        found: dict[str, Cell] = receiving.recv()
+        found: dict[str, Cell] | str = receiving.recv()
     except EOFError:
-        child.join()
-        raise RuntimeError(f"the walk {order.name} beside {name} died with {child.exitcode}") from None
+        found = "no word"
     child.join()
-    return found
+    return {client.name: Cell(faults=(f"the walk died: {found}",)) for client in CLIENTS} if isinstance(found, str) else found
 
 
-def _walk(name: str, order: Order, folder: str, sending: Any) -> None:
+def _walk(name: str, order: Order, file: str, sending: Any) -> None:
     from tests.neighbours.walk import walk
 
     # Stripe's own use of httpx.
     warnings.filterwarnings("ignore", "Use 'content=", DeprecationWarning)
-    sending.send(walk(neighbour_named(name), order, folder))
+    try:
+        sending.send(walk(neighbour_named(name), order, f"sqlite:///{file}"))
+    except Exception:
+        sending.send(traceback.format_exc())
 
 
 def table(found: Mapping[str, Found]) -> str:

@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 _CAP_USD = 40
 _ABOVE_CAP = 5_000
 _PHASES = ("both", "alone", "none")
+# The discard port, where nothing listens.
+_NOBODY = "127.0.0.1:9"
 
 
-def walk(neighbour: Neighbour, order: Order, folder: str) -> dict[str, Cell]:
+def walk(neighbour: Neighbour, order: Order, url: str) -> dict[str, Cell]:
     """Take every client through one order; the process is spoilt afterwards."""
     with StripeServer() as server, keyguard.run("run-1"):
-        os.environ["KEYGUARD_VENDOR_HOSTS"] = f"stripe={server.host}"
-        return _Walk(neighbour, order, server).go(f"sqlite:///{folder}/{order.name}.db")
+        os.environ["KEYGUARD_VENDOR_HOSTS"] = f"stripe={server.host},stripe={_NOBODY}"
+        return _Walk(neighbour, order, server).go(url)
 
 
 def _cents(phase: str, client: Client) -> int:
@@ -53,6 +55,7 @@ class _Walk:
         for arrive in (self._arrive, lambda: self._arm(url)) if self._order.is_inner else (lambda: self._arm(url), self._arrive):
             arrive()
         self._phase("both")
+        self._failures()
         first, last = (self._leave, self._disarm) if self._order.leaves_first else (self._disarm, self._leave)
         first()
         self._phase("alone")
@@ -125,15 +128,35 @@ class _Walk:
     def _refuse(self, client: Client) -> list[str]:
         """Ask for more than the cap: it must be refused, and nothing may be sent or counted."""
         before = self._books()
-        raised = _raised(client, self._server.url)
+        raised = _raised(client, self._server.url, _ABOVE_CAP)
         after = self._books()
         faults = [] if before[:3] == after[:3] else [f"a refused call changed {before[:3]} to {after[:3]}"]
         if not any(isinstance(error, keyguard.SpendCapExceeded) for error in raised):
             return [*faults, f"UNGUARDED: a call above the cap ended with {raised[:1] or 'an answer'}"]
         # Without the SDK's own seam the refusal comes from the wire below, and Stripe wraps it.
-        is_itself = isinstance(raised[0], keyguard.SpendCapExceeded)
-        has_own_seam = "stripe" not in client.layers or self._installation.seams[f"stripe.{'a' * ('async' in client.name)}sync"]
-        return faults if is_itself or not has_own_seam else [*faults, f"the refusal reached the caller as {raised[0]!r}"]
+        is_itself = isinstance(raised[0], keyguard.SpendCapExceeded) or not self._installation.seams[client.seam]
+        return faults if is_itself else [*faults, f"the refusal reached the caller as {raised[0]!r}"]
+
+    def _failures(self) -> None:
+        """Make calls that fail on the wire, where the neighbour leaves it in place: what is not proven unsent stays counted."""
+        for client in CLIENTS:
+            if self._neighbour.answers and self._neighbour.hooks & client.layers:
+                continue
+            cents = 50 + CLIENTS.index(client)
+            self._server.drop_answers = True
+            faults = self._fail(client, self._server.url, cents, (1, cents * CENT, 1))
+            self._server.drop_answers = False
+            faults += self._fail(client, f"http://{_NOBODY}", cents, (1, 0, 0))
+            self._faults[client.name] += [f"both: {fault}" for fault in faults]
+
+    def _fail(self, client: Client, url: str, cents: int, right: tuple[int, int, int]) -> list[str]:
+        before = self._books()
+        raised = _raised(client, url, cents)
+        found = tuple(now - then for now, then in zip(self._books()[:3], before, strict=False))
+        faults = [] if raised else [f"a call to {url} that must fail was answered"]
+        return (
+            faults if found == right else [*faults, f"a call ended by {raised[:1]} was (reserved, counted, charged) {found}, not {right}"]
+        )
 
     def _check_gone(self) -> None:
         # What somebody had wrapped over is taken away when it is outermost again.
@@ -148,10 +171,10 @@ def _of(client: Client, seams: Iterable[str]) -> list[str]:
     return [name for name in seams if name.partition(".")[0] in client.layers]
 
 
-def _raised(client: Client, url: str) -> list[BaseException]:
-    """Return what a call above the cap raises, and what that was made from."""
+def _raised(client: Client, url: str, cents: int) -> list[BaseException]:
+    """Return what a call raises, and what that was made from; nothing where it is answered."""
     try:
-        client.charge(url, _ABOVE_CAP)
+        client.charge(url, cents)
     except Exception as error:
         chain: list[BaseException] = [error]
         while chain[-1].__cause__ is not None:
