@@ -40,7 +40,7 @@ class Cassette(Neighbour):
         self._cassette = self._open.enter_context(self._using(self._mode))
 
     def _using(self, mode: str) -> Any:
-        import vcr
+        import vcr  # type: ignore[import-untyped]  # -- it has no types
 
         matching = ["method", "scheme", "host", "port", "path", "body"]
         return vcr.VCR(record_mode=mode, match_on=matching).use_cassette(f"{self._folder.name}/calls.yaml")

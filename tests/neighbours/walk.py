@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import keyguard
 from tests.neighbours import Cell
-from tests.neighbours.canary import standing_seams
+from tests.neighbours.canary import tried_seams
 from tests.neighbours.clients import CLIENTS
 from tests.support_guard import CENT
 from tests.support_stripe_server import StripeServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from keyguard.install import Installation
     from tests.neighbours import Neighbour, Order
     from tests.neighbours.clients import Client
@@ -90,17 +88,16 @@ class _Walk:
     # -- what each client meets ----------------------------------------------------------------
 
     def _phase(self, phase: str) -> None:
-        standing = standing_seams()
-        # After the canaries: they import what Stripe's SDK imports only when it is first used, and a seam stands only then.
-        said = self._installation.seams
+        tried = self._try_seams()
         for client in CLIENTS:
-            faults = [
-                f"seams says {name}: {said[name]}, not {standing[name]}" for name in _of(client, standing) if said[name] != standing[name]
-            ]
+            faults = [f"seams says {name}: {said}, not {stands}" for name, (said, stands) in _of(client, tried) if said != stands]
             faults += self._charge(client, _cents(phase, client))
             if self._is_armed:
                 faults += self._refuse(client)
             self._faults[client.name] += [f"{phase}: {fault}" for fault in faults]
+
+    def _try_seams(self) -> dict[str, tuple[bool, bool]]:
+        return tried_seams(lambda: self._installation.seams)
 
     def _books(self) -> tuple[int, int, int, int]:
         """Return reservations, spent micro-USD, what the server charged, what the neighbour saw."""
@@ -161,14 +158,14 @@ class _Walk:
     def _check_gone(self) -> None:
         # What somebody had wrapped over is taken away when it is outermost again.
         keyguard.uninstall()
-        standing = standing_seams()
+        tried = self._try_seams()
         for client in CLIENTS:
-            self._faults[client.name] += [f"gone: {name} still stands" for name in _of(client, standing) if standing[name]]
+            self._faults[client.name] += [f"gone: {name} still stands" for name, (_, stands) in _of(client, tried) if stands]
 
 
-def _of(client: Client, seams: Iterable[str]) -> list[str]:
+def _of(client: Client, tried: dict[str, tuple[bool, bool]]) -> list[tuple[str, tuple[bool, bool]]]:
     """Return the seams that a client's calls pass."""
-    return [name for name in seams if name.partition(".")[0] in client.layers]
+    return [(name, found) for name, found in tried.items() if name.partition(".")[0] in client.layers]
 
 
 def _raised(client: Client, url: str, cents: int) -> list[BaseException]:

@@ -1,4 +1,4 @@
-"""A library that wraps the Stripe SDK's own methods by wrapt, and leaves by OpenTelemetry's `unwrap`, which strips what is outermost."""
+"""A library that wraps the Stripe SDK's own methods by wrapt, and leaves by ddtrace's `unwrap`, which strips what is outermost."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 _METHODS = ("_request_with_retries_internal", "_request_with_retries_internal_async")
 
 
-class OTelUnwrap(Neighbour):
-    """None of the known libraries hooks this method today; the pattern is that of every contrib instrumentation."""
+class SDKWrapper(Neighbour):
+    """No library hooks these methods today; this is how ddtrace hooks those that it does."""
 
     hooks = frozenset({"stripe"})
     stays_under_ours = True
@@ -33,15 +33,16 @@ class OTelUnwrap(Neighbour):
         return wrapped(*args, **kwargs)
 
     def remove(self) -> None:
-        """Strip both, as `BaseInstrumentor._uninstrument` does."""
-        from opentelemetry.instrumentation.utils import unwrap
+        """Strip both."""
+        import stripe
+        from ddtrace.internal.utils.wrappers import unwrap
 
         for method in _METHODS:
-            unwrap("stripe._http_client.HTTPClient", method)
+            unwrap(stripe.HTTPClient, method)
 
     def seen(self) -> int:
         """Count the calls."""
         return self._calls
 
 
-neighbour = OTelUnwrap()
+neighbour = SDKWrapper()
