@@ -23,8 +23,9 @@ def quick(cls: type[_T]) -> type[_T]:
     while it is filled, which stores in 10 ns, and of its own class before anybody else can see it.
     """
     found = fields(cls)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] -- a dataclass, which is not a type one can name
-    if any(field.default_factory is not MISSING or not field.init for field in found):
-        raise TypeError(f"{cls.__name__}: a field that is made or left out at construction needs dataclass's own __init__")
+    is_plain = all(field.default_factory is MISSING and field.init and not field.kw_only for field in found)
+    if not is_plain or hasattr(cls, "__post_init__"):
+        raise TypeError(f"{cls.__name__}: fields that are made, left out or keyword-only at construction need dataclass's own __init__")
     names = [field.name for field in found]
     space: dict[str, Any] = {f"default_{field.name}": field.default for field in found}
     space |= {"cls": cls, "twin": type(cls.__name__, (), {"__slots__": tuple(names)}), "set_attribute": object.__setattr__}

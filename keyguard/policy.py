@@ -54,7 +54,7 @@ def is_allowed(policy: Policy, call: Call, operation: Operation) -> bool:
         return False
     if policy.allowed_endpoints is None:
         return True
-    fits = _allowed(policy.allowed_endpoints).fullmatch
+    fits = _allowed(tuple(policy.allowed_endpoints)).fullmatch
     return fits(f"{call.vendor}:{call.method} {call.path}") is not None or fits(f"{call.vendor}:{operation.name}") is not None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -68,27 +67,33 @@ def test_all_who_wait_are_woken_in_turn(open_lock: Callable[..., ProcessLock]) -
     assert sorted(inside) == list(range(6))
 
 
-@pytest.mark.usefixtures("endless_naps")
 def test_who_takes_it_again_and_again_lets_others_pass(open_lock: Callable[..., ProcessLock]) -> None:
-    """A busy process does not starve the one that it keeps waking too late."""
-    busy, other, has_passed = open_lock(), open_lock(), threading.Event()
-
-    def enter_once() -> None:
-        with other:
-            has_passed.set()
-
-    with busy:
-        waiting = threading.Thread(target=enter_once)
-        waiting.start()
-    for _ in range(100_000):
-        if has_passed.is_set():
-            break
+    """A busy process sleeps once it went on so often past those whom it woke: they would always come too late."""
+    busy, slept = open_lock(), _Recorder()
+    busy._turn = slept  # type: ignore[assignment] # -- counts instead of sleeping
+    for _ in range(_sqlite_lock._IN_A_ROW):
         with busy:
-            pass
-    waiting.join(_PATIENCE)
+            busy._words[_sqlite_lock._WAITING] = 1
 
-    assert has_passed.is_set()
-    assert not waiting.is_alive()
+    assert (slept.waits, slept.wakes) == (0, _sqlite_lock._IN_A_ROW)
+    with busy:
+        assert slept.waits == 1
+    with busy:
+        assert slept.waits == 1
+
+
+class _Recorder:
+    """Stands where processes sleep, and counts."""
+
+    value = waits = wakes = 0
+
+    def wait(self, seen: int) -> None:
+        """Return at once, as if woken."""
+        self.waits += 1
+
+    def wake(self, count: int) -> None:
+        """Wake nobody."""
+        self.wakes += count
 
 
 def test_without_futexes_waiters_look_again(open_lock: Callable[..., ProcessLock], monkeypatch: pytest.MonkeyPatch) -> None:

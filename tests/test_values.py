@@ -16,6 +16,8 @@ from keyguard._values import quick
 
 @dataclass(frozen=True, slots=True)
 class Slow:
+    """A value as dataclass makes it."""
+
     name: str
     amount: int = 0
     secret: str | None = field(default=None, repr=False)
@@ -24,6 +26,8 @@ class Slow:
 @quick
 @dataclass(frozen=True, slots=True)
 class Quick:
+    """The same with the cheap constructor."""
+
     name: str
     amount: int = 0
     secret: str | None = field(default=None, repr=False)
