@@ -12,9 +12,9 @@ ledger has confirmed its close, `ticket.reservation_id` names it, so that a hold
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,6 +43,7 @@ _QUOTE_READ = "keyguard.quote_read"
 _TOO_MANY, _SERVER_ERROR = 429, 500
 _RELEASED = Outcome("released", source="local")
 _DOUBT = Outcome("doubt", source="local")
+_UNKNOWN, _NOTHING = Operation("unknown", known=False), Quote(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +116,22 @@ class Send:
     """Step: let the request leave. Answer: whatever the client's own method returns."""
 
 
+_SEND = Send()
+
+
 BackendStep: TypeAlias = Find | Reserve | Close | Record | Remember
 Step: TypeAlias = BackendStep | Send | Ask
 Flow: TypeAlias = Generator[Step, Any, Any]
 Asker: TypeAlias = Callable[[str, "str | None"], Reply]
+
+
+def _new_id() -> str:
+    return os.urandom(12).hex()
+
+
+def new_id() -> str:
+    """Make a reservation's id: unique, and in the order of time, because a ledger's index grows most cheaply at its end."""
+    return f"{time.time_ns():016x}{os.urandom(6).hex()}"
 
 
 def guarded(
@@ -126,7 +139,7 @@ def guarded(
     vendor: Vendor,
     find: Finder,
     *,
-    new_id: Callable[[], str] = lambda: os.urandom(12).hex(),
+    new_id: Callable[[], str] = _new_id,
     identity: Identify = lambda _ticket, _key: "",
 ) -> Flow:
     """
@@ -148,7 +161,7 @@ def guarded(
     if key is not None:
         yield from _admit(ticket, vendor, find, key, new_id, identity)
     try:
-        native = yield Send()
+        native = yield _SEND
     except GeneratorExit:
         # Nobody drives this flow any more; the backend finds the hold by its dead ticket.
         raise
@@ -187,7 +200,7 @@ def _tolerate(key: VaultKey, error: Refused | BackendError, ticket: Ticket) -> N
 
 def _decide(ticket: Ticket, vendor: Vendor, key: VaultKey, new_id: Callable[[], str], identity: Identify) -> Generator[Step, Any, Order]:
     """Run the pure rules and the quote; a refusal is audited before it is raised."""
-    operation, quote = Operation("unknown", known=False), Quote(0)
+    operation, quote = _UNKNOWN, _NOTHING
     try:
         operation = ticket.operation = vendor.classify(ticket.call)
         ticket.idempotent = operation.idempotent
@@ -237,8 +250,7 @@ def _ask(ticket: Ticket, key: VaultKey, question: Ask, new_id: Callable[[], str]
     Raises:
         BackendError: the vendor could not answer now; a later try may succeed.
     """
-    quote = Quote(0)
-    order = _order(ticket, key, Operation(_QUOTE_READ), quote, new_id(), "")
+    order = _order(ticket, key, Operation(_QUOTE_READ), _NOTHING, new_id(), "")
     order = replace(order, method="GET", legs=order.legs[:1])
     decision = yield from _reserve(ticket, order)
     if not decision.granted and decision.reason != "stale":
@@ -309,7 +321,7 @@ def _order(ticket: Ticket, key: VaultKey, operation: Operation, quote: Quote, re
     call = ticket.call
     return Order(
         reservation_id, key.key_id, key.version, key.scope, call.vendor, call.account, operation.name, call.method,
-        quote, policy.legs(key, quote), enforce=key.policy.mode == "enforce", identity=identity,
+        quote, policy.legs(key, quote), key.policy.mode == "enforce", identity,
     )  # fmt: skip
 
 
@@ -334,7 +346,7 @@ def ending(ticket: Ticket, vendor: Vendor, *, raised: bool) -> Closing | None:
 
 
 def _outcomes(ticket: Ticket, vendor: Vendor) -> list[Outcome]:
-    operation, quote = ticket.operation or Operation("unknown", known=False), ticket.quote or Quote(0)
+    operation, quote = ticket.operation or _UNKNOWN, ticket.quote or _NOTHING
     found = [_DOUBT] * (ticket.begun - len(ticket.attempts))
     for attempt in ticket.attempts:
         if attempt.reply is not None:
@@ -353,6 +365,8 @@ def _read(ticket: Ticket, vendor: Vendor, operation: Operation, quote: Quote, re
 
 
 def _combined(outcomes: list[Outcome]) -> Outcome:
+    if len(outcomes) == 1:
+        return outcomes[0]
     for wanted in ("settled", "doubt"):
         for outcome in reversed(outcomes):
             if outcome.ending == wanted:
@@ -362,26 +376,22 @@ def _combined(outcomes: list[Outcome]) -> Outcome:
 
 def drive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker | None) -> Any:
     """Perform a flow's steps, blocking. What a step raises goes into the flow; what the flow raises goes to the caller."""
-    resume: Callable[[], Step] = partial(flow.send, None)
+    resume: Callable[[Any], Step] = flow.send
+    told: Any = None
     while True:
         try:
-            step = resume()
-            answer = _perform(step, ticket, send, ask)
-            resume = partial(flow.send, answer)
+            step = resume(told)
+            if isinstance(step, Send):
+                answer = send(ticket)
+            else:
+                answer = _asked(step, ticket, ask) if isinstance(step, Ask) else step.perform(ticket)
+            resume, told = flow.send, answer
         except BaseException as raised:
-            if inspect.getgeneratorstate(flow) == inspect.GEN_CLOSED:
+            if getattr(flow, "gi_frame", None) is None:
                 if isinstance(raised, StopIteration):
                     return raised.value
                 raise
-            resume = partial(flow.throw, raised)
-
-
-def _perform(step: Step, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker | None) -> Any:
-    if isinstance(step, Send):
-        return send(ticket)
-    if isinstance(step, Ask):
-        return _asked(step, ticket, ask)
-    return step.perform(ticket)
+            resume, told = flow.throw, raised
 
 
 def _asked(step: Ask, ticket: Ticket, ask: Asker | None) -> Reply:
@@ -390,18 +400,18 @@ def _asked(step: Ask, ticket: Ticket, ask: Asker | None) -> Reply:
 
 async def adrive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Awaitable[Any]], ask: Asker | None) -> Any:
     """Perform a flow's steps under asyncio or trio; blocking ones in worker threads, shielded from cancellation."""
-    resume: Callable[[], Step] = partial(flow.send, None)
+    resume: Callable[[Any], Step] = flow.send
+    told: Any = None
     while True:
         try:
-            step = resume()
-            answer = await _aperform(step, ticket, send, ask)
-            resume = partial(flow.send, answer)
+            step = resume(told)
+            resume, told = flow.send, await _aperform(step, ticket, send, ask)
         except BaseException as raised:
-            if inspect.getgeneratorstate(flow) == inspect.GEN_CLOSED:
+            if getattr(flow, "gi_frame", None) is None:
                 if isinstance(raised, StopIteration):
                     return raised.value
                 raise
-            resume = partial(flow.throw, raised)
+            resume, told = flow.throw, raised
 
 
 async def _aperform(step: Step, ticket: Ticket, send: Callable[[Ticket], Awaitable[Any]], ask: Asker | None) -> Any:

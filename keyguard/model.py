@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from keyguard._values import quick
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -229,6 +231,7 @@ class VaultKey:
         return self.policy.name or "default"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Call:
     """
@@ -278,6 +281,7 @@ class Reply:
     body: bytes | None = field(default=None, repr=False)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """
@@ -294,6 +298,7 @@ class Attempt:
     error: str = ""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Operation:
     """
@@ -312,6 +317,7 @@ class Operation:
     idempotent: bool = False
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Quote:
     """
@@ -332,6 +338,7 @@ class Quote:
     prior: Money = 0
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Fact:
     """
@@ -359,6 +366,7 @@ class Fact:
 Ending = Literal["settled", "released", "doubt"]
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """
@@ -397,6 +405,7 @@ class Leg:
     unit: Literal["usd", "call"] = "usd"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Order:
     """
@@ -428,6 +437,7 @@ class Order:
 Reason = Literal["", "cap_exceeded", "revoked", "closed", "expired", "unknown_key", "stale", "duplicate", "conflict"]
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Decision:
     """
@@ -460,6 +470,7 @@ class Decision:
     remaining: Money | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Closing:
     """
@@ -476,6 +487,7 @@ class Closing:
     unsent: bool = False
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """
@@ -495,6 +507,7 @@ class Receipt:
     overrun: Money = 0
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Memory:
     """

@@ -28,15 +28,19 @@ if TYPE_CHECKING:
 
 
 @lru_cache(maxsize=1024)
-def _endpoint_pattern(item: str) -> re.Pattern[str]:
-    """Compile one allowlist item; it is matched against `vendor:METHOD /path` or `vendor:operation`."""
+def _allowed(items: tuple[str, ...]) -> re.Pattern[str]:
+    """Compile an allowlist; it is matched against `vendor:METHOD /path` and `vendor:operation`."""
+    return re.compile("|".join(f"(?:{_endpoint_pattern(item)})" for item in items) or r"(?!)", re.DOTALL)
+
+
+def _endpoint_pattern(item: str) -> str:
     vendor, _, rest = item.rpartition(":")
     method, space, path = rest.partition(" ")
     prefix = f"{re.escape(vendor) if vendor else '[^:]*'}:"
     if not space:
-        return re.compile(prefix + _globbed(method, one="[a-z0-9_]+", many="[a-z0-9_.]+"))
+        return prefix + _globbed(method, one="[a-z0-9_]+", many="[a-z0-9_.]+")
     verb = "[A-Z]+" if method == "*" else re.escape(method)
-    return re.compile(f"{prefix}{verb} {_globbed(path, one='[^/]+', many='.+')}", re.DOTALL)
+    return f"{prefix}{verb} {_globbed(path, one='[^/]+', many='.+')}"
 
 
 def _globbed(text: str, *, one: str, many: str) -> str:
@@ -50,8 +54,8 @@ def is_allowed(policy: Policy, call: Call, operation: Operation) -> bool:
         return False
     if policy.allowed_endpoints is None:
         return True
-    names = (f"{call.vendor}:{call.method} {call.path}", f"{call.vendor}:{operation.name}")
-    return any(_endpoint_pattern(item).fullmatch(name) for item in policy.allowed_endpoints for name in names)
+    fits = _allowed(tuple(policy.allowed_endpoints)).fullmatch
+    return fits(f"{call.vendor}:{call.method} {call.path}") is not None or fits(f"{call.vendor}:{operation.name}") is not None
 
 
 def check_endpoint(key: VaultKey, call: Call, operation: Operation) -> None:
@@ -111,10 +115,16 @@ def legs(key: VaultKey, quote: Quote) -> tuple[Leg, ...]:
     Run money and calls are named even without a cap, so that usage is always counted. Refunds of the run's own
     charges draw on the refund pot instead and never on run or day (DESIGN §5).
     """
-    found = [Leg(f"refund:{key.scope}")] if quote.pot == "refund" else [Leg(key.scope)]
-    if quote.pot == "run" and key.policy.daily_usd_cap is not None:
-        found.append(Leg(f"policy:{key.policy_name}", per="day"))
-    found.append(Leg(f"calls:{key.scope}", unit="call"))
+    return _legs(key.scope, quote.pot, key.policy_name if key.policy.daily_usd_cap is not None else None)
+
+
+# The same for every call of a run; by its words, because hashing a whole key costs more than making its legs.
+@lru_cache(maxsize=1024)
+def _legs(scope: str, pot: str, day: str | None) -> tuple[Leg, ...]:
+    found = [Leg(f"refund:{scope}")] if pot == "refund" else [Leg(scope)]
+    if pot == "run" and day is not None:
+        found.append(Leg(f"policy:{day}", per="day"))
+    found.append(Leg(f"calls:{scope}", unit="call"))
     return tuple(found)
 
 

@@ -6,24 +6,22 @@ string, a full URL, the text of an exception (vendors quote keys and card data i
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import attach, detach
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import INVALID_SPAN, SpanKind, Status, StatusCode
 
 from keyguard.errors import KeyguardError, Refused
 from keyguard.model import show, to_usd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from opentelemetry.trace import Span
 
     from keyguard.context import Ticket
+    from keyguard.model import Call
 
 VENDOR = "keyguard.vendor"
 OPERATION = "keyguard.operation"
@@ -49,23 +47,25 @@ _logger = logging.getLogger("keyguard")
 _tracer = trace.get_tracer("keyguard")
 
 
-@contextmanager
-def span(ticket: Ticket) -> Iterator[None]:
+class span:  # noqa: N801 -- read as `with span(ticket):`; written out, because it is entered on every call
     """Open the call's span for the block; its attributes are set from the ticket when the block ends."""
-    current = _started(ticket)
-    token = attach(trace.set_span_in_context(current)) if current is not None else None
-    raised: BaseException | None = None
-    try:
-        yield
-    except BaseException as error:
-        raised = error
-        raise
-    finally:
-        if token is not None:
-            detach(token)
-        if current is not None:
-            _finish(current, ticket, raised)
-        _log(ticket)
+
+    __slots__ = ("_current", "_ticket", "_token")
+
+    def __init__(self, ticket: Ticket) -> None:
+        self._ticket = ticket
+
+    def __enter__(self) -> None:
+        current = self._current = _started(self._ticket)
+        # Without an SDK and without a caller's trace there is nothing that calls below could belong to.
+        self._token = None if current is None or current is INVALID_SPAN else attach(trace.set_span_in_context(current))
+
+    def __exit__(self, _kind: object, raised: BaseException | None, _traceback: object) -> None:
+        if self._token is not None:
+            detach(self._token)
+        if self._current is not None:
+            _finish(self._current, self._ticket, raised)
+        _log(self._ticket)
 
 
 def _started(ticket: Ticket) -> Span | None:
@@ -80,52 +80,68 @@ def _finish(current: Span, ticket: Ticket, raised: BaseException | None) -> None
     try:
         if current.is_recording():
             current.update_name(f"{ticket.call.vendor} {ticket.operation.name}" if ticket.operation else ticket.call.vendor)
-            current.set_attributes(_attributes(ticket))
-            _set_status(current, ticket, raised)
+            attributes = _attributes(ticket)
+            error = _error_of(ticket, raised, attributes.get(STATUS))
+            if error is not None:
+                attributes[ERROR_TYPE] = error
+                current.set_status(Status(StatusCode.ERROR, raised.reason if isinstance(raised, KeyguardError) else None))
+            # In one call: an SDK takes its locks for each.
+            current.set_attributes(attributes)
         current.end()
     except Exception:
         _logger.debug("a span could not be finished", exc_info=True)
 
 
 def _attributes(ticket: Ticket) -> dict[str, Any]:
-    call, key = ticket.call, ticket.key
-    host, _, port = call.host.partition(":")
-    found: dict[str, Any] = {
-        VENDOR: call.vendor,
-        OPERATION: ticket.operation.name if ticket.operation else None,
-        DECISION: "refused" if is_refused(ticket) else "allowed",
-        RUN_ID: (key.run_id or key.key_id) if key is not None else None,
-        POLICY_ID: key.policy_name if key is not None else None,
-        PEER: call.vendor,
-        ADDRESS: host,
-        PORT: int(port) if port.isdigit() else {"https": 443, "http": 80}.get(call.scheme),
-        METHOD: call.method,
-        STATUS: next((attempt.reply.status for attempt in reversed(ticket.attempts) if attempt.reply is not None), None),
-        ATTEMPTS: ticket.begun if ticket.begun > 1 else None,
-        **_money(ticket),
-        **dict(ticket.run.attributes if ticket.run is not None else ()),
-    }
-    return {name: value for name, value in found.items() if value is not None}
+    found: dict[str, Any] = {DECISION: "refused" if is_refused(ticket) else "allowed", **_address(ticket.call)}
+    if ticket.operation is not None:
+        found[OPERATION] = ticket.operation.name
+    if ticket.key is not None:
+        found[RUN_ID], found[POLICY_ID] = ticket.key.run_id or ticket.key.key_id, ticket.key.policy_name
+    for attempt in reversed(ticket.attempts):
+        if attempt.reply is not None:
+            found[STATUS] = attempt.reply.status
+            break
+    if ticket.begun > 1:
+        found[ATTEMPTS] = ticket.begun
+    _add_money(found, ticket)
+    if ticket.run is not None:
+        found.update(ticket.run.attributes)
+    return found
 
 
-def _money(ticket: Ticket) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _address(call: Call) -> dict[str, Any]:
+    return _address_of(call.vendor, call.method, call.scheme, call.host)
+
+
+@lru_cache(maxsize=256)
+def _address_of(vendor: str, method: str, scheme: str, host: str) -> dict[str, Any]:
+    """Return what calls to one host have in common; for reading only."""
+    name, _, port = host.partition(":")
+    number = int(port) if port.isdigit() else {"https": 443, "http": 80}.get(scheme)
+    found: dict[str, Any] = {VENDOR: vendor, PEER: vendor, METHOD: method, ADDRESS: name}
+    return found if number is None else {**found, PORT: number}
+
+
+def _add_money(found: dict[str, Any], ticket: Ticket) -> None:
+    decision, outcome, receipt = ticket.decision, ticket.outcome, ticket.receipt
     if isinstance(ticket.refusal, KeyguardError):
         found[REFUSAL_REASON] = ticket.refusal.reason
-    if ticket.decision is not None and ticket.decision.granted:
-        found[RESERVATION_ID] = ticket.closing.reservation_id if ticket.closing is not None else ticket.reservation_id
-        found[RESERVATION_AMOUNT] = to_usd(ticket.decision.held_amount)
-    decision = ticket.decision
+    if decision is not None and decision.granted:
+        reservation_id = ticket.closing.reservation_id if ticket.closing is not None else ticket.reservation_id
+        if reservation_id is not None:
+            found[RESERVATION_ID] = reservation_id
+        found[RESERVATION_AMOUNT] = to_usd(decision.held_amount)
     if decision is not None and decision.limit is not None and decision.remaining is not None:
         found[BUDGET_LIMIT], found[BUDGET_REMAINING] = to_usd(decision.limit), to_usd(decision.remaining)
-    if ticket.outcome is not None and ticket.receipt is not None:
-        receipt, is_doubt = ticket.receipt, ticket.outcome.ending == "doubt"
-        found[OUTCOME] = "in_doubt" if is_doubt else ticket.outcome.ending
+    if outcome is not None and receipt is not None:
+        is_doubt = outcome.ending == "doubt"
+        found[OUTCOME] = "in_doubt" if is_doubt else outcome.ending
         found[COST_AMOUNT] = to_usd(receipt.doubt if is_doubt else receipt.spent)
         found[COST_CURRENCY] = "USD"
-        found[COST_SOURCE] = "held" if is_doubt else ticket.outcome.source
-        found[REQUEST_ID] = ticket.outcome.request_id
-    return found
+        found[COST_SOURCE] = "held" if is_doubt else outcome.source
+        if outcome.request_id is not None:
+            found[REQUEST_ID] = outcome.request_id
 
 
 def is_refused(ticket: Ticket) -> bool:
@@ -133,19 +149,14 @@ def is_refused(ticket: Ticket) -> bool:
     return ticket.refusal is not None and not ticket.begun and ticket.outcome is None
 
 
-def _set_status(current: Span, ticket: Ticket, raised: BaseException | None) -> None:
-    if raised is not None and not isinstance(raised, Exception | asyncio.CancelledError):
-        return
-    if isinstance(raised, asyncio.CancelledError):
-        # A cancellation that the caller wanted is no error (OpenTelemetry HTTP conventions).
-        return
-    status = next((attempt.reply.status for attempt in reversed(ticket.attempts) if attempt.reply is not None), 0)
+def _error_of(ticket: Ticket, raised: BaseException | None, status: int | None) -> str | None:
+    """Say what kind of error the span is; None for success, and for what is no error of the call."""
     if isinstance(raised, KeyguardError):
-        current.set_attribute(ERROR_TYPE, raised.reason)
-        current.set_status(Status(StatusCode.ERROR, raised.reason))
-    elif raised is not None or status >= 400:
-        current.set_attribute(ERROR_TYPE, type(raised).__qualname__ if raised is not None else str(status))
-        current.set_status(Status(StatusCode.ERROR))
+        return raised.reason
+    # A cancellation that the caller wanted is no error (OpenTelemetry HTTP conventions); asyncio's is no Exception, nor is trio's.
+    if raised is not None:
+        return type(raised).__qualname__ if isinstance(raised, Exception) else None
+    return str(status) if status is not None and status >= 400 else None
 
 
 def _log(ticket: Ticket) -> None:

@@ -116,6 +116,25 @@ def test_many_open_tickets_are_not_looked_at_before_every_reserve() -> None:
         flow.close()
 
 
+def test_a_ticket_that_closes_during_the_sweep_is_no_error() -> None:
+    """Other threads close their calls while this one looks at the open tickets."""
+    world = World()
+    first, first_flow = _reserved(world)
+    other, other_flow = _reserved(world)
+    alive = first.flow
+
+    def close_other_then_look() -> Any:
+        world.backend._open.pop(other.reservation_id or "", None)
+        return alive() if alive is not None else None
+
+    first.flow = close_other_then_look  # type: ignore[assignment]  # -- called in the middle of the sweep, as another thread would
+    world.backend.sweep()
+
+    assert list(world.backend._open) == [first.reservation_id]
+    first_flow.close()
+    other_flow.close()
+
+
 def test_a_forked_child_never_settles_its_parents_tickets() -> None:
     """After a fork the child forgets the parent's open tickets; the parent's hold is untouched."""
     world = World()

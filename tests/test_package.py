@@ -24,6 +24,7 @@ ROOT = Path(keyguard.__file__).parent
 
 # Rungs (DESIGN.md §3): a file imports only from lower ones. `name.*` is every other file of a plug folder.
 RUNGS = {
+    "_values": -1,
     "model": 0,
     "errors": 1,
     "context": 1,

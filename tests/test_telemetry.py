@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+from opentelemetry.context import get_current
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -159,6 +160,15 @@ def test_an_unavailable_ledger_is_the_spans_error(exporter: InMemorySpanExporter
     attributes = dict(_only(exporter).attributes or {})
 
     assert attributes["error.type"] == "ledger_unavailable"
+
+
+def test_without_an_sdk_nothing_is_put_into_the_context() -> None:
+    """Where nobody records and no trace of the caller's goes on, the block runs in the caller's own context."""
+    before = get_current()
+    with telemetry.span(context.Ticket(create_call())):
+        within = get_current()
+
+    assert within is before
 
 
 class _Broken:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from typing import TYPE_CHECKING, Literal
 
@@ -42,7 +41,6 @@ class LocalBackend:
         self._monotonic = monotonic
         self._next_sweep = 0.0
         self._pid = os.getpid()
-        self._lock = threading.Lock()
         self._open: dict[str, Ticket] = {}
         self._keys: dict[tuple[str, str], VaultKey] = {}
 
@@ -56,7 +54,9 @@ class LocalBackend:
         self, *, token: str | None = None, key_id: str | None = None, run_id: str | None = None, fresh: bool = False
     ) -> VaultKey | None:
         """Return a key by one of its names; what this process remembers is enough, because every reserve checks its version."""
-        kind, name = next((kind, name) for kind, name in (("token", token), ("key_id", key_id), ("run_id", run_id)) if name is not None)
+        kind, name = ("key_id", key_id) if key_id is not None else ("token", token) if token is not None else ("run_id", run_id)
+        if name is None:
+            raise ValueError("find() needs one of token, key_id and run_id")
         known = None if fresh else self._keys.get((kind, name))
         if known is not None:
             return known
@@ -96,9 +96,10 @@ class LocalBackend:
 
     def reserve(self, order: Order, ticket: Ticket) -> Decision:
         """Hold money for a ticket; holds of dead tickets are closed first, so that they cause no false refusal."""
-        self.sweep()
-        with self._lock:
-            self._open[order.reservation_id] = ticket
+        # Asked here too: with no other call open there is nothing to look at, and a call is one of a hundred small costs.
+        if self._open or self._pid != os.getpid():
+            self.sweep()
+        self._open[order.reservation_id] = ticket
         decision = self.ledger.reserve(order)
         if not decision.granted:
             self._open.pop(order.reservation_id, None)
@@ -106,7 +107,8 @@ class LocalBackend:
 
     def close(self, closing: Closing) -> Receipt:
         """Close a hold. An id of another process (a fork's parent) is none of ours, and is left to it."""
-        self._forget_parent()
+        if self._pid != os.getpid():
+            self._forget_parent()
         receipt = self.ledger.close(closing)
         self._open.pop(closing.reservation_id, None)
         return receipt
@@ -131,12 +133,15 @@ class LocalBackend:
 
     def sweep(self, *, always: bool = False) -> None:
         """Close the holds of this process whose ticket is dead."""
-        self._forget_parent()
-        if not self._open or not (always or len(self._open) <= _SWEEP_ALWAYS or self._monotonic() >= self._next_sweep):
+        if self._pid != os.getpid():
+            self._forget_parent()
+        if not self._open:
+            return
+        if not (always or len(self._open) <= _SWEEP_ALWAYS or self._monotonic() >= self._next_sweep):
             return
         self._next_sweep = self._monotonic() + _SWEEP_EVERY
-        with self._lock:
-            dead = [(name, ticket) for name, ticket in self._open.items() if _is_dead(ticket)]
+        # A copy, made in one step: other threads open and close tickets while this one looks at theirs.
+        dead = [(name, ticket) for name, ticket in self._open.copy().items() if _is_dead(ticket)]
         for reservation_id, ticket in dead:
             self._close_dead(reservation_id, ticket)
 
@@ -154,9 +159,8 @@ class LocalBackend:
             _logger.warning("closed reservation %s of %r, whose call ended without an answer: %s", reservation_id, ticket, ended)
 
     def _forget_parent(self) -> None:
-        if self._pid != os.getpid():
-            # A forked child never settles its parent's tickets; its lock may have been held by a thread that is gone.
-            self._pid, self._lock, self._open = os.getpid(), threading.Lock(), {}
+        # A forked child never settles its parent's tickets.
+        self._pid, self._open = os.getpid(), {}
 
 
 def _is_dead(ticket: Ticket) -> bool:

@@ -23,9 +23,10 @@ CREATE TABLE bucket (
 ) STRICT;
 
 -- A reservation. States: R reserved, O open intent, U in doubt, S settled, X released, A adopted by a later one.
+-- Its budgets are columns, not a list: reading JSON in the triggers would cost more than their updates.
 CREATE TABLE holds (
   id TEXT PRIMARY KEY, key_id TEXT NOT NULL, version INTEGER NOT NULL, scope TEXT NOT NULL,
-  legs TEXT NOT NULL CHECK (json_array_length(legs) <= 3), count_leg INTEGER,
+  leg0 INTEGER, leg1 INTEGER, leg2 INTEGER, count_leg INTEGER,
   vendor TEXT NOT NULL, account TEXT NOT NULL, operation TEXT NOT NULL, method TEXT NOT NULL, pot TEXT NOT NULL,
   object_id TEXT, adopts INTEGER NOT NULL, prior INTEGER NOT NULL, identity TEXT NOT NULL, enforce INTEGER NOT NULL,
   owner TEXT NOT NULL, amount INTEGER NOT NULL, adopted INTEGER NOT NULL DEFAULT 0,
@@ -37,11 +38,12 @@ CREATE TABLE holds (
 CREATE INDEX holds_open ON holds (scope, state) WHERE state IN ('O', 'U');
 
 -- What is known of a vendor object that costs this scope money; `alias_of` names the object whose money it is.
+-- `filed` is the object's id with its prefix at the end (`3Mtw…_pi`): the ids of one payment's objects lie side by side then.
 CREATE TABLE objects (
-  scope TEXT NOT NULL, vendor TEXT NOT NULL, account TEXT NOT NULL, object_id TEXT NOT NULL, alias_of TEXT,
+  scope TEXT NOT NULL, vendor TEXT NOT NULL, account TEXT NOT NULL, filed TEXT NOT NULL, alias_of TEXT,
   own INTEGER NOT NULL DEFAULT 0, total INTEGER NOT NULL DEFAULT 0, amount INTEGER NOT NULL DEFAULT 0,
   refunded INTEGER NOT NULL DEFAULT 0, status TEXT NOT NULL DEFAULT '', open_id TEXT, last_id TEXT,
-  PRIMARY KEY (scope, vendor, account, object_id)
+  PRIMARY KEY (scope, vendor, account, filed)
 ) STRICT, WITHOUT ROWID;
 
 -- The log: append-only, chained by hash, folds into every balance.
@@ -51,46 +53,41 @@ CREATE TABLE entries (
 ) STRICT;
 
 -- A reservation is booked on all its budgets or on none; whoever writes, this rule is the file's own.
--- One seek by row for each leg: `id IN (SELECT … json_each)` builds a temporary table each time and costs ten times as much.
 CREATE TRIGGER holds_reserve AFTER INSERT ON holds BEGIN
   SELECT RAISE(ABORT, 'kg:key') WHERE NEW.enforce AND NOT EXISTS (
     SELECT 1 FROM keys WHERE key_id = NEW.key_id AND state = 'active' AND version = NEW.version AND (expires_at IS NULL OR expires_at > NEW.at));
   UPDATE bucket SET held = held + NEW.held, peak = max(peak, spent + held + doubt + NEW.held), loose = max(loose, NOT NEW.enforce)
-    WHERE id = NEW.legs ->> 0 AND (NOT NEW.enforce OR cap IS NULL OR spent + held + doubt + NEW.held <= cap);
-  SELECT RAISE(ABORT, 'kg:cap') WHERE changes() <> (NEW.legs ->> 0 IS NOT NULL);
-END;
-CREATE TRIGGER holds_reserve_more AFTER INSERT ON holds WHEN json_array_length(NEW.legs) > 1 BEGIN
-  UPDATE bucket SET held = held + NEW.held, peak = max(peak, spent + held + doubt + NEW.held), loose = max(loose, NOT NEW.enforce)
-    WHERE id = NEW.legs ->> 1 AND (NOT NEW.enforce OR cap IS NULL OR spent + held + doubt + NEW.held <= cap);
-  SELECT RAISE(ABORT, 'kg:cap') WHERE changes() <> (NEW.legs ->> 1 IS NOT NULL);
-  UPDATE bucket SET held = held + NEW.held, peak = max(peak, spent + held + doubt + NEW.held), loose = max(loose, NOT NEW.enforce)
-    WHERE id = NEW.legs ->> 2 AND (NOT NEW.enforce OR cap IS NULL OR spent + held + doubt + NEW.held <= cap);
-  SELECT RAISE(ABORT, 'kg:cap') WHERE changes() <> (NEW.legs ->> 2 IS NOT NULL);
-END;
-CREATE TRIGGER holds_count AFTER INSERT ON holds WHEN NEW.count_leg IS NOT NULL BEGIN
+    WHERE id = NEW.leg0 AND (NOT NEW.enforce OR cap IS NULL OR spent + held + doubt + NEW.held <= cap);
+  SELECT RAISE(ABORT, 'kg:cap') WHERE changes() <> (NEW.leg0 IS NOT NULL);
   UPDATE bucket SET held = held + 1, peak = max(peak, spent + held + 1), loose = max(loose, NOT NEW.enforce)
     WHERE id = NEW.count_leg AND (NOT NEW.enforce OR cap IS NULL OR spent + held + 1 <= cap);
+  SELECT RAISE(ABORT, 'kg:cap') WHERE changes() <> (NEW.count_leg IS NOT NULL);
+END;
+CREATE TRIGGER holds_reserve_more AFTER INSERT ON holds WHEN NEW.leg1 IS NOT NULL BEGIN
+  UPDATE bucket SET held = held + NEW.held, peak = max(peak, spent + held + doubt + NEW.held), loose = max(loose, NOT NEW.enforce)
+    WHERE id = NEW.leg1 AND (NOT NEW.enforce OR cap IS NULL OR spent + held + doubt + NEW.held <= cap);
   SELECT RAISE(ABORT, 'kg:cap') WHERE changes() <> 1;
-END;
-CREATE TRIGGER holds_change AFTER UPDATE OF spent, held, doubt ON holds BEGIN
-  UPDATE bucket SET spent = spent + NEW.spent - OLD.spent, held = held + NEW.held - OLD.held, doubt = doubt + NEW.doubt - OLD.doubt,
-      overrun = overrun + NEW.overrun - OLD.overrun,
-      peak = max(peak, spent + held + doubt + NEW.spent - OLD.spent + NEW.held - OLD.held + NEW.doubt - OLD.doubt)
-    WHERE id = NEW.legs ->> 0;
-END;
-CREATE TRIGGER holds_change_more AFTER UPDATE OF spent, held, doubt ON holds WHEN json_array_length(NEW.legs) > 1 BEGIN
-  UPDATE bucket SET spent = spent + NEW.spent - OLD.spent, held = held + NEW.held - OLD.held, doubt = doubt + NEW.doubt - OLD.doubt,
-      overrun = overrun + NEW.overrun - OLD.overrun,
-      peak = max(peak, spent + held + doubt + NEW.spent - OLD.spent + NEW.held - OLD.held + NEW.doubt - OLD.doubt)
-    WHERE id = NEW.legs ->> 1;
-  UPDATE bucket SET spent = spent + NEW.spent - OLD.spent, held = held + NEW.held - OLD.held, doubt = doubt + NEW.doubt - OLD.doubt,
-      overrun = overrun + NEW.overrun - OLD.overrun,
-      peak = max(peak, spent + held + doubt + NEW.spent - OLD.spent + NEW.held - OLD.held + NEW.doubt - OLD.doubt)
-    WHERE id = NEW.legs ->> 2;
+  UPDATE bucket SET held = held + NEW.held, peak = max(peak, spent + held + doubt + NEW.held), loose = max(loose, NOT NEW.enforce)
+    WHERE id = NEW.leg2 AND (NOT NEW.enforce OR cap IS NULL OR spent + held + doubt + NEW.held <= cap);
+  SELECT RAISE(ABORT, 'kg:cap') WHERE changes() <> (NEW.leg2 IS NOT NULL);
 END;
 -- A call counts for good once the vendor may have seen it.
-CREATE TRIGGER holds_counted AFTER UPDATE OF state ON holds WHEN NEW.count_leg IS NOT NULL AND OLD.state = 'R' AND NEW.state <> 'R' BEGIN
-  UPDATE bucket SET held = held - 1, spent = spent + NEW.sent WHERE id = NEW.count_leg;
+CREATE TRIGGER holds_change AFTER UPDATE OF state, spent, held, doubt ON holds BEGIN
+  UPDATE bucket SET spent = spent + NEW.spent - OLD.spent, held = held + NEW.held - OLD.held, doubt = doubt + NEW.doubt - OLD.doubt,
+      overrun = overrun + NEW.overrun - OLD.overrun,
+      peak = max(peak, spent + held + doubt + NEW.spent - OLD.spent + NEW.held - OLD.held + NEW.doubt - OLD.doubt)
+    WHERE id = NEW.leg0;
+  UPDATE bucket SET held = held - 1, spent = spent + NEW.sent WHERE id = NEW.count_leg AND OLD.state = 'R' AND NEW.state <> 'R';
+END;
+CREATE TRIGGER holds_change_more AFTER UPDATE OF spent, held, doubt ON holds WHEN NEW.leg1 IS NOT NULL BEGIN
+  UPDATE bucket SET spent = spent + NEW.spent - OLD.spent, held = held + NEW.held - OLD.held, doubt = doubt + NEW.doubt - OLD.doubt,
+      overrun = overrun + NEW.overrun - OLD.overrun,
+      peak = max(peak, spent + held + doubt + NEW.spent - OLD.spent + NEW.held - OLD.held + NEW.doubt - OLD.doubt)
+    WHERE id = NEW.leg1;
+  UPDATE bucket SET spent = spent + NEW.spent - OLD.spent, held = held + NEW.held - OLD.held, doubt = doubt + NEW.doubt - OLD.doubt,
+      overrun = overrun + NEW.overrun - OLD.overrun,
+      peak = max(peak, spent + held + doubt + NEW.spent - OLD.spent + NEW.held - OLD.held + NEW.doubt - OLD.doubt)
+    WHERE id = NEW.leg2;
 END;
 -- What was charged may be refunded, where the refund cap is what the run charged.
 CREATE TRIGGER holds_refundable AFTER UPDATE OF refundable ON holds WHEN NEW.refundable <> OLD.refundable BEGIN

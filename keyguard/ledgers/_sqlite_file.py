@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import fcntl
 import logging
 import os
-import random
 import secrets
 import sys
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyguard.errors import LedgerUnavailable
+from keyguard.ledgers._sqlite_lock import ProcessLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,12 +75,13 @@ class LedgerFile:
         self.path = path
         # SQLite follows links and keeps its log beside the file itself; who comes by another name must meet the same lock.
         self._real = path.resolve()
+        self._name = os.fspath(path)
         self.lock_seconds = lock_seconds
         self._monotonic = monotonic
-        self._lock_fd = self._wal_fd = self._owner_fd = -1
+        self._lock: ProcessLock | None = None
+        self._wal_fd = self._owner_fd = -1
         self._identity: tuple[int, int] | None = None
         self._sync_lock = threading.Lock()
-        self._synced = 0
         self._is_poisoned = False
 
     def prepare(self) -> None:
@@ -93,7 +94,7 @@ class LedgerFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._create()
-            self._lock_fd = os.open(f"{self._real}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = ProcessLock(f"{self._real}.lock", seconds=self.lock_seconds, monotonic=self._monotonic)
             found = os.stat(self.path)
         except OSError as error:
             raise LedgerUnavailable(f"the ledger {self.path} cannot be opened: {error.strerror or error}") from error
@@ -106,39 +107,11 @@ class LedgerFile:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             self.sync_folder()
 
-    def lock(self) -> None:
-        """
-        Take the lock that orders the writers of all processes; fair, because waiters back off by chance.
-
-        Raises:
-            LedgerUnavailable: another process held it for `lock_seconds` (a stopped process?).
-        """
-        import fcntl
-
-        deadline, pause = 0.0, 20e-6
-        while True:
-            try:
-                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in {errno.EWOULDBLOCK, errno.EAGAIN, errno.EINTR}:
-                    raise LedgerUnavailable(f"the ledger's lock {self.path}.lock cannot be taken: {error.strerror}") from error
-            else:
-                return
-            now = self._monotonic()
-            deadline = deadline or now + self.lock_seconds
-            if now > deadline:
-                raise LedgerUnavailable(
-                    f"the ledger {self.path} is busy: another process has held its lock for {self.lock_seconds:g} s. "
-                    "Is one of them stopped (SIGSTOP, a debugger)?"
-                )
-            time.sleep(pause * random.random())  # noqa: S311 -- spreading waiters, not a secret
-            pause = min(pause * 1.5, 1e-3)
-
-    def unlock(self) -> None:
-        """Give the lock up."""
-        import fcntl
-
-        fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+    @property
+    def lock(self) -> ProcessLock:
+        """The lock that orders the writers of all processes."""
+        assert self._lock is not None
+        return self._lock
 
     def check_identity(self) -> None:
         """
@@ -148,7 +121,7 @@ class LedgerFile:
             LedgerUnavailable: it was replaced or unlinked.
         """
         try:
-            found = os.stat(self.path)
+            found = os.stat(self._name)
         except OSError:
             found = None
         if found is None or (found.st_dev, found.st_ino) != self._identity:
@@ -158,28 +131,27 @@ class LedgerFile:
                 "Put the file back, or start a new process to begin a new ledger on purpose."
             )
 
-    def sync(self, number: int, committed: Callable[[], int]) -> None:
+    def sync(self, number: int) -> None:
         """
-        Put every commit up to `number` on disk; one sync covers all commits before it.
+        Put every commit up to `number` on disk; one sync covers all commits before it, those of other processes too.
 
         Raises:
             LedgerUnavailable: the disk failed. Nothing is believed durable from then on.
         """
         with self._sync_lock:
-            if self._synced >= number:
-                return
-            covers = committed()
-            if self._is_poisoned:
-                raise LedgerUnavailable(f"an earlier write of {self.path} to disk failed; restart the process after repairing the disk")
-            try:
-                if self._wal_fd < 0:
-                    self._wal_fd = os.open(f"{self._real}-wal", os.O_RDWR | os.O_CLOEXEC)
-                _flush(self._wal_fd)
-            except OSError as error:
-                # After a failed fsync the kernel may have dropped the pages: asking again would say "fine" and be wrong.
-                self._is_poisoned = True
-                raise LedgerUnavailable(f"the ledger {self.path} could not be written to disk: {error.strerror or error}") from error
-            self._synced = covers
+            self.lock.flushed(number, self._flush)
+
+    def _flush(self) -> None:
+        if self._is_poisoned:
+            raise LedgerUnavailable(f"an earlier write of {self.path} to disk failed; restart the process after repairing the disk")
+        try:
+            if self._wal_fd < 0:
+                self._wal_fd = os.open(f"{self._real}-wal", os.O_RDWR | os.O_CLOEXEC)
+            _flush(self._wal_fd)
+        except OSError as error:
+            # After a failed fsync the kernel may have dropped the pages: asking again would say "fine" and be wrong.
+            self._is_poisoned = True
+            raise LedgerUnavailable(f"the ledger {self.path} could not be written to disk: {error.strerror or error}") from error
 
     def sync_folder(self) -> None:
         """Put the file's name on disk, once, after it was made."""
@@ -191,8 +163,6 @@ class LedgerFile:
 
     def claim_owner(self, owner: str) -> None:
         """Hold a lock file for this process's life, by which others can tell that it is alive."""
-        import fcntl
-
         folder = Path(f"{self._real}.owners")
         try:
             folder.mkdir(exist_ok=True, mode=0o700)
@@ -203,10 +173,13 @@ class LedgerFile:
 
     def close(self) -> None:
         """Close our descriptors; the owner's mark goes too."""
-        for fd in (self._lock_fd, self._wal_fd, self._owner_fd):
+        for fd in (self._wal_fd, self._owner_fd):
             if fd >= 0:
                 os.close(fd)
-        self._lock_fd = self._wal_fd = self._owner_fd = -1
+        self._wal_fd = self._owner_fd = -1
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def close_in_child(self) -> None:
         """Close a forked child's copies; flock belongs to the open file, so this gives up nothing of the parent's."""
@@ -215,8 +188,6 @@ class LedgerFile:
 
 def _flush(fd: int) -> None:
     if sys.platform == "darwin":
-        import fcntl
-
         # fsync on macOS does not reach the platter (fsync(2)).
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
     else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from keyguard.ledgers._sqlite_holds import legs_text
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -14,21 +16,20 @@ if TYPE_CHECKING:
 def refold(db: apsw.Connection, chained: Callable[[bytes, list[Any]], bytes]) -> list[str]:
     """Return what is wrong, in words; nothing means that log, reservations, budgets and caps agree."""
     wrong: list[str] = []
-    holds, counts = _fold(db, chained, wrong)
+    holds, unsent = _fold(db, chained, wrong)
     _compare_holds(db, holds, wrong)
-    _compare_buckets(db, holds, counts, wrong)
+    _compare_buckets(db, holds, unsent, wrong)
     _compare_caps(db, wrong)
     return wrong
 
 
 def _fold(
     db: apsw.Connection, chained: Callable[[bytes, list[Any]], bytes], wrong: list[str]
-) -> tuple[dict[str, tuple[str, int, int, int, int]], dict[int, int]]:
-    """Walk the chain; returns each reservation's (legs, spent, held, doubt, amount) and each call budget's count."""
+) -> tuple[dict[str, tuple[str, int, int, int, int]], set[str]]:
+    """Walk the chain; returns each reservation's (legs, spent, held, doubt, amount), and those that never left."""
     previous, expected = b"", 1
     holds: dict[str, tuple[str, int, int, int, int]] = {}
-    counts: dict[int, int] = {}
-    counted: dict[str, int] = {}
+    unsent: set[str] = set()
     for *row, digest in db.execute("SELECT * FROM entries ORDER BY seq"):
         seq, _, kind, hold, _, _, _, legs, amount, spent, held, doubt, text = row
         if seq != expected:
@@ -36,15 +37,11 @@ def _fold(
         if chained(previous, row) != digest:
             wrong.append(f"entry {seq} ({kind}) does not continue the chain: it or one before it was changed, removed or reordered")
         previous, expected = digest, seq + 1
-        detail = _read(text)
-        if kind == "reserve" and "calls" in detail:
-            counted[hold] = detail["calls"]
-            counts[detail["calls"]] = counts.get(detail["calls"], 0) + 1
-        if detail.get("unsent") and hold in counted:
-            counts[counted[hold]] -= 1
+        if _read(text).get("unsent"):
+            unsent.add(hold)
         if hold is not None:
             holds[hold] = (legs, spent, held, doubt, amount)
-    return holds, counts
+    return holds, unsent
 
 
 def _read(text: str) -> dict[str, Any]:
@@ -57,18 +54,19 @@ def _read(text: str) -> dict[str, Any]:
 
 
 def _compare_holds(db: apsw.Connection, holds: dict[str, tuple[str, int, int, int, int]], wrong: list[str]) -> None:
-    kept = {row[0]: tuple(row[1:]) for row in db.execute("SELECT id, legs, spent, held, doubt, amount FROM holds")}
+    columns = "id, leg0, leg1, leg2, count_leg, spent, held, doubt, amount"
+    kept = {row[0]: (legs_text(*row[1:5]), *row[5:]) for row in db.execute(f"SELECT {columns} FROM holds")}
     for name in sorted(kept.keys() | holds.keys()):
         if kept.get(name) != holds.get(name):
             wrong.append(f"reservation {name}: the log says {holds.get(name)}, the books say {kept.get(name)}")
 
 
-def _compare_buckets(
-    db: apsw.Connection, holds: dict[str, tuple[str, int, int, int, int]], counts: dict[int, int], wrong: list[str]
-) -> None:
+def _compare_buckets(db: apsw.Connection, holds: dict[str, tuple[str, int, int, int, int]], unsent: set[str], wrong: list[str]) -> None:
     sums: dict[int, list[int]] = {}
-    for legs, spent, held, doubt, amount in holds.values():
+    counts: dict[int, int] = {}
+    for hold, (legs, spent, held, doubt, amount) in holds.items():
         for leg in json.loads(legs):
+            counts[leg] = counts.get(leg, 0) + (hold not in unsent)
             found = sums.setdefault(leg, [0, 0, 0, 0])
             for index, part in enumerate((spent, held, doubt, max(0, spent + held + doubt - amount))):
                 found[index] += part

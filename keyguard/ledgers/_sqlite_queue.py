@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ _PENDING = object()
 _INTERRUPTED = "the ledger's writer was interrupted; try again"
 
 
-@dataclass(slots=True, eq=False)
 class Job:
     """
     One operation on its way through a batch.
@@ -31,13 +29,16 @@ class Job:
         wake: Held while the caller sleeps; made only for callers that must wait.
     """
 
-    run: Callable[[], Any]
-    is_durable: bool = False
-    result: Any = _PENDING
-    error: BaseException | None = None
-    leads: bool = False
-    batch: list[Job] = field(default_factory=list["Job"])
-    wake: threading.Lock | None = None
+    __slots__ = ("batch", "error", "is_durable", "leads", "result", "run", "wake")
+
+    def __init__(self, run: Callable[[], Any], *, is_durable: bool = False) -> None:
+        self.run = run
+        self.is_durable = is_durable
+        self.leads = False
+        self.result: Any = _PENDING
+        self.error: BaseException | None = None
+        self.batch: list[Job] = []
+        self.wake: threading.Lock | None = None
 
     def rouse(self) -> None:
         """Wake the sleeping caller, if there is one."""
@@ -65,13 +66,14 @@ class Queue:
         """Run a job in the next batch; returns its result or raises its error."""
         try:
             with self._lock:
-                self._waiting.append(job)
                 if self._is_led:
                     wake = threading.Lock()
                     wake.acquire()
                     job.wake = wake
+                    self._waiting.append(job)
                 else:
                     job.leads = self._is_led = True
+                    job.batch.append(job)
             self._step("queued")
             if job.wake is not None:
                 # Woken either with the answer, or to lead.
@@ -91,11 +93,8 @@ class Queue:
     def _lead(self, leader: Job) -> None:
         batch = leader.batch
         try:
-            with self._lock:
-                # An interrupt must find in `batch` whoever is out of the queue already.
-                batch.extend(islice(self._waiting, _BATCH))
-                for _ in batch:
-                    self._waiting.popleft()
+            if self._waiting:
+                self._gather(batch)
             try:
                 number = self._commit(batch)
             finally:
@@ -107,7 +106,17 @@ class Queue:
         except LedgerUnavailable as error:
             _fail(batch, error)
         for job in batch:
-            job.rouse()
+            if job is not leader:
+                job.rouse()
+
+    def _gather(self, batch: list[Job]) -> None:
+        """Take who waits into a batch: the leader too, when it was promoted while it waited itself."""
+        with self._lock:
+            taken = list(islice(self._waiting, _BATCH - len(batch)))
+            # An interrupt must find in `batch` whoever is out of the queue already.
+            batch.extend(taken)
+            for _ in taken:
+                self._waiting.popleft()
 
     def _hand_over(self, leader: Job) -> None:
         with self._lock:

@@ -6,6 +6,7 @@ is the connection and the handle's public methods.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -21,10 +22,12 @@ import apsw
 from keyguard.errors import ConfigurationError, KeyguardError, LedgerUnavailable
 from keyguard.ledgers._sqlite_books import Books
 from keyguard.ledgers._sqlite_file import LedgerFile, check_place, new_owner
+from keyguard.ledgers._sqlite_log import LogMoved
 from keyguard.ledgers._sqlite_queue import Job, Queue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from keyguard.ledgers import Durability
     from keyguard.model import Closing, Decision, Memory, Money, Order, Policy, Receipt, Usage, VaultKey
@@ -36,6 +39,8 @@ _BUSY_MS = 5000
 _PAGE = 1000
 # Connections that a fork inherited: closing or collecting one in the child would touch the parent's file.
 _leaked: list[Any] = []
+# An in-memory ledger has no other process.
+_nobody_else = contextlib.nullcontext()
 _handles: weakref.WeakSet[SqliteLedger] = weakref.WeakSet()
 
 
@@ -105,7 +110,7 @@ class SqliteLedger:
         self._db: apsw.Connection | None = None
         self._file: LedgerFile | None = None
         self._books: Books | None = None
-        self._committed = 0
+        self._committed = -1
         self._is_orphan = False
 
     # -- opening ----------------------------------------------------------------------------------
@@ -129,7 +134,8 @@ class SqliteLedger:
             # First of all: opening a WAL file can itself find it busy.
             db.set_busy_timeout(_BUSY_MS)
             self._db = db
-            self._under_lock(self._set_up)
+            with self._alone:
+                self._set_up()
         except (apsw.Error, OSError) as error:
             self._drop()
             raise self._unavailable(error) from error
@@ -148,9 +154,12 @@ class SqliteLedger:
     def _set_up(self) -> None:
         db = self._db
         assert db is not None
-        # A checkpoint syncs twice: with 16 MB of log between two of them, the hot pages are written back once for thousands of calls.
         for pragma in (
-            "wal_autocheckpoint=4000",
+            # What a call writes are a few short rows on three pages, and each page goes to the log whole.
+            "page_size=2048",
+            # 4 MB. A checkpoint syncs twice, so it must be rare; while the file of the log still grows, each sync of it costs
+            # twice as much as when its blocks are there already, so it must not grow for long.
+            "wal_autocheckpoint=2000",
             "trusted_schema=OFF",
             "mmap_size=0",
             "synchronous=NORMAL",
@@ -210,9 +219,11 @@ class SqliteLedger:
             if self._file is not None and self._books is not None:
                 if self._is_power:
                     # A caller may still wait for its own sync, which then finds no file; a failing disk keeps the handle, poisoned.
-                    self._file.sync(self._committed, lambda: self._committed)
+                    self._file.sync(self._committed)
                 # Closing the last connection checkpoints: under the lock, like every write.
-                self._under_lock(lambda: self._db.close() if self._db is not None else None)
+                with self._alone:
+                    if self._db is not None:
+                        self._db.close()
                 self._drop()
 
     def _forked(self) -> None:
@@ -230,35 +241,33 @@ class SqliteLedger:
 
     # -- batches ----------------------------------------------------------------------------------
 
-    def _run(self, work: Callable[[Books], _T], *, durable: bool = False) -> _T:
-        # The books are looked up when the batch runs: a `shut` in between would leave a closed connection here.
-        result: _T = self._queue.submit(Job(lambda: work(self._connected()), is_durable=durable and self._is_power))
+    def _run(self, work: Callable[[Books], _T], *, durable: bool = False, checked: bool = True) -> _T:
+        result: _T = self._queue.submit(Job(lambda: work(self._books_of(checked=checked)), is_durable=durable and self._is_power))
         self._step("answered")
         return result
+
+    def _books_of(self, *, checked: bool) -> Books:
+        """Return the books for a job of a batch: looked up when it runs, because a `shut` may come before it."""
+        books = self._books or self._connected()
+        if checked and self._file is not None:
+            self._file.check_identity()
+        return books
 
     @property
     def _is_power(self) -> bool:
         return self._durability == "power" and self._path is not None
 
-    def _under_lock(self, work: Callable[[], _T]) -> _T:
-        """Run what may write, or checkpoint, while no other keyguard process does."""
-        file = self._file
-        if file is None:
-            return work()
-        file.lock()
-        try:
-            return work()
-        finally:
-            file.unlock()
+    @property
+    def _alone(self) -> AbstractContextManager[Any]:
+        """The lock under which no other keyguard process writes, or checkpoints."""
+        return _nobody_else if self._file is None else self._file.lock
 
     def _commit(self, batch: list[Job]) -> int:
         """Run a batch in one transaction; a job that fails halfway makes each job of the batch run again on its own."""
         with self._work_lock:
             self._connected()
-            if self._file is not None:
-                self._file.check_identity()
             try:
-                self._under_lock(partial(self._transact, batch))
+                self._transact_alone(batch)
             except LedgerUnavailable:
                 raise
             except Exception as error:
@@ -273,35 +282,47 @@ class SqliteLedger:
         for job in batch:
             job.result = job.error = None
             try:
-                self._under_lock(partial(self._transact, [job]))
+                self._transact_alone([job])
             except LedgerUnavailable as error:
                 job.error = error
             except Exception as error:
                 job.error = self._unavailable(error)
                 job.error.__cause__ = error
 
-    def _transact(self, batch: list[Job]) -> None:
+    def _transact_alone(self, batch: list[Job]) -> None:
+        with self._alone:
+            try:
+                self._transact(batch, is_known=self._file is None or self._file.lock.committed == self._committed)
+            except LogMoved:
+                self._transact(batch, is_known=False)
+
+    def _transact(self, batch: list[Job], *, is_known: bool) -> None:
         self._step("locked")
         books = self._connected()
         try:
             # Inside: an interrupt just after BEGIN must not leave the file locked for everybody.
-            books.begin()
+            books.log.begin(is_known=is_known)
             self._step("begun")
             for job in batch:
-                _run_job(job)
+                try:
+                    job.result = job.run()
+                except KeyguardError as error:
+                    # A job checks what was asked before it writes, so this one wrote nothing.
+                    job.error = error
             self._step("written")
-            books.commit()
+            books.log.commit()
         except BaseException:
             books.rollback()
             raise
-        self._committed += 1
+        if self._file is not None:
+            self._committed = self._file.lock.count_commit()
         self._step("committed")
 
     def _sync(self, number: int) -> None:
         # None after a `shut`, which synced everything committed before it.
         file = self._file
         if file is not None:
-            file.sync(number, lambda: self._committed)
+            file.sync(number)
 
     def _unavailable(self, error: BaseException) -> LedgerUnavailable:
         hints: dict[type[BaseException], str] = {
@@ -320,11 +341,11 @@ class SqliteLedger:
 
     def issue(self, policy: Policy, run_id: str | None) -> tuple[VaultKey, tuple[str, ...]]:
         """Return the run's key, made now or found again, and warnings."""
-        return self._run(lambda books: books.issue(policy, run_id), durable=True)
+        return self._run(lambda books: books.keys.issue(policy, run_id), durable=True)
 
     def key(self, *, token: str | None = None, key_id: str | None = None, run_id: str | None = None) -> VaultKey | None:
         """Return a key by one of its names."""
-        return self._run(lambda books: books.key(token=token, key_id=key_id, run_id=run_id))
+        return self._run(lambda books: books.keys.find(token=token, key_id=key_id, run_id=run_id))
 
     def revoke(
         self,
@@ -336,11 +357,11 @@ class SqliteLedger:
         by: str = "",
     ) -> int:
         """Revoke keys; durable when it returns."""
-        return self._run(lambda books: books.revoke(key_id, run_id, policy, state, by), durable=True)
+        return self._run(lambda books: books.keys.revoke(key_id, run_id, policy, state, by), durable=True)
 
     def raise_cap(self, run_id: str, cap: Money, *, by: str) -> VaultKey:
         """Set a run's cap by a human's decision."""
-        return self._run(lambda books: books.raise_cap(run_id, cap, by), durable=True)
+        return self._run(lambda books: books.keys.raise_cap(run_id, cap, by), durable=True)
 
     def reserve(self, order: Order) -> Decision:
         """Hold money on all legs or on none."""
@@ -350,7 +371,7 @@ class SqliteLedger:
         return decision
 
     def _reserved(self, order: Order, job: Job) -> Decision:
-        books = self._connected()
+        books = self._books_of(checked=True)
         decision = books.reserve(order)
         # A refusal, or a hold of nothing, can be lost without losing money.
         job.is_durable = self._is_power and books.is_worth_a_sync(order, decision)
@@ -358,11 +379,12 @@ class SqliteLedger:
 
     def close(self, closing: Closing) -> Receipt:
         """Book how a reservation ended; lazily durable, because an unsettled hold counts in full."""
-        return self._run(lambda books: books.close(closing))
+        # Unchecked: nothing is decided, and whoever reserves next finds out that the file is gone.
+        return self._run(lambda books: books.close(closing), checked=False)
 
     def refuse(self, order: Order, reason: str) -> None:
         """Audit a refusal."""
-        self._run(lambda books: books.refuse(order, reason, {}))
+        self._run(lambda books: books.log.refuse(order, reason, {}))
 
     def recall(self, scope: str, vendor: str, account: str, object_id: str) -> Memory | None:
         """Return what is remembered of a vendor object."""
@@ -370,7 +392,7 @@ class SqliteLedger:
 
     def usage(self, scope: str) -> Usage | None:
         """Return a budget's figures."""
-        return self._run(lambda books: books.usage(scope))
+        return self._run(lambda books: books.budgets.usage(scope))
 
     def runs(self, limit: int = 50) -> list[tuple[VaultKey, Usage]]:
         """Return the latest keys with their figures."""
@@ -389,19 +411,11 @@ class SqliteLedger:
 
     def now(self) -> float:
         """Return the ledger's clock."""
-        return self._run(lambda books: books.at)
+        return self._run(lambda books: books.log.at)
 
 
 def _page(books: Books, *, scope: str | None, after: int) -> list[dict[str, Any]]:
-    return books.page(scope, after, _PAGE)
-
-
-def _run_job(job: Job) -> None:
-    try:
-        job.result = job.run()
-    except KeyguardError as error:
-        # A job checks what was asked before it writes, so this one wrote nothing.
-        job.error = error
+    return books.log.page(scope, after, _PAGE)
 
 
 def _no_step(_name: str) -> None:

@@ -11,17 +11,20 @@ request is guarded anew.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import sys
 import threading
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import wrapt
 
 from keyguard import context
+from keyguard._values import quick
 from keyguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from keyguard.model import Call, Reply
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """
@@ -103,15 +107,19 @@ class Patch(Protocol):
         ...
 
 
-def _sync_wrapper(seam: Seam) -> Callable[..., Any]:
-    def wrapper(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        handler = context.handler()
-        if handler is None or context.is_own_traffic():
-            return wrapped(*args, **kwargs)
-        outgoing = seam.read(instance, args, kwargs)
-        send = seam.send
+# Plain functions: `wrapt`'s wrappers do the same for half a microsecond more, on requests that nobody guards too.
+def _sync_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
+    read, passing = seam.read, _passing(owner, method)
+
+    @functools.wraps(method)
+    def wrapper(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+        handler = context.deciding()
+        if handler is None:
+            return passing(instance, *args, **kwargs)
+        outgoing, send = read(instance, args, kwargs), seam.send
         if outgoing is None or send is None:
-            return wrapped(*args, **kwargs)
+            return passing(instance, *args, **kwargs)
+        wrapped = method.__get__(instance, owner)
         ticket = context.open_ticket()
         if ticket is not None and ticket.covers(outgoing.call):
             return send(ticket, wrapped, instance, args, kwargs)
@@ -120,21 +128,35 @@ def _sync_wrapper(seam: Seam) -> Callable[..., Any]:
     return wrapper
 
 
-def _async_wrapper(seam: Seam) -> Callable[..., Any]:
-    async def wrapper(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        handler = context.handler()
-        if handler is None or context.is_own_traffic():
-            return await wrapped(*args, **kwargs)
-        outgoing = seam.read(instance, args, kwargs)
-        send = seam.send
+def _async_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
+    read, passing = seam.read, _passing(owner, method)
+
+    @functools.wraps(method)
+    async def wrapper(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+        handler = context.deciding()
+        if handler is None:
+            return await passing(instance, *args, **kwargs)
+        outgoing, send = read(instance, args, kwargs), seam.send
         if outgoing is None or send is None:
-            return await wrapped(*args, **kwargs)
+            return await passing(instance, *args, **kwargs)
+        wrapped = method.__get__(instance, owner)
         ticket = context.open_ticket()
         if ticket is not None and ticket.covers(outgoing.call):
             return await send(ticket, wrapped, instance, args, kwargs)
         return await handler.ahandle(outgoing, lambda opened: send(opened, wrapped, instance, args, kwargs))
 
     return wrapper
+
+
+def _passing(owner: Any, method: Any) -> Callable[..., Any]:
+    """Return what calls a method of any kind with its instance: a function takes it first, another's wrapper wants to be bound."""
+    if isinstance(method, FunctionType):
+        return method
+
+    def passing(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return method.__get__(instance, owner)(*args, **kwargs)
+
+    return passing
 
 
 @dataclass(slots=True)
@@ -258,9 +280,10 @@ def _wrap(patch: Patch, seam: Seam, module: Any) -> None:
             f"{patch.client} has no {seam.module}.{seam.attribute}, where keyguard guards its calls; supported: "
             f"{patch.distribution}{patch.supported}. Please report this version."
         )
-    wrapper = _async_wrapper(seam) if seam.is_async else _sync_wrapper(seam)
+    wrapper = (_async_wrapper if seam.is_async else _sync_wrapper)(seam, owner, vars(owner)[name])
     wrapper._keyguard_seam = seam.name  # type: ignore[attr-defined]  # noqa: SLF001 -- a mark on a function of ours
-    _arming.wrappers[seam.name] = wrapt.wrap_function_wrapper(module, seam.attribute, wrapper)
+    _arming.wrappers[seam.name] = wrapper
+    setattr(owner, name, wrapper)
 
 
 def _target(seam: Seam, module: Any) -> tuple[Any, str]:
@@ -282,7 +305,8 @@ def _is_live(seam: Seam) -> bool:
     seen = 0
     # Somebody may have wrapped over us: walk down their wrappers, by the mark on ours.
     while current is not None and seen < 20:
-        if getattr(getattr(current, "_self_wrapper", None), "_keyguard_seam", None) == seam.name:
+        # Of the object itself: a wrapper passes on the attributes of what it wraps.
+        if getattr(current, "__dict__", {}).get("_keyguard_seam") == seam.name:
             return True
         current, seen = getattr(current, "__wrapped__", None), seen + 1
     return False

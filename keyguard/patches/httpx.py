@@ -8,8 +8,10 @@ parameter, because httpx2 has the same classes under another name.
 from __future__ import annotations
 
 import sys
+from functools import cache, partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import anyio.from_thread
 
@@ -17,14 +19,17 @@ from keyguard import context
 from keyguard.errors import EndpointNotAllowed
 from keyguard.model import TOKEN_PREFIX, Attempt, Call, Reply
 from keyguard.patches import Outgoing, Seam
-from keyguard.patches._headers import credential_of, is_carrying, with_credential
+from keyguard.patches._headers import credential_of, form_pairs, is_carrying, with_credential
 from keyguard.patches._proof import is_unsent
 from keyguard.vendors import claimed_hosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from keyguard.patches import Read
+
 _TOKEN = TOKEN_PREFIX.encode()
+_VALUE = itemgetter(-1)
 _FORM = "application/x-www-form-urlencoded"
 # What belongs to a write and not to the question about it.
 _BODY_HEADERS = ("idempotency-key", "content-type", "content-length", "content-encoding", "transfer-encoding")
@@ -59,55 +64,51 @@ def seams_for(module: str) -> tuple[Seam, ...]:
     )
 
 
-def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoing | None:
-    """
-    Read one request; None where no vendor plug claims its host.
+def _reader(get: Callable[[Any, Any], Any]) -> Read:
+    """Make the function that reads one request; its quote reads go through `get`, with the same client."""
 
-    Raises:
-        EndpointNotAllowed: it carries a vault token to a host that nobody claims.
-    """
-    request = args[0] if args else kwargs["request"]
-    vendor = _vendor_of(instance, request)
-    return None if vendor is None else _outgoing(request, vendor, lambda question: _get(instance, question))
+    def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None:
+        request = args[0] if args else kwargs["request"]
+        # Building a Call for each foreign request would cost 10 µs; this is what a host that nobody guards pays.
+        # A name with the root's dot is the same host.
+        vendor = _claimed().get(request.url.raw_host.rstrip(b"."))
+        if vendor is None:
+            listed = context.vendor_hosts()
+            vendor = listed.get(request.url.netloc.decode("ascii")) if listed else None
+        if vendor is None:
+            # One search over all values, for nearly every request the only one; Basic hides a token in base64.
+            # The private list, as `raw` would copy each of its items first.
+            values = b"\n".join(map(_VALUE, request.headers._list))  # noqa: SLF001 -- missing, it stops every request
+            if values.find(_TOKEN) >= 0 or values.find(b"asic ") >= 0:
+                _check_token(request)
+            return None
+        return None if _is_prefects(instance, request) else _outgoing(request, vendor, partial(get, instance))
+
+    return read
 
 
-def aread(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoing | None:
-    """Read one request of an async client; its quote reads go through it too, on the event loop that waits for them."""
-    request = args[0] if args else kwargs["request"]
-    vendor = _vendor_of(instance, request)
-    return None if vendor is None else _outgoing(request, vendor, lambda question: anyio.from_thread.run(_aget, instance, question))
+def _is_prefects(instance: Any, request: Any) -> bool:
+    """Say whether this is Prefect's own traffic; a host that a vendor plug claims is never exempt."""
+    is_client = type(instance).__name__ in _PREFECT_CLIENTS and type(instance).__module__.startswith("prefect.")
+    return is_client and _claimed().get(request.url.raw_host.rstrip(b".")) is None
 
 
-def _vendor_of(instance: Any, request: Any) -> str | None:
-    # `raw_host` is a plain attribute of the parsed URL; building a Call for each foreign request would cost 10 µs.
-    # A name with the root's dot is the same host.
-    host = request.url.raw_host.decode("ascii").rstrip(".")
-    vendor = claimed_hosts().get(host)
-    if vendor is not None:
-        return vendor
-    vendor = _listed(request) if context.vendor_hosts() else None
-    if vendor is None:
-        _check_token(request, host)
-    elif type(instance).__name__ in _PREFECT_CLIENTS and type(instance).__module__.startswith("prefect."):
-        return None
-    return vendor
+@cache
+def _claimed() -> dict[bytes, str]:
+    """Return the claimed hosts as httpx holds them, so that one look-up without decoding tells a foreign host."""
+    return {host.encode(): vendor for host, vendor in claimed_hosts().items()}
 
 
 def _listed(request: Any) -> str | None:
     return context.vendor_hosts().get(request.url.netloc.decode("ascii"))
 
 
-def _check_token(request: Any, host: str) -> None:
-    headers = request.headers.raw
-    # One search for all of them; Basic hides a token in base64.
-    values = b"\n".join([value for _, value in headers])
-    if _TOKEN not in values and b"asic " not in values:
-        return
-    for name, value in headers:
+def _check_token(request: Any) -> None:
+    for name, value in request.headers.raw:
         if name.lower() != b"host" and is_carrying(value.decode("latin-1"), TOKEN_PREFIX):
             raise EndpointNotAllowed(
-                f"this request carries a vault token to {host}, which is no vendor's host; nothing was sent. If it is a stand-in or proxy "
-                f"of yours, set KEYGUARD_VENDOR_HOSTS=VENDOR={request.url.netloc.decode('ascii')}"
+                f"this request carries a vault token to {request.url.host}, which is no vendor's host; nothing was sent. If it is a "
+                f"stand-in or proxy of yours, set KEYGUARD_VENDOR_HOSTS=VENDOR={request.url.netloc.decode('ascii')}"
             )
 
 
@@ -121,7 +122,7 @@ def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any]) -> Outgoing:
         scheme=parts.scheme,
         host=request.url.netloc.decode("ascii"),
         path=path,
-        query=tuple(parse_qsl(parts.query, keep_blank_values=True)),
+        query=form_pairs(parts.query),
         body=_body(request),
         account="/".join(headers[name] for name in ("stripe-account", "stripe-context") if headers.get(name)),
         idempotency_key=headers.get("idempotency-key"),
@@ -158,6 +159,10 @@ def _get(instance: Any, question: Any) -> Any:
     return found
 
 
+def _get_from_thread(instance: Any, question: Any) -> Any:
+    return anyio.from_thread.run(_aget, instance, question)
+
+
 async def _aget(instance: Any, question: Any) -> Any:
     with context.own_traffic():
         found = await instance._send_single_request(question)  # noqa: SLF001 -- the method this file is about
@@ -174,7 +179,7 @@ def _body(request: Any) -> tuple[tuple[str, str], ...] | None:
         return ()
     if not request.headers.get("content-type", "").startswith(_FORM):
         return None
-    return tuple(parse_qsl(content.decode("utf-8", "replace"), keep_blank_values=True))
+    return form_pairs(content.decode("utf-8", "replace"))
 
 
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -213,7 +218,8 @@ def _tries_once(instance: Any, request: Any) -> bool:
 
 
 def _reply(response: Any, body: bytes | None) -> Reply:
-    return Reply(response.status_code, {name.lower(): value for name, value in response.headers.items()}, body)
+    # httpx's own headers are found in any case, and give their names in lower case.
+    return Reply(response.status_code, response.headers, body)
 
 
 class _Swapped:
@@ -235,4 +241,5 @@ class _Swapped:
             self._request.headers["authorization"] = self._token
 
 
+read, aread = _reader(_get), _reader(_get_from_thread)
 patch = HttpxPatch()

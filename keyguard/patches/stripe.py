@@ -8,8 +8,9 @@ built-in client and every subclass. `_APIRequestor.request_raw` refuses clients 
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import anyio.from_thread
 import wrapt
@@ -18,17 +19,19 @@ from keyguard import context
 from keyguard.errors import ConfigurationError
 from keyguard.model import Attempt, Call, Reply
 from keyguard.patches import Outgoing, Seam
-from keyguard.patches._headers import credential_of
+from keyguard.patches._headers import Lowered, credential_of, form_pairs, lowered
 from keyguard.patches._proof import is_unsent, sends_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_RETRY_METHODS = (
+_RETRY_METHODS = frozenset({
     "request_with_retries", "request_stream_with_retries", "request_with_retries_async", "request_stream_with_retries_async",
     "_request_with_retries_internal", "_request_with_retries_internal_async",
-)  # fmt: skip
+})  # fmt: skip
 _CLIENTS = "stripe._http_client"
+# The only headers of a request that say something about its money.
+_READ_HEADERS = frozenset({"authorization", "content-type", "idempotency-key", "stripe-account", "stripe-context"})
 _FIRST_MAJOR = 8
 
 
@@ -63,18 +66,25 @@ def check(instance: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Non
     Raises:
         ConfigurationError: names the class.
     """
-    from stripe import HTTPClient
-
     client = instance._get_http_client()  # noqa: SLF001 -- the only way to the client that the request will use
     own = type(client)
-    first = [next((base for base in own.__mro__ if name in vars(base)), None) for name in _RETRY_METHODS]
-    is_bypassing = any(base is not HTTPClient for base in first if base is not None)
-    # A method set on the object itself goes round the class as well.
-    if not isinstance(client, HTTPClient) or is_bypassing or not vars(client).keys().isdisjoint(_RETRY_METHODS):
+    if _is_bypassing(client, own):
         raise ConfigurationError(
             f"the Stripe client {own.__module__}.{own.__qualname__} does not send through stripe.HTTPClient's own retry methods, "
             "so keyguard cannot guard it; nothing was sent. Subclass stripe.HTTPClient and override request() instead."
         )
+
+
+def _is_bypassing(client: Any, own: type[Any]) -> bool:
+    """Say whether a retry method of this client is found anywhere before Stripe's own base class."""
+    base = sys.modules[_CLIENTS].HTTPClient
+    for kind in own.__mro__:
+        if kind is base:
+            # A method set on the object itself goes round the class as well.
+            return not vars(client).keys().isdisjoint(_RETRY_METHODS)
+        if not vars(kind).keys().isdisjoint(_RETRY_METHODS):
+            return True
+    return True
 
 
 def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoing:
@@ -88,21 +98,18 @@ def aread(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgo
 
 
 def _outgoing(args: tuple[Any, ...], kwargs: dict[str, Any], get: Callable[[str, Mapping[str, str]], Any]) -> Outgoing:
-    method, url, headers, post_data = _arguments(args, kwargs)
-    parts = urlsplit(url)
-    lowered = {str(name).lower(): str(value) for name, value in (headers or {}).items()}
+    # Four in their order: how Stripe's own methods call it, in every version.
+    method, url, headers, post_data = args if len(args) == 4 else _arguments(args, kwargs)
+    scheme, host, base, path, query = _address(url)
+    said = {wanted: str(value) for name, value in (headers or {}).items() if (wanted := lowered(name)) in _READ_HEADERS}
+    account, context_of = said.get("stripe-account"), said.get("stripe-context")
     call = Call(
-        vendor="stripe",
-        method=method.upper(),
-        scheme=parts.scheme.lower(),
-        host=parts.netloc.rpartition("@")[2].lower(),
-        path=_vendor_path(parts.path),
-        query=tuple(parse_qsl(parts.query, keep_blank_values=True)),
-        body=_body(post_data, lowered.get("content-type", "")),
-        account="/".join(lowered[name] for name in ("stripe-account", "stripe-context") if lowered.get(name)),
-        idempotency_key=lowered.get("idempotency-key"),
-    )
-    base = f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix(call.path)}"
+        "stripe", method.upper(), scheme, host, path,
+        query=query,
+        body=_body(post_data, said.get("content-type", "")),
+        account=f"{account}/{context_of}" if account and context_of else account or context_of or "",
+        idempotency_key=said.get("idempotency-key"),
+    )  # fmt: skip
 
     def ask(path: str, secret: str | None) -> Reply:
         """GET a path with the same client, base and credentials."""
@@ -111,21 +118,28 @@ def _outgoing(args: tuple[Any, ...], kwargs: dict[str, Any], get: Callable[[str,
             content, status, received = get(f"{base}{path}", _with(kept, secret))
         return _reply(content, status, received)
 
-    return Outgoing(call, credential=credential_of(lowered.get("authorization", "")), ask=ask)
+    return Outgoing(call, credential_of(said.get("authorization", "")), ask)
+
+
+@lru_cache(maxsize=1024)
+def _address(url: str) -> tuple[str, str, str, str, tuple[tuple[str, str], ...]]:
+    """Return scheme, host, base, path and query of a URL; remembered, because most calls go to a few of them."""
+    parts = urlsplit(url)
+    path = _vendor_path(parts.path)
+    base = f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix(path)}"
+    return parts.scheme.lower(), parts.netloc.rpartition("@")[2].lower(), base, path, form_pairs(parts.query)
 
 
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run Stripe's own retry loop, with each attempt seen."""
-    return _unbound(wrapped)(_Watched(instance, ticket), *args, **kwargs)
+    method: Any = wrapped
+    return method.__func__(_Watched(instance, ticket), *args, **kwargs)
 
 
 async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run Stripe's own async retry loop, with each attempt seen."""
-    return await _unbound(wrapped)(_Watched(instance, ticket), *args, **kwargs)
-
-
-def _unbound(wrapped: Callable[..., Any]) -> Callable[..., Any]:
-    return wrapped.__func__  # type: ignore[attr-defined,no-any-return] # pyright: ignore[reportFunctionMemberAccess] -- a bound method
+    method: Any = wrapped
+    return await method.__func__(_Watched(instance, ticket), *args, **kwargs)
 
 
 class _Watched(wrapt.ObjectProxy[Any]):
@@ -153,9 +167,10 @@ class _Watched(wrapt.ObjectProxy[Any]):
 
     def _self_attempt(self, name: str, method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool) -> Any:
         ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
+        headers = headers if ticket.secret is None else _with(headers, ticket.secret)
         with ticket.attempt() as ended:
             try:
-                answer = getattr(client, name)(method, url, _with(headers, ticket.secret), data, **more)
+                answer = getattr(client, name)(method, url, headers, data, **more)
             except Exception as error:
                 ended(Attempt(error=type(error).__name__, unsent=_tries_once(client, name) and is_unsent(error, handled)))
                 raise
@@ -166,9 +181,10 @@ class _Watched(wrapt.ObjectProxy[Any]):
         self, name: str, method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool
     ) -> Any:
         ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
+        headers = headers if ticket.secret is None else _with(headers, ticket.secret)
         with ticket.attempt() as ended:
             try:
-                answer = await getattr(client, name)(method, url, _with(headers, ticket.secret), data, **more)
+                answer = await getattr(client, name)(method, url, headers, data, **more)
             except Exception as error:
                 ended(Attempt(error=type(error).__name__, unsent=_tries_once(client, name) and is_unsent(error, handled)))
                 raise
@@ -209,7 +225,7 @@ def _body(data: Any, content_type: str) -> tuple[tuple[str, str], ...] | None:
         return ()
     if not isinstance(data, str) or "json" in content_type or "multipart" in content_type:
         return None
-    return tuple(parse_qsl(data, keep_blank_values=True))
+    return form_pairs(data)
 
 
 def _with(headers: Mapping[str, str], secret: str | None) -> Mapping[str, str]:
@@ -221,7 +237,7 @@ def _with(headers: Mapping[str, str], secret: str | None) -> Mapping[str, str]:
 
 def _reply(content: Any, status: int, headers: Mapping[str, str]) -> Reply:
     body = content.encode() if isinstance(content, str) else content if isinstance(content, bytes) else None
-    return Reply(status, {str(name).lower(): str(value) for name, value in headers.items()}, body)
+    return Reply(status, Lowered(headers), body)
 
 
 patch = StripePatch()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +13,7 @@ from keyguard.errors import MalformedCall, UnpricedCall
 if TYPE_CHECKING:
     from keyguard.model import Call, Money
 
+_JSON = json.JSONDecoder()
 MINOR_UNIT = 10_000  # micro-USD of one US cent
 _AMOUNT = re.compile(r"[0-9]{1,8}")
 _UNITS = re.compile(r"[0-9]{1,15}")
@@ -55,6 +56,8 @@ def parameters(call: Call) -> dict[str, str]:
     return found
 
 
+# Forms repeat their few names on every call.
+@lru_cache(maxsize=1024)
 def _root(name: str) -> str:
     found = _ROOT.match(name)
     return found.group(1).strip(" \t\r\n\x00") if found else name  # pragma: no branch -- the pattern matches everything
@@ -133,8 +136,10 @@ def parsed(body: bytes | None) -> dict[str, Any]:
     Raises:
         ValueError: there is none.
     """
-    found = json.loads(body or b"")
-    if not isinstance(found, dict):
+    # Not `json.loads`, which guesses at an encoding first (Stripe's is UTF-8) and looks for blanks with regular expressions.
+    text = (body or b"").decode().strip(" \t\r\n")
+    found, end = _JSON.raw_decode(text)
+    if end != len(text) or not isinstance(found, dict):
         raise ValueError("the reply is not a JSON object")
     return cast("dict[str, Any]", found)
 
@@ -147,10 +152,11 @@ def units(found: dict[str, Any], name: str, default: Money | None = None) -> Mon
         ValueError: it is neither an int nor a digit string, or it is absent without a default.
     """
     value = found.get(name)
+    # JSON's integers have exactly this type; a boolean has another one.
+    if type(value) is int and value >= 0:
+        return value * MINOR_UNIT
     if value is None and default is not None:
         return default
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value * MINOR_UNIT
     if isinstance(value, str) and _UNITS.fullmatch(value):
         return int(value) * MINOR_UNIT
     raise ValueError(f"no amount {name}")

@@ -97,6 +97,7 @@ def _match(segments: list[str]) -> str | None:
     return template if template in _templates() else None
 
 
+@lru_cache(maxsize=4096)
 def _name(method: str, template: str | None) -> str:
     if method not in _METHODS:
         method = "other"

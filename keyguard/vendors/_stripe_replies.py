@@ -41,7 +41,7 @@ def _settled(operation: Operation, quote: Quote, body: dict[str, Any], request_i
     if kind != expected:
         raise ValueError(f"expected a {expected}")
     fact = intent_fact(body) if kind == "payment_intent" else charge_fact(body, is_final=True)
-    if quote.object_id not in {None, fact.object_id}:
+    if quote.object_id is not None and quote.object_id != fact.object_id:
         raise ValueError("the reply is about another object")
     return Outcome("settled", facts=(fact,), request_id=request_id)
 

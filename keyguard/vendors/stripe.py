@@ -14,7 +14,7 @@ from keyguard.vendors import _stripe_replies as replies
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from keyguard.model import Call, Operation, Outcome, Reply
+    from keyguard.model import Call, Operation, Reply
     from keyguard.vendors import Quoting
 
 _COLLECTIONS = {"payment_intent": "payment_intents", "charge": "charges"}
@@ -27,14 +27,9 @@ class Stripe:
     hosts = frozenset({"api.stripe.com", "files.stripe.com", "connect.stripe.com", "meter-events.stripe.com"})
     secret_env = "STRIPE_SECRET_KEY"  # noqa: S105 -- the variable's name
 
-    def classify(self, call: Call) -> Operation:
-        """
-        Name the operation.
-
-        Raises:
-            MalformedCall: a path that cannot be read strictly.
-        """
-        return paths.classify(call)
+    # The functions themselves: both are asked on every call.
+    classify = staticmethod(paths.classify)
+    read = staticmethod(replies.read)
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """
@@ -48,11 +43,8 @@ class Stripe:
             return Quote(0)
         found = money.parameters(call)
         money.check_currency(found, required=operation.name in {"payment_intents.create", "charges.create"})
-        return (yield from _QUOTES[operation.name](operation, found))
-
-    def read(self, call: Call, operation: Operation, quote: Quote, reply: Reply) -> Outcome:
-        """Say how an attempt that got this reply ended. Never raises."""
-        return replies.read(call, operation, quote, reply)
+        bound = _QUOTES[operation.name](operation, found)
+        return bound if isinstance(bound, Quote) else (yield from bound)
 
 
 def _object_of(operation: Operation, kind: str) -> Generator[Recall | Ask, Any, tuple[Memory, Money]]:
@@ -91,9 +83,8 @@ def _asked(kind: str, object_id: str, reply: Reply) -> Memory:
     return Memory(object_id, spent=fact.spent, held=fact.held, amount=fact.amount, refunded=fact.refunded, status=fact.status)
 
 
-def _create(operation: Operation, found: dict[str, str]) -> Quoting:
+def _create(_operation: Operation, found: dict[str, str]) -> Quote:
     # Held even without `confirm`: the client_secret can be confirmed outside the guard.
-    yield from ()
     return Quote(money.required_amount(found))
 
 
@@ -136,8 +127,7 @@ def _increment(operation: Operation, found: dict[str, str]) -> Quoting:
     return Quote(amount, object_id=operation.object_id, adopts=True, prior=prior)
 
 
-def _cancel(operation: Operation, found: dict[str, str]) -> Quoting:
-    yield from ()
+def _cancel(operation: Operation, _found: dict[str, str]) -> Quote:
     return Quote(0, object_id=operation.object_id)
 
 
@@ -159,7 +149,8 @@ def _refunded_object(operation: Operation, found: dict[str, str]) -> tuple[str, 
     return named[0]
 
 
-_QUOTES: dict[str, Callable[[Operation, dict[str, str]], Quoting]] = {
+# A quote that asks nothing is no generator.
+_QUOTES: dict[str, Callable[[Operation, dict[str, str]], Quoting | Quote]] = {
     "payment_intents.create": _create,
     "payment_intents.update": _update,
     "payment_intents.confirm": _confirm,

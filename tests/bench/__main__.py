@@ -15,11 +15,16 @@ from tests.bench import bench_call, bench_ledger
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
+# A CI machine is shared and noisy; what is this much beyond its target there is a mistake in the code.
+_CI_FACTOR = 4
+
+
 def main(arguments: list[str]) -> int:
-    """Run; returns 1 when a target is missed in the long form (the short form only shows: CI machines are noisy)."""
+    """Run; returns 1 when a target is missed: in the short form, by a wide margin."""
     short = "--short" in arguments
     rows = [*bench_ledger.run(short), *bench_call.run(short)]
-    lines = ["| what | measured | target |", "|---|---|---|", *(f"| {what} | {measured} | {target} |" for what, measured, target in rows)]
+    cells = [("what", "measured", "target"), ("---", "---", "---"), *(row.cells() for row in rows)]
+    lines = [f"| {' | '.join(line)} |" for line in cells]
     print("\n".join(lines))
     if "--write" in arguments:
         when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%MZ")
@@ -29,7 +34,9 @@ def main(arguments: list[str]) -> int:
         )
         with _RESULTS.open("a", encoding="utf-8") as file:
             file.write(head + f"{os.cpu_count()} cores, load {load}.\n\n" + "\n".join(lines) + "\n")
-    return int(not short and any("MISS" in target for _, _, target in rows))
+    missed = [row.what for row in rows if row.is_missed(_CI_FACTOR if short else 1)]
+    print("\n".join(f"missed{' by far' if short else ''}: {what}" for what in missed))
+    return int(bool(missed))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,111 @@
+"""The budgets of a SQLite ledger: caps by scope, their windows, and what is left. Decides nothing: the schema refuses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import apsw
+
+from keyguard.ledgers._sqlite_objects import named
+from keyguard.model import Decision, Intent, Usage
+
+if TYPE_CHECKING:
+    from keyguard.ledgers._sqlite_log import Log
+    from keyguard.model import Leg, Money, Order
+
+_ROWS_KEPT = 10_000
+
+
+class Budgets:
+    """The rows of `budget` and `bucket`."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._rows: dict[tuple[str, str], int] = {}
+
+    def forget(self) -> None:
+        """Drop what is remembered of rows that an undone batch may have made."""
+        self._rows.clear()
+
+    def declare(self, scope: str, unit: str, cap: Money | None, *, derived: bool = False) -> None:
+        """Set what a scope may spend in each window, from today's on."""
+        self._log.execute(
+            "INSERT INTO budget VALUES (?,?,?,?) ON CONFLICT (scope) DO UPDATE SET cap = excluded.cap, derived = excluded.derived",
+            (scope, unit, cap, int(derived)),
+        )
+        self._log.execute(
+            "UPDATE bucket SET cap = ?, derived = ?, top = CASE WHEN ? IS NULL OR top IS NULL THEN NULL ELSE max(top, ?) END "
+            "WHERE scope = ? AND win IN ('', ?)",
+            (cap, int(derived), cap, cap, scope, self._log.day),
+        )
+        if not scope.startswith("policy:"):
+            self._row(scope, "")
+
+    def row(self, leg: Leg) -> int:
+        """Return the row that a leg is booked on now."""
+        name = (leg.scope, self._log.day if leg.per == "day" else "")
+        found = self._rows.get(name)
+        return self._row(*name) if found is None else found
+
+    def _row(self, scope: str, win: str) -> int:
+        """Return the row of a scope's window, made from its budget when it is new."""
+        self._log.execute(
+            "INSERT OR IGNORE INTO bucket (scope, win, unit, cap, top, derived) "
+            "SELECT scope, ?, unit, cap, cap, derived FROM budget WHERE scope = ?",
+            (win, scope),
+        )
+        row = self._log.execute("SELECT id FROM bucket WHERE scope = ? AND win = ?", (scope, win)).fetchone()
+        if row is None:
+            # No row: a scope nobody issued cannot be booked on, and the key's check says why.
+            return -1
+        if len(self._rows) < _ROWS_KEPT:
+            self._rows[scope, win] = int(row[0])
+        return int(row[0])
+
+    def left(self, scope: str) -> tuple[Money | None, Money | None]:
+        """Return a scope's cap and what is left of it; None without a cap."""
+        row = self._rows.get((scope, "")) or self._row(scope, "")
+        found = self._log.execute("SELECT cap, cap - spent - held - doubt FROM bucket WHERE id = ?", (row,)).fetchone()
+        return (None, None) if found is None or found[0] is None else (found[0], max(0, found[1]))
+
+    def is_capped(self, leg: Leg) -> bool:
+        """Say whether a leg's budget has a cap."""
+        return self._log.execute("SELECT cap FROM bucket WHERE id = ?", (self.row(leg),)).fetchone() != (None,)
+
+    def why(self, order: Order, amount: Money) -> Decision:
+        """Say which budget does not hold an amount."""
+        for leg in order.legs:
+            wanted = amount if leg.unit == "usd" else 1
+            row = self._log.execute("SELECT cap, spent, held, doubt FROM bucket WHERE id = ?", (self.row(leg),)).fetchone()
+            if row is None:
+                break
+            cap, spent, held, doubt = row
+            if cap is not None and spent + held + doubt + wanted > cap:
+                return Decision(
+                    granted=False, reason="cap_exceeded", scope=leg.scope, unit=leg.unit, cap=cap, spent=spent, held=held, doubt=doubt,
+                    requested=wanted, resets_at=self._log.next_day() if leg.per == "day" else None,
+                )  # fmt: skip
+        raise apsw.ConstraintError("a leg of this order names no budget")
+
+    def usage(self, scope: str) -> Usage | None:
+        """Return a scope's figures; a policy's are today's."""
+        execute, win = self._log.execute, self._log.day if scope.startswith("policy:") else ""
+        row = execute("SELECT cap, spent, held, doubt, overrun FROM bucket WHERE scope = ? AND win = ?", (scope, win)).fetchone()
+        if row is None:
+            budget = execute("SELECT cap FROM budget WHERE scope = ?", (scope,)).fetchone()
+            return None if budget is None else Usage(scope, cap=budget[0])
+        cap, spent, held, doubt, overrun = row
+        refunded = execute("SELECT spent FROM bucket WHERE scope = ?", (f"refund:{scope}",)).fetchone()
+        calls = execute("SELECT spent + held FROM bucket WHERE scope = ?", (f"calls:{scope}",)).fetchone()
+        return Usage(
+            scope, cap, spent, held, doubt, refunded=refunded[0] if refunded else 0, overrun=overrun, calls=calls[0] if calls else 0,
+            intents=self._intents(scope),
+        )  # fmt: skip
+
+    def _intents(self, scope: str) -> tuple[Intent, ...]:
+        rows = self._log.execute(
+            "SELECT (SELECT o.filed FROM objects o WHERE o.scope = h.scope AND o.open_id = h.id), coalesce(h.object_id, h.id), h.held, "
+            "h.operation, h.at FROM holds h WHERE h.scope = ? AND h.state = 'O' ORDER BY h.at, h.id",
+            (scope,),
+        )
+        return tuple(Intent(other if filed is None else named(filed), *rest) for filed, other, *rest in rows)

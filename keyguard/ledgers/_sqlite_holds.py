@@ -1,0 +1,143 @@
+"""The reservations of a SQLite ledger: each row, and each change of its three parts with its entry in the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from keyguard.ledgers._sqlite_log import Log
+    from keyguard.model import Money, Order
+
+State = Literal["R", "O", "U", "S", "X", "A"]
+_COLUMNS = (
+    "id, key_id, scope, leg0, leg1, leg2, count_leg, vendor, account, method, pot, object_id, adopts, prior, operation, amount, adopted, "
+    "spent, held, doubt, overrun, refundable, state"
+)
+_ADD = "INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,?,0,0,0,1,'R',?)"
+_CHANGE = "UPDATE holds SET state = ?, spent = ?, held = ?, doubt = ?, overrun = ?, refundable = ?, sent = ? WHERE id = ? AND state = ?"
+_FRESH_KEPT = 1000
+
+
+class HoldMoved(Exception):
+    """A reservation is not in the state it was last seen in: somebody else closed it."""
+
+
+@dataclass(slots=True)
+class Hold:
+    """
+    A reservation as it is booked; amounts in micro-USD.
+
+    Attributes:
+        leg0, leg1, leg2, count_leg: The budgets it is booked on, as rows of `bucket`.
+        amount: What was held for it at first.
+        adopted: The part of it that an earlier hold gave.
+        refundable: What its purchases add to the derived refund cap.
+    """
+
+    id: str
+    key_id: str
+    scope: str
+    leg0: int | None
+    leg1: int | None
+    leg2: int | None
+    count_leg: int | None
+    vendor: str
+    account: str
+    method: str
+    pot: str
+    object_id: str | None
+    adopts: int
+    prior: Money
+    operation: str
+    amount: Money
+    adopted: Money
+    spent: Money
+    held: Money
+    doubt: Money
+    overrun: Money
+    refundable: Money
+    state: State
+
+    @property
+    def legs(self) -> str:
+        """The budgets as the log writes them."""
+        return legs_text(self.leg0, self.leg1, self.leg2, self.count_leg)
+
+
+@lru_cache(maxsize=4096)
+def legs_text(*legs: int | None) -> str:
+    """Write the rows of a reservation's budgets, money first, as a JSON list."""
+    return str([leg for leg in legs if leg is not None])
+
+
+class Holds:
+    """The rows of `holds`."""
+
+    def __init__(self, log: Log, owner: str) -> None:
+        self._log, self._owner = log, owner
+        # What this process reserved and has not closed yet: most closes need not read it again.
+        self._fresh: dict[str, Hold] = {}
+
+    def forget(self) -> None:
+        """Drop what is remembered of an undone batch."""
+        self._fresh.clear()
+
+    def add(self, order: Order, amount: Money, adopted: Money, legs: list[int], count_leg: int | None) -> Hold:
+        """
+        Book a reservation on all its budgets.
+
+        Raises:
+            apsw.ConstraintError: the schema's triggers refuse it ("kg:key", "kg:cap"), or its id is taken.
+        """
+        quote = order.quote
+        leg0, leg1, leg2 = (*legs, None, None, None)[:3]
+        hold = Hold(
+            order.reservation_id, order.key_id, order.scope, leg0, leg1, leg2, count_leg, order.vendor, order.account, order.method,
+            quote.pot, quote.object_id, quote.adopts, quote.prior, order.operation, amount, adopted, 0, amount, 0, 0, 0, "R",
+        )  # fmt: skip
+        self._log.execute(
+            _ADD,
+            (
+                hold.id, hold.key_id, order.version, hold.scope, leg0, leg1, leg2, count_leg, hold.vendor, hold.account, hold.operation,
+                hold.method, hold.pot, hold.object_id, hold.adopts, hold.prior, order.identity, order.enforce, self._owner, amount, adopted,
+                amount, self._log.at,
+            ),
+        )  # fmt: skip
+        if len(self._fresh) >= _FRESH_KEPT:
+            self._fresh.clear()
+        self._fresh[hold.id] = hold
+        return hold
+
+    def taken(self, reservation_id: str) -> Hold | None:
+        """Return, once, a reservation that this process made; `change` finds out whether it is still as it was."""
+        return self._fresh.pop(reservation_id, None)
+
+    def find(self, reservation_id: str) -> Hold | None:
+        """Read a reservation."""
+        row = self._log.execute(f"SELECT {_COLUMNS} FROM holds WHERE id = ?", (reservation_id,)).fetchone()
+        return None if row is None else Hold(*row)
+
+    def change(
+        self, hold: Hold, kind: str, state: State, spent: Money, held: Money, doubt: Money, detail: dict[str, Any], *, bought: Money = 0
+    ) -> None:
+        """
+        Give a reservation new parts; the schema moves the differences to its own windows. `bought` may be refunded.
+
+        Raises:
+            HoldMoved: it was closed by somebody else; nothing was written.
+        """
+        overrun = max(0, spent + held + doubt - hold.amount)
+        refundable = hold.refundable + (bought if hold.pot == "run" else 0)
+        self._log.execute(_CHANGE, (state, spent, held, doubt, overrun, refundable, "unsent" not in detail, hold.id, hold.state))
+        if self._log.db.changes() != 1:
+            raise HoldMoved(hold.id)
+        hold.state, hold.spent, hold.held, hold.doubt, hold.overrun, hold.refundable = state, spent, held, doubt, overrun, refundable
+        self.log_change(hold, kind, detail)
+
+    def log_change(self, hold: Hold, kind: str, detail: dict[str, Any]) -> None:
+        """Append what became of a reservation to the log."""
+        self._log.append(
+            kind, hold.id, hold.key_id, hold.scope, hold.operation, hold.legs, hold.amount, hold.spent, hold.held, hold.doubt, detail
+        )  # fmt: skip

@@ -1,0 +1,151 @@
+"""The keys of a SQLite ledger: issue, narrow, raise, revoke, find. Their caps become budgets."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+from base64 import urlsafe_b64encode
+from typing import TYPE_CHECKING, Any
+
+from keyguard.errors import ConfigurationError
+from keyguard.model import TOKEN_PREFIX, Policy, VaultKey
+from keyguard.narrowing import narrowed
+
+if TYPE_CHECKING:
+    from keyguard.ledgers._sqlite_budgets import Budgets
+    from keyguard.ledgers._sqlite_log import Log
+    from keyguard.model import Money, Order
+
+_KEY = "key_id, run_id, policy, expires_at, state, version"
+
+
+class Keys:
+    """The rows of `keys`."""
+
+    def __init__(self, log: Log, budgets: Budgets) -> None:
+        self._log, self._budgets = log, budgets
+        ((secret,),) = log.execute("SELECT v FROM meta WHERE k = 'secret'")
+        self._secret = bytes(secret)
+
+    def issue(self, policy: Policy, run_id: str | None) -> tuple[VaultKey, tuple[str, ...]]:
+        """Make a key, or find the run's and narrow it."""
+        known = None if run_id is None else self._one(f"SELECT {_KEY}, asked, raised FROM keys WHERE run_id = ?", run_id)
+        if known is not None:
+            return self._narrow(policy, known)
+        key_id, at = os.urandom(8).hex(), self._log.at
+        key = VaultKey(key_id, self._token(key_id), policy, run_id, at + policy.expires_in if policy.expires_in else None)
+        stored = json.dumps(policy.stored())
+        self._log.execute(
+            "INSERT INTO keys (key_id, run_id, scope, policy_name, asked, policy, expires_at, issued_at) VALUES (?,?,?,?,?,?,?,?)",
+            (key_id, run_id, key.scope, key.policy_name, stored, stored, key.expires_at, at),
+        )
+        self._budgets.declare(key.scope, "usd", policy.run_usd_cap)
+        self._budgets.declare(f"refund:{key.scope}", "usd", policy.refund_usd_cap or 0, derived=policy.refund_usd_cap is None)
+        self._budgets.declare(f"calls:{key.scope}", "call", policy.max_calls)
+        self._log.enter("issue", key_id=key_id, scope=key.scope, detail={"policy": policy.stored(), "expires_at": key.expires_at})
+        return key, self._day_budget(key)
+
+    def _day_budget(self, key: VaultKey) -> tuple[str, ...]:
+        """Declare the policy's day cap: the least that any of its runs asked for."""
+        asked, scope = key.policy.daily_usd_cap, f"policy:{key.policy_name}"
+        if asked is None:
+            return ()
+        known = self._one("SELECT cap FROM budget WHERE scope = ?", scope)
+        if known is None or known[0] is None or asked < known[0]:
+            self._budgets.declare(scope, "usd", asked)
+            self._log.enter("day_cap", scope=scope, detail={"cap": asked})
+        elif asked > known[0]:
+            return (f"daily_usd_cap of policy {key.policy_name!r} stays at {known[0]} micro-USD: an earlier run asked for less",)
+        return ()
+
+    def _narrow(self, again: Policy, row: tuple[Any, ...]) -> tuple[VaultKey, tuple[str, ...]]:
+        key, asked, is_raised = self._restored(row), Policy.restored(json.loads(row[6])), bool(row[7])
+        force, warnings = narrowed(key.policy, asked, again, is_raised=is_raised)
+        if force is key.policy:
+            # Nothing narrower was asked; the arguments are kept, so that asking the same again is quiet.
+            self._log.execute("UPDATE keys SET asked = ? WHERE key_id = ?", (json.dumps(again.stored()), key.key_id))
+            return key, warnings
+        expires_at = key.expires_at
+        if force.expires_in is not None and force.expires_in != key.policy.expires_in:
+            expires_at = min(expires_at or float("inf"), self._log.at + force.expires_in)
+        self._replace(key, force, expires_at, asked=again, raised=is_raised)
+        self._log.enter("narrow", key_id=key.key_id, scope=key.scope, detail={"policy": force.stored(), "expires_at": expires_at})
+        found = self.find(key_id=key.key_id)
+        assert found is not None
+        return found, (*warnings, *self._day_budget(found))
+
+    def _replace(self, key: VaultKey, force: Policy, expires_at: float | None, *, asked: Policy | None, raised: bool) -> None:
+        self._log.execute(
+            "UPDATE keys SET policy = ?, asked = coalesce(?, asked), expires_at = ?, raised = ?, version = version + 1 WHERE key_id = ?",
+            (json.dumps(force.stored()), json.dumps(asked.stored()) if asked else None, expires_at, int(raised), key.key_id),
+        )
+        self._budgets.declare(key.scope, "usd", force.run_usd_cap)
+        self._budgets.declare(f"calls:{key.scope}", "call", force.max_calls)
+        if force.refund_usd_cap is not None:
+            self._budgets.declare(f"refund:{key.scope}", "usd", force.refund_usd_cap)
+
+    def raise_cap(self, run_id: str, cap: Money, by: str) -> VaultKey:
+        """Set a run's cap by a human's decision; its expiry starts again."""
+        row = self._one(f"SELECT {_KEY} FROM keys WHERE run_id = ?", run_id)
+        if row is None:
+            raise ConfigurationError(f"no run {run_id!r} in this ledger; `keyguard status` lists the runs")
+        key = self._restored(row)
+        force = key.policy.model_copy(update={"run_usd_cap": cap})
+        expires_at = self._log.at + force.expires_in if force.expires_in else key.expires_at
+        self._replace(key, force, expires_at, asked=None, raised=True)
+        detail = {"cap": cap, "before": key.policy.run_usd_cap, "by": by, "expires_at": expires_at}
+        self._log.enter("raise", key_id=key.key_id, scope=key.scope, detail=detail)
+        found = self.find(key_id=key.key_id)
+        assert found is not None
+        return found
+
+    def revoke(self, key_id: str | None, run_id: str | None, policy: str | None, state: str, by: str) -> int:
+        """End keys; returns how many of the target's are ended now."""
+        column, value = next((c, v) for c, v in (("key_id", key_id), ("run_id", run_id), ("policy_name", policy)) if v is not None)
+        rows: list[Any] = self._log.execute(f"SELECT key_id, scope, state FROM keys WHERE {column} = ?", (value,)).fetchall()
+        for found, scope, before in rows:
+            if before == "active":
+                self._log.execute("UPDATE keys SET state = ?, version = version + 1 WHERE key_id = ?", (state, found))
+                self._log.enter("revoke" if state == "revoked" else "close_key", key_id=found, scope=scope, detail={"by": by})
+        return len(rows)
+
+    def find(self, *, token: str | None = None, key_id: str | None = None, run_id: str | None = None) -> VaultKey | None:
+        """Find a key; a forged token finds none."""
+        if token is not None:
+            key_id = token.removeprefix(TOKEN_PREFIX).partition("_")[0]
+            if not hmac.compare_digest(self._token(key_id).encode("utf-8", "surrogatepass"), token.encode("utf-8", "surrogatepass")):
+                return None
+        column, value = ("run_id", run_id) if key_id is None else ("key_id", key_id)
+        row = self._one(f"SELECT {_KEY} FROM keys WHERE {column} = ?", value)
+        return None if row is None else self._restored(row)
+
+    def latest(self, limit: int) -> list[VaultKey]:
+        """Return the latest keys, newest first."""
+        rows = self._log.execute(f"SELECT {_KEY} FROM keys ORDER BY issued_at DESC, key_id LIMIT ?", (limit,)).fetchall()
+        return [self._restored(row) for row in rows]
+
+    def why(self, order: Order) -> Any:
+        """Say why an order's key does not hold money; "" where it does."""
+        row = self._one("SELECT state, expires_at, version FROM keys WHERE key_id = ?", order.key_id)
+        if row is None:
+            return "unknown_key"
+        state, expires_at, version = row
+        if state != "active":
+            return state
+        if expires_at is not None and expires_at <= self._log.at:
+            return "expired"
+        return "" if version == order.version else "stale"
+
+    def _one(self, query: str, value: str | None) -> tuple[Any, ...] | None:
+        row: tuple[Any, ...] | None = self._log.execute(query, (value,)).fetchone()
+        return row
+
+    def _restored(self, row: tuple[Any, ...]) -> VaultKey:
+        key_id, run_id, policy, expires_at, state, version = row[:6]
+        return VaultKey(key_id, self._token(key_id), Policy.restored(json.loads(policy)), run_id, expires_at, state, version)
+
+    def _token(self, key_id: str) -> str:
+        mac = hmac.new(self._secret, key_id.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
+        return f"{TOKEN_PREFIX}{key_id}_{urlsafe_b64encode(mac).decode().rstrip('=')}"

@@ -1,0 +1,1 @@
+"""One file per neighbour, named as the table names it."""

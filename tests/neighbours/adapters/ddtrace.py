@@ -1,0 +1,48 @@
+"""ddtrace's httpx and requests integrations: one `http.request` span per request, dropped after being counted."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tests.neighbours import Neighbour
+
+
+class DDTrace(Neighbour):
+    """`patch()`, and each integration's own `unpatch()`. There is no agent: every trace is counted and dropped."""
+
+    hooks = frozenset({"httpx", "requests"})
+
+    def __init__(self) -> None:
+        self._spans: list[Any] = []
+
+    def install(self) -> None:
+        """Patch both libraries; ddtrace's own background traffic is off."""
+        os.environ |= {f"DD_{name}_ENABLED": "false" for name in ("INSTRUMENTATION_TELEMETRY", "REMOTE_CONFIGURATION", "CRASHTRACKING")}
+        from ddtrace import patch
+        from ddtrace.trace import TraceFilter, tracer
+
+        spans = self._spans
+
+        class Counting(TraceFilter):
+            def process_trace(self, trace: Any) -> None:
+                """Keep the spans, and send none."""
+                spans.extend(trace)
+
+        tracer.configure(trace_processors=[Counting()])
+        patch(httpx=True, requests=True)
+
+    def remove(self) -> None:
+        """Unpatch both."""
+        from ddtrace.contrib.internal.httpx.patch import unpatch as unpatch_httpx
+        from ddtrace.contrib.internal.requests.patch import unpatch as unpatch_requests
+
+        unpatch_httpx()
+        unpatch_requests()  # type: ignore[no-untyped-call]  # -- ddtrace's own
+
+    def seen(self) -> int:
+        """Count the spans."""
+        return len(self._spans)
+
+
+neighbour = DDTrace()
