@@ -75,14 +75,14 @@ def _living(wanted: dict[str, Any]) -> Any:
     if "anyOf" in wanted:
         return _living(wanted["anyOf"][0])
     fields = wanted.get("properties", {})
-    body = {key: _sample(fields[key], 1) for key in wanted.get("required", ())}
-    body |= {key: {} for key in ("metadata",) if key in fields}
+    body = {key: _sample(item, 1) for key, item in fields.items() if key in wanted.get("required", ()) or key.startswith("amount")}
+    body |= {key: value for key, value in (("metadata", {}), ("currency", "usd")) if key in fields}
     body |= {key: _listed(item["properties"]) for key, item in {"": wanted, **fields}.items() if _is_list(item) and key in {"", *body}}
     return body | body.pop("", {})
 
 
 def _is_list(item: dict[str, Any]) -> bool:
-    return item.get("properties", {}).get("data", {}).get("type") == "array"
+    return bool(item.get("properties", {}).get("data", {}).get("type") == "array")
 
 
 def _listed(fields: dict[str, Any]) -> dict[str, Any]:
