@@ -49,7 +49,7 @@ class _CannedAdapter(BaseAdapter):
         super().__init__()
         self._answers = answers
 
-    def send(self, request: Any, **_: Any) -> requests.Response:  # type: ignore[override]
+    def send(self, request: Any, **_: Any) -> requests.Response:  # type: ignore[override]  # -- takes what is not looked at
         """Answer a new, paid intent."""
         response = requests.Response()
         response.status_code, response.request, response.url = 200, request, request.url
