@@ -25,7 +25,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from keyguard import policy
-from keyguard.errors import BackendError, Refused
+from keyguard.errors import BackendError, Refused, told_while_observing
 from keyguard.model import Closing, Decision, Operation, Order, Outcome, Quote, Reply
 from keyguard.vendors import Ask, Recall
 
@@ -195,7 +195,7 @@ def _tolerate(key: VaultKey, error: Refused | BackendError, ticket: Ticket) -> N
     ticket.refusal = error
     if key.policy.mode != "observe":
         raise error
-    _logger.warning("observe mode: enforcing would have stopped this call: %s", error)
+    _logger.warning("observe mode: enforcing would have stopped this call: %s", told_while_observing(error))
 
 
 def _decide(ticket: Ticket, vendor: Vendor, key: VaultKey, new_id: Callable[[], str], identity: Identify) -> Generator[Step, Any, Order]:

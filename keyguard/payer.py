@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from keyguard import context
 from keyguard.backends.local import LocalBackend
-from keyguard.errors import BackendError, ConfigurationError, EndpointNotAllowed, Refused, Unattributed, UnknownKey
+from keyguard.errors import BackendError, ConfigurationError, EndpointNotAllowed, Refused, Unattributed, UnknownKey, told_while_observing
 from keyguard.identity import Slots, canonical, identity_of
 from keyguard.ledgers import open_ledger
 from keyguard.model import TOKEN_PREFIX
@@ -89,7 +89,7 @@ def finder_for(armed: Armed, outgoing: Outgoing) -> Finder:
             ticket.refusal = error
             if not _only_observes(armed) or outgoing.credential.startswith(TOKEN_PREFIX):
                 raise
-            _logger.warning("observe mode: enforcing would have stopped this call: %s", error)
+            _logger.warning("observe mode: enforcing would have stopped this call: %s", told_while_observing(error))
             return None
         if outgoing.credential.startswith(TOKEN_PREFIX):
             ticket.secret = _secret(outgoing, ticket.key)

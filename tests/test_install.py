@@ -615,6 +615,9 @@ def test_observe_refuses_nothing_and_books_the_truth(vendor: StripeServer, url: 
     assert vendor.total == 1000
     assert installed.usage().spent == 5 * USD
     assert "OBSERVES ONLY" in caplog.text
+    assert "would have stopped this call" in caplog.text
+    assert "it is sent all the same" in caplog.text.lower()
+    assert "nothing was sent" not in caplog.text.lower()
 
 
 def test_one_start_line_says_everything(vendor: StripeServer, url: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -262,6 +262,15 @@ def test_a_failing_migration_leaves_the_old_version(path: Path) -> None:
     assert SqliteLedger(path).verify() == []
 
 
+def test_a_ledger_from_before_the_first_release_is_refused(path: Path) -> None:
+    """Its reservations have another form; the message says what to do with the file."""
+    opened(path).ledger.shut()
+    tamper(path, "ALTER TABLE holds RENAME COLUMN leg0 TO legs")
+
+    with pytest.raises(LedgerUnavailable, match=r"from before its first release: move the file away"):
+        SqliteLedger(path)
+
+
 def test_steps_are_numbered_without_gaps() -> None:
     """The files of the schema are 1, 2, 3 …."""
     assert sorted(migrations()) == list(range(1, len(migrations()) + 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import subprocess
 import sys
 from dataclasses import replace
@@ -45,7 +46,7 @@ def test_arming_twice_wraps_once_and_disarming_restores_the_very_function() -> N
     patches.disarm()
 
     assert first is second
-    assert first.__wrapped__ is before
+    assert inspect.unwrap(first) is before
     assert _attribute() is before
     assert all(live[name] for name in ("stripe.sync", "stripe.async", "stripe.check", "httpx.sync", "httpx.async"))
     assert not any(patches.live_seams().values())
@@ -72,10 +73,10 @@ def test_a_wrapper_over_ours_leaves_us_live_and_stays_after_disarm() -> None:
     assert calls == ["theirs"]
 
 
-def test_a_stripped_wrapper_is_seen_as_gone_and_arming_again_puts_it_back() -> None:
-    """Another library's blunt unwrap takes ours away: `live_seams` says so, and arm() repairs it."""
+def test_a_seam_that_is_gone_is_seen_and_arming_again_puts_it_back() -> None:
+    """Another library puts the class's own method back: `live_seams` says so, and arm() repairs it."""
     patches.arm()
-    httpx.Client._send_single_request = vars(httpx.Client)["_send_single_request"].__wrapped__  # type: ignore[method-assign]
+    setattr(httpx.Client, "_send_single_request", inspect.unwrap(vars(httpx.Client)["_send_single_request"]))  # noqa: B010 -- a method
     gone = patches.live_seams()["httpx.sync"]
     patches.arm()
 
@@ -139,8 +140,26 @@ def test_two_plugs_with_one_seam_name_are_rejected(monkeypatch: pytest.MonkeyPat
             return stripe_plug.patch
 
     monkeypatch.setattr(patches, "entry_points", lambda **_: [Point()])
-    with pytest.raises(ConfigurationError, match=r"stripe\.async, stripe\.check"):
-        patches.known_patches()
+    patches._plugged_in.cache_clear()
+    try:
+        with pytest.raises(ConfigurationError, match=r"stripe\.async, stripe\.check"):
+            patches.known_patches()
+    finally:
+        patches._plugged_in.cache_clear()
+
+
+def test_a_library_that_removes_whatever_is_outermost_leaves_a_guarding_seam() -> None:
+    """Its `__wrapped__` guards as well, and disarming takes that away too."""
+    before = vars(stripe.HTTPClient)["_request_with_retries_internal"]
+    patches.arm()
+    name = "_request_with_retries_internal"
+    outermost = vars(stripe.HTTPClient)[name]
+    setattr(stripe.HTTPClient, name, outermost.__wrapped__)
+
+    assert patches.live_seams()["stripe.sync"]
+    assert vars(stripe.HTTPClient)[name] not in (before, outermost)
+    patches.disarm()
+    assert vars(stripe.HTTPClient)[name] is before
 
 
 def test_a_handle_that_was_wrapped_over_is_taken_away_later() -> None:

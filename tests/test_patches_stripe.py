@@ -176,7 +176,8 @@ def test_a_client_that_bypasses_the_base_class_is_refused(recorder: Recorder) ->
 
     for client in (Bypassing(), Duck()):
         with pytest.raises(keyguard.ConfigurationError, match=type(client).__name__):
-            stripe.StripeClient("sk_test_12345", http_client=client).v1.payment_intents.create({"amount": 1, "currency": "usd"})  # type: ignore[arg-type]
+            sdk = stripe.StripeClient("sk_test_12345", http_client=client)  # type: ignore[arg-type]  # -- not every client here is one
+            sdk.v1.payment_intents.create({"amount": 1, "currency": "usd"})
 
     assert recorder.seen == []
 
@@ -433,7 +434,8 @@ def test_a_client_that_tries_again_by_itself_proves_nothing(server: StripeServer
 def test_a_retry_method_set_on_the_client_object_is_refused(recorder: Recorder) -> None:
     """What goes round the class on the object itself is seen like a subclass that does."""
     client = stripe.RequestsClient()
-    client.request_with_retries = lambda *_: ('{"id": "pi_1", "object": "payment_intent"}', 200, {})  # type: ignore[method-assign]
+    answer = ('{"id": "pi_1", "object": "payment_intent"}', 200, {"Request-Id": "req_1"})
+    client.request_with_retries = lambda *_: answer  # type: ignore[method-assign]  # -- what a user should not do
     with pytest.raises(keyguard.ConfigurationError, match="RequestsClient"):
         stripe.StripeClient("sk_test_12345", http_client=client).v1.payment_intents.create({"amount": 1, "currency": "usd"})
 

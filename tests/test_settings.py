@@ -54,7 +54,8 @@ def test_a_policy_comes_from_fields_mappings_files_and_objects(tmp_path: Path) -
     """The four ways give the same policy, and single fields win."""
     path = tmp_path / "p.toml"
     path.write_text('run_usd_cap = 19.99\nexpires_in = "4h"\n')
-    ways: list[Any] = [{"run_usd_cap": 19.99, "expires_in": "4h"}, path, str(path), Policy(run_usd_cap=19.99, expires_in="4h")]  # type: ignore[arg-type]
+    fields: dict[str, Any] = {"run_usd_cap": 19.99, "expires_in": "4h"}
+    ways: list[Any] = [fields, path, str(path), Policy(**fields)]
     found = [load_policy(way, {}) for way in ways]
     overlaid = [load_policy(way, {"run_usd_cap": 5}) for way in ways]
 

@@ -177,6 +177,11 @@ class SqliteLedger:
                 f"the ledger {self._path} was written by a newer keyguard (schema {version}; this one knows up to {newest}): "
                 "upgrade keyguard"
             )
+        if version and db.execute("SELECT 1 FROM pragma_table_info('holds') WHERE name = 'leg0'").fetchone() is None:
+            # What was never released is not migrated: its log is chained, so that no row of it can be brought into the new form.
+            raise LedgerUnavailable(
+                f"the ledger {self._path} was begun by a keyguard from before its first release: move the file away, and a new one is begun"
+            )
         if self._path is not None and db.pragma("journal_mode", "wal") != "wal":
             raise LedgerUnavailable(f"the ledger {self._path} cannot use write-ahead logging on this file system")
         if version < newest:

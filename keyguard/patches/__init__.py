@@ -18,7 +18,7 @@ import threading
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import wrapt
@@ -119,7 +119,7 @@ def _sync_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
         outgoing, send = read(instance, args, kwargs), seam.send
         if outgoing is None or send is None:
             return passing(instance, *args, **kwargs)
-        wrapped = method.__get__(instance, owner)
+        wrapped = MethodType(passing, instance)
         ticket = context.open_ticket()
         if ticket is not None and ticket.covers(outgoing.call):
             return send(ticket, wrapped, instance, args, kwargs)
@@ -139,7 +139,7 @@ def _async_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
         outgoing, send = read(instance, args, kwargs), seam.send
         if outgoing is None or send is None:
             return await passing(instance, *args, **kwargs)
-        wrapped = method.__get__(instance, owner)
+        wrapped = MethodType(passing, instance)
         ticket = context.open_ticket()
         if ticket is not None and ticket.covers(outgoing.call):
             return await send(ticket, wrapped, instance, args, kwargs)
@@ -150,7 +150,8 @@ def _async_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
 
 def _passing(owner: Any, method: Any) -> Callable[..., Any]:
     """Return what calls a method of any kind with its instance: a function takes it first, another's wrapper wants to be bound."""
-    if isinstance(method, FunctionType):
+    # Not `isinstance`: the proxy of another library says that it is a function.
+    if type(method) is FunctionType:
         return method
 
     def passing(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -159,13 +160,21 @@ def _passing(owner: Any, method: Any) -> Callable[..., Any]:
     return passing
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """What was put into a class: the wrappers of ours that may stand there, and the method that stood there before."""
+
+    wrappers: tuple[Any, ...]
+    method: Any
+
+
 @dataclass(slots=True)
 class _Arming:
-    """What this process has patched: one handle per seam, and the hooks that wait for an import."""
+    """What this process has patched: what was placed for each seam, and the hooks that wait for an import."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     is_wanted: bool = False
-    wrappers: dict[str, Any] = field(default_factory=dict[str, Any])
+    placed: dict[str, _Placed] = field(default_factory=dict[str, _Placed])
     hooked: set[str] = field(default_factory=set[str])  # by the first seam that waits: two plugs may wait for one module
 
 
@@ -181,12 +190,18 @@ def known_patches() -> tuple[Patch, ...]:
     """
     names = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
     found: list[Patch] = [importlib.import_module(f"{__name__}.{name}").patch for name in names]
-    found += [point.load() for point in entry_points(group="keyguard.patches")]
+    found += _plugged_in()
     seams = [seam.name for patch in found for seam in patch.seams]
     double = sorted({name for name in seams if seams.count(name) > 1})
     if double:
         raise ConfigurationError(f"two patch plugs have a seam of the same name: {', '.join(double)}")
     return tuple(found)
+
+
+@functools.cache
+def _plugged_in() -> tuple[Patch, ...]:
+    """Return the plugs of other distributions, read once: looking through everything installed takes ten milliseconds."""
+    return tuple(point.load() for point in entry_points(group="keyguard.patches"))
 
 
 def arm() -> None:
@@ -280,9 +295,14 @@ def _wrap(patch: Patch, seam: Seam, module: Any) -> None:
             f"{patch.client} has no {seam.module}.{seam.attribute}, where keyguard guards its calls; supported: "
             f"{patch.distribution}{patch.supported}. Please report this version."
         )
-    wrapper = (_async_wrapper if seam.is_async else _sync_wrapper)(seam, owner, vars(owner)[name])
-    wrapper._keyguard_seam = seam.name  # type: ignore[attr-defined]  # noqa: SLF001 -- a mark on a function of ours
-    _arming.wrappers[seam.name] = wrapper
+    method = vars(owner)[name]
+    make = _async_wrapper if seam.is_async else _sync_wrapper
+    wrapper, understudy = make(seam, owner, method), make(seam, owner, method)
+    for one in (wrapper, understudy):
+        one._keyguard_seam = seam.name  # type: ignore[attr-defined]  # noqa: SLF001 -- a mark on a function of ours
+    # Some libraries remove whatever is outermost by its `__wrapped__` (ddtrace's `unwrap`): they are left with one that guards as well.
+    wrapper.__wrapped__ = understudy  # type: ignore[attr-defined]  # -- functools.wraps has set it
+    _arming.placed[seam.name] = _Placed((wrapper, understudy), method)
     setattr(owner, name, wrapper)
 
 
@@ -313,9 +333,10 @@ def _is_live(seam: Seam) -> bool:
 
 
 def _take_away(seam: Seam) -> None:
-    handle = _arming.wrappers.get(seam.name)
+    placed = _arming.placed.get(seam.name)
     current, owner, name = _installed_at(seam)
-    if handle is not None and current is handle:
-        setattr(owner, name, handle.__wrapped__)
-        # A handle that somebody wrapped over is kept: it may be outermost when asked again.
-        del _arming.wrappers[seam.name]
+    # By identity: the proxy of another library equals what it wraps.
+    if placed is not None and any(current is one for one in placed.wrappers):
+        setattr(owner, name, placed.method)
+        # What somebody wrapped over is kept: it may be outermost when asked again.
+        del _arming.placed[seam.name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import statistics
 import subprocess
@@ -18,36 +18,14 @@ from requests.adapters import BaseAdapter
 
 import keyguard
 from keyguard import context, telemetry
+from tests.bench.answers import Answers
 from tests.bench.measure import Row, added, in_turns, medians, one_by_one, repeated
-from tests.support_stripe_spec import schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-# What a customer's charge is asked with (README), and an answer of every field that Stripe's OpenAPI gives a PaymentIntent:
-# building the object from them is most of what a bare call costs.
+# What a customer's charge is asked with, as in the README.
 _ASKED: Any = {"amount": 2000, "currency": "usd", "customer": "cus_1", "payment_method": "pm_1", "confirm": True, "off_session": True}
-_ANSWERED: dict[str, Any] = {
-    "object": "payment_intent", "amount": 2000, "amount_received": 2000, "amount_capturable": 0, "amount_details": {"tip": {}},
-    "capture_method": "automatic_async", "confirmation_method": "automatic", "created": 1785715279, "currency": "usd", "customer": "cus_1",
-    "livemode": False, "metadata": {}, "payment_method": "pm_1", "payment_method_types": ["card"], "status": "succeeded",
-    "payment_method_options": {"card": {"request_three_d_secure": "automatic"}},
-}  # fmt: skip
-
-
-class Answers:
-    """Makes replies: a new, paid intent each time."""
-
-    def __init__(self) -> None:
-        empty = dict.fromkeys(schema("payment_intent")["properties"])
-        self._text = json.dumps(empty | _ANSWERED | {"id": "pi_%d", "latest_charge": "ch_%d"})
-        self._made = 0
-
-    def next(self) -> str:
-        """Return the next reply's body."""
-        self._made += 1
-        number = 10**12 + self._made  # ids of one length, in order, as Stripe's begin with the time
-        return self._text % (number, number)
 
 
 class _Canned(stripe.HTTPClient):
@@ -71,7 +49,7 @@ class _CannedAdapter(BaseAdapter):
         super().__init__()
         self._answers = answers
 
-    def send(self, request: Any, **_: Any) -> requests.Response:  # type: ignore[override]
+    def send(self, request: Any, **_: Any) -> requests.Response:  # type: ignore[override]  # -- takes what is not looked at
         """Answer a new, paid intent."""
         response = requests.Response()
         response.status_code, response.request, response.url = 200, request, request.url
@@ -94,39 +72,57 @@ def run(short: bool) -> list[Row]:
 # -- guarded calls ------------------------------------------------------------------------------------
 
 
-def _clients() -> dict[str, Callable[[], object]]:
-    """Return one call by each way of sending; nothing of it reaches a network."""
+@contextlib.contextmanager
+def _loopback() -> Iterator[str]:
+    """Serve the same answers from another process, over real HTTP."""
+    command = [sys.executable, "-m", "tests.bench.answers"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        finally:
+            server.kill()
+
+
+def _clients(base: str) -> dict[str, Callable[[], object]]:
+    """Return one call by each way of sending; nothing of it leaves the machine."""
     answers = Answers()
     session = requests.Session()
     session.mount("https://", _CannedAdapter(answers))
     bare = stripe.StripeClient("sk_test_12345", http_client=_Canned(answers))
     default = stripe.StripeClient("sk_test_12345", http_client=stripe.RequestsClient(session=session))
+    whole = stripe.StripeClient("sk_test_12345", base_addresses={"api": base})
     raw = httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, text=answers.next())))
     form = {name: str(value).lower() for name, value in _ASKED.items()}
     return {
         "Stripe SDK, canned client": lambda: bare.v1.payment_intents.create(_ASKED),
         "Stripe SDK, canned wire under requests": lambda: default.v1.payment_intents.create(_ASKED),
+        "Stripe SDK, canned server on loopback": lambda: whole.v1.payment_intents.create(_ASKED),
         "raw httpx, canned transport": lambda: raw.post("https://api.stripe.com/v1/payment_intents", data=form),
     }
 
 
 def _guarded_calls(folder: Path, rounds: int, calls: int) -> list[Row]:
-    ledgers = {"memory": "sqlite://", "process": f"sqlite:///{folder}/p.db", "power": f"sqlite:///{folder}/w.db"}
     rows: list[Row] = []
-    for way, call in _clients().items():
-        cases = {name: _in_run(name, url, call) for name, url in ledgers.items()}
-        times = one_by_one({name: repeated(case) for name, case in {**cases, "bare": _passing(call)}.items()}, rounds, calls)
-        middle = medians(times)
-        rows.append(Row(f"{way}: bare, p50", middle["bare"], "µs"))
-        for name in ledgers:
-            # The ratio that the design asks for is that of the SDK's whole call on the ledger that survives a killed process.
-            target = 1.35 if name == "process" and way.startswith("Stripe") else None
-            rows.append(
-                Row(f"{way}: guarded ÷ bare, {name} ledger, p50", middle[name] / middle["bare"], "×", target, note=f"{middle[name]:.0f} µs")
-            )
-        if way.endswith("canned client"):
-            rows.append(_span(cases["process"], rounds, calls))
-        keyguard.uninstall()
+    with _loopback() as base:
+        for way, call in _clients(base).items():
+            rows += _guarded_way(way, call, folder, rounds, calls)
+    return rows
+
+
+def _guarded_way(way: str, call: Callable[[], object], folder: Path, rounds: int, calls: int) -> list[Row]:
+    ledgers = {"memory": "sqlite://", "process": f"sqlite:///{folder}/p.db", "power": f"sqlite:///{folder}/w.db"}
+    cases = {name: _in_run(name, url, call) for name, url in ledgers.items()}
+    middle = medians(one_by_one({name: repeated(case) for name, case in {**cases, "bare": _passing(call)}.items()}, rounds, calls))
+    rows = [Row(f"{way}: bare, p50", middle["bare"], "µs")]
+    for name in ledgers:
+        # The ratio that the design asks for is that of the SDK's whole call on the ledger that survives a killed process.
+        target = 1.35 if name == "process" and way.startswith("Stripe") else None
+        ratio = middle[name] / middle["bare"]
+        rows.append(Row(f"{way}: guarded ÷ bare, {name} ledger, p50", ratio, "×", target, note=f"{middle[name]:.0f} µs"))
+    if way.endswith("canned client"):
+        rows.append(_span(cases["process"], rounds, calls))
+    keyguard.uninstall()
     return rows
 
 
