@@ -28,12 +28,12 @@ class Routes:
             segments = path.split("/")
             self._templates.setdefault((method, len(segments)), []).append((path, segments))
 
-    def find(self, method: str, path: str) -> tuple[str, str | None] | None:
-        """Return the path template that a request meets, and the id at its end; None where the spec knows none."""
+    def find(self, method: str, path: str) -> tuple[str, list[str]] | None:
+        """Return the path template that a request meets, and the request's own segments; None where the spec knows none."""
         asked = path.rstrip("/").split("/")
         for template, segments in self._templates.get((method, len(asked)), ()):
             if all(segment == given or segment.startswith("{") for segment, given in zip(segments, asked, strict=True)):
-                return template, unquote(asked[-1]) if segments[-1].startswith("{") else None
+                return template, [unquote(given) for given in asked]
         return None
 
 
@@ -41,6 +41,18 @@ class Routes:
 def answer(method: str, template: str) -> Any:
     """Build an operation's answer once."""
     return answered(method, template)
+
+
+@cache
+def named_by(method: str, template: str) -> int | None:
+    """Say which path segment is the id of the object in the answer: the last, or the one before an action on it; None for new ones."""
+    parent = template.rpartition("/")[0]
+    if template.endswith("}"):
+        return -1
+    is_on_object = parent.endswith("}") and ("GET", parent) in operations()
+    if is_on_object and answer("GET", parent).get("object") == (answer(method, template) or {}).get("object"):
+        return -2
+    return None
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -72,12 +84,13 @@ class Handler(BaseHTTPRequestHandler):
         if found is None:
             self._write(404, "application/json", _UNKNOWN)
             return
-        template, object_id = found
+        template, segments = found
         body = answer(self.command, template)
         if body is None:
             self._write(200, "application/pdf", _BINARY)
             return
-        named = {**body, "id": object_id} if object_id and "id" in body else body
+        place = named_by(self.command, template)
+        named = {**body, "id": segments[place]} if place and "id" in body else body
         self._write(200, "application/json", json.dumps(named).encode())
 
     def _write(self, status: int, kind: str, payload: bytes) -> None:
