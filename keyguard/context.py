@@ -174,6 +174,10 @@ class Handler(Protocol):
         """Guard one async call; what `send` returns is awaited."""
         ...
 
+    def tolerates(self, error: Exception) -> bool:
+        """Say whether a call that cannot be guarded passes all the same, because everything armed only observes."""
+        ...
+
 
 @dataclass(slots=True)
 class _State:

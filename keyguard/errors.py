@@ -197,6 +197,6 @@ class MissingExtra(ConfigurationError, ImportError):
     reason = "configuration"
 
 
-def told_while_observing(error: KeyguardError) -> str:
+def told_while_observing(error: Exception) -> str:
     """Return what a refusal says where observe mode lets the call pass: not that nothing was sent."""
     return str(error).replace("Nothing was sent", "It is sent all the same").replace("nothing was sent", "it is sent all the same")

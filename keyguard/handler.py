@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from keyguard import context, telemetry
+from keyguard.errors import told_while_observing
 from keyguard.guard import Finder, Identify, adrive, drive, guarded
 from keyguard.vendors import vendor_named
+
+_logger = logging.getLogger("keyguard")
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,11 +27,13 @@ class CallHandler:
     Args:
         finder_for: Makes the function that finds a call's payer, from what the seam read.
         identity: Names a logical charge.
+        only_observes: Says whether everything armed only observes.
     """
 
-    def __init__(self, finder_for: Callable[[Outgoing], Finder], identity: Identify) -> None:
+    def __init__(self, finder_for: Callable[[Outgoing], Finder], identity: Identify, only_observes: Callable[[], bool]) -> None:
         self._finder_for = finder_for
         self._identity = identity
+        self._only_observes = only_observes
 
     def handle(self, outgoing: Outgoing, send: Callable[[context.Ticket], Any]) -> Any:
         """Guard one blocking call; returns what the client's own method returned."""
@@ -40,6 +46,13 @@ class CallHandler:
         ticket, flow = self._opened(outgoing)
         with telemetry.span(ticket), context.under(ticket):
             return await adrive(flow, ticket, send, outgoing.ask)
+
+    def tolerates(self, error: Exception) -> bool:
+        """Let a call that cannot be guarded pass, unbooked and with a WARNING, where everything only observes."""
+        if not self._only_observes():
+            return False
+        _logger.warning("observe mode: this call is not booked. Enforcing would have stopped it: %s", told_while_observing(error))
+        return True
 
     def _opened(self, outgoing: Outgoing) -> tuple[context.Ticket, Flow]:
         ticket = context.Ticket(outgoing.call)

@@ -20,7 +20,7 @@ from keyguard import context, patches
 from keyguard.errors import ConfigurationError, UnknownKey
 from keyguard.handler import CallHandler
 from keyguard.model import show
-from keyguard.payer import Armed, finder_for, identity
+from keyguard.payer import Armed, finder_for, identity, only_observes
 from keyguard.settings import load_policy, load_settings
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _arm() -> None:
     context.set_vendor_hosts(_armed.settings.vendor_hosts)
     patches.arm()
     if context.handler() is None:
-        context.set_handler(CallHandler(partial(finder_for, _armed), partial(identity, _armed)))
+        context.set_handler(CallHandler(partial(finder_for, _armed), partial(identity, _armed), partial(only_observes, _armed)))
 
 
 def _watch_prefect() -> None:

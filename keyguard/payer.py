@@ -87,7 +87,7 @@ def finder_for(armed: Armed, outgoing: Outgoing) -> Finder:
             ticket.backend, ticket.key = _payer(armed, outgoing.credential, ticket.run, fresh=fresh)
         except (Refused, BackendError) as error:
             ticket.refusal = error
-            if not _only_observes(armed) or outgoing.credential.startswith(TOKEN_PREFIX):
+            if not only_observes(armed) or outgoing.credential.startswith(TOKEN_PREFIX):
                 raise
             _logger.warning("observe mode: enforcing would have stopped this call: %s", told_while_observing(error))
             return None
@@ -186,7 +186,7 @@ def _of_process(armed: Armed, *, fresh: bool) -> tuple[Backend, VaultKey]:
     )
 
 
-def _only_observes(armed: Armed) -> bool:
+def only_observes(armed: Armed) -> bool:
     """Say whether everything armed in this process only observes."""
     policies = [*armed.asked.values(), *([armed.default[1]] if armed.default else [])]
     return bool(policies) and all(policy.mode == "observe" for policy in policies)

@@ -620,6 +620,26 @@ def test_observe_refuses_nothing_and_books_the_truth(vendor: StripeServer, url: 
     assert "nothing was sent" not in caplog.text.lower()
 
 
+def test_observe_lets_a_client_pass_that_cannot_be_guarded(vendor: StripeServer, url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A client that goes round Stripe's own methods is refused when enforcing; observing warns that its calls are not booked."""
+
+    class Around(stripe.RequestsClient):
+        def request_with_retries(self, *_: Any, **__: Any) -> Any:
+            return '{"id": "cus_1", "object": "customer"}', 200, {"Request-Id": "req_1"}
+
+    client = stripe.StripeClient("sk_test_12345", http_client=Around(), base_addresses={"api": vendor.url})
+    with caplog.at_level(logging.WARNING, "keyguard"), keyguard.run("run-1"):
+        keyguard.install(url, run_usd_cap=1, mode="observe")
+        passed = client.v1.customers.create({}).id
+    keyguard.uninstall()
+    with keyguard.run("run-2"), pytest.raises(keyguard.ConfigurationError, match="Around"):
+        keyguard.install(url, run_usd_cap=1)
+        client.v1.customers.create({})
+
+    assert passed == "cus_1"
+    assert "this call is not booked. Enforcing would have stopped it" in caplog.text
+
+
 def test_one_start_line_says_everything(vendor: StripeServer, url: str, caplog: pytest.LogCaptureFixture) -> None:
     """Mode, cap, run, ledger, expiry and seams, once per run."""
     with caplog.at_level(logging.INFO, "keyguard"), keyguard.run("run-1"):

@@ -61,6 +61,10 @@ class Recorder:
         with context.under(ticket):
             return await send(ticket)
 
+    def tolerates(self, error: Exception) -> bool:
+        """Refuse what cannot be guarded, as when enforcing."""
+        return False
+
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StripeServer]:

@@ -116,7 +116,13 @@ def _sync_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
         handler = context.deciding()
         if handler is None:
             return passing(instance, *args, **kwargs)
-        outgoing, send = read(instance, args, kwargs), seam.send
+        try:
+            outgoing = read(instance, args, kwargs)
+        except ConfigurationError as error:
+            if not handler.tolerates(error):
+                raise
+            outgoing = None
+        send = seam.send
         if outgoing is None or send is None:
             return passing(instance, *args, **kwargs)
         wrapped = MethodType(passing, instance)
@@ -136,7 +142,13 @@ def _async_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
         handler = context.deciding()
         if handler is None:
             return await passing(instance, *args, **kwargs)
-        outgoing, send = read(instance, args, kwargs), seam.send
+        try:
+            outgoing = read(instance, args, kwargs)
+        except ConfigurationError as error:
+            if not handler.tolerates(error):
+                raise
+            outgoing = None
+        send = seam.send
         if outgoing is None or send is None:
             return await passing(instance, *args, **kwargs)
         wrapped = MethodType(passing, instance)

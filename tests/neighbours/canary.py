@@ -33,6 +33,10 @@ class _Watch:
         """Catch an awaited canary."""
         raise _Caught
 
+    def tolerates(self, error: Exception) -> bool:
+        """Let no refusal of a client pass."""
+        return False
+
 
 class _Silent(stripe.HTTPClient):
     """Stripe's base class over no wire."""

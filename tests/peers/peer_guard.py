@@ -62,6 +62,11 @@ class Counting:
 
         return await self._inner.ahandle(outgoing, counted)
 
+    def tolerates(self, error: Exception) -> bool:
+        """Ask the handler."""
+        found: bool = self._inner.tolerates(error)
+        return found
+
 
 class Clumsy(wrapt.ObjectProxy[Any]):
     """A client behind a guard that changes what passes it; each way is a mistake that a guard could really make."""

@@ -124,7 +124,6 @@ def test_only_refusals_differ_without_the_excuses(short: dict[str, Future[Outcom
     assert kinds == {"ConfigurationError", "MalformedCall"}
 
 
-@pytest.mark.xfail(strict=True, reason="a client that goes round stripe.HTTPClient is refused in observe mode too")
 def test_observing_needs_no_excuses(short: dict[str, Future[Outcome]]) -> None:
     """Observing refuses nothing: not the suite's doubles, which cannot be guarded, and not its invented path."""
     assert not _new(short["strict observe"].result(), short["none"].result())
