@@ -193,6 +193,11 @@ _ticket: ContextVar[Ticket | None] = ContextVar("keyguard_ticket", default=None)
 _key_in_use: ContextVar[VaultKey | None] = ContextVar("keyguard_key_in_use", default=None)
 _named_run: ContextVar[RunRef | None] = ContextVar("keyguard_named_run", default=None)
 _own_traffic: ContextVar[bool] = ContextVar("keyguard_own_traffic", default=False)
+_may_block: ContextVar[bool] = ContextVar("keyguard_may_block", default=True)
+
+
+class WouldBlock(Exception):
+    """What was asked on an event loop's thread needs I/O; it is asked again where it may wait."""
 
 
 def handler() -> Handler | None:
@@ -296,3 +301,24 @@ def own_traffic() -> Iterator[None]:
         yield
     finally:
         _own_traffic.reset(token)
+
+
+@contextmanager
+def without_blocking() -> Iterator[None]:
+    """Let whoever needs I/O in the block raise `WouldBlock` instead."""
+    token = _may_block.set(False)
+    try:
+        yield
+    finally:
+        _may_block.reset(token)
+
+
+def check_may_block() -> None:
+    """
+    Say that I/O comes next.
+
+    Raises:
+        WouldBlock: inside `without_blocking`.
+    """
+    if not _may_block.get():
+        raise WouldBlock

@@ -12,6 +12,7 @@ ledger has confirmed its close, `ticket.reservation_id` names it, so that a hold
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -24,7 +25,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from keyguard import policy
+from keyguard import context, policy
 from keyguard.errors import BackendError, Refused, told_while_observing
 from keyguard.model import Closing, Decision, Operation, Order, Outcome, Quote, Reply
 from keyguard.vendors import Ask, Recall
@@ -39,6 +40,9 @@ Identify: TypeAlias = "Callable[[Ticket, VaultKey], str]"
 
 _logger = logging.getLogger("keyguard")
 _STALE_TRIES = 5
+# Enough callers to fill a group commit while the batch before it is synced.
+_THREADS = 16
+_limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("keyguard_threads")
 _QUOTE_READ = "keyguard.quote_read"
 _TOO_MANY, _SERVER_ERROR = 429, 500
 _RELEASED = Outcome("released", source="local")
@@ -419,6 +423,20 @@ async def _aperform(step: Step, ticket: Ticket, send: Callable[[Ticket], Awaitab
         # A cancellation that waited while the reserve was shielded must strike before the first byte, not after.
         await anyio.lowlevel.checkpoint_if_cancelled()
         return await send(ticket)
+    if isinstance(step, Find):
+        # A key that is remembered needs no thread: so a call makes two hops, to reserve and to close.
+        with contextlib.suppress(context.WouldBlock), context.without_blocking():
+            return step.perform(ticket)
     work = partial(_asked, step, ticket, ask) if isinstance(step, Ask) else partial(step.perform, ticket)
     with anyio.CancelScope(shield=True):
-        return await anyio.to_thread.run_sync(work)
+        return await anyio.to_thread.run_sync(work, limiter=_threads())
+
+
+def _threads() -> anyio.CapacityLimiter:
+    """Return the running event loop's limiter for ledgers: of our own, so that guard and application do not starve each other."""
+    try:
+        return _limiter.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(_THREADS)
+        _limiter.set(limiter)
+        return limiter

@@ -54,6 +54,7 @@ class Armed:
         if wanted not in self.backends:
             if wanted.partition("://")[0] in {"http", "https"}:
                 raise ConfigurationError(f"the remote proxy backend ({wanted}) does not exist yet in this version; use sqlite:///path")
+            context.check_may_block()
             backend = LocalBackend(open_ledger(wanted, durability=self.settings.durability))
             self.backends[wanted] = self.backends[backend.url] = backend
         return self.backends[wanted]
@@ -158,6 +159,7 @@ def _of_run(armed: Armed, run: context.RunRef, *, fresh: bool) -> tuple[Backend,
 
 
 def _from_default(armed: Armed, run: context.RunRef, run_id: str) -> tuple[Backend, VaultKey]:
+    context.check_may_block()
     with armed.lock:
         if armed.default is None:
             raise Unattributed(

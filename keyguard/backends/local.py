@@ -7,6 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Literal
 
+from keyguard import context
 from keyguard.errors import BackendError
 from keyguard.model import Closing, Outcome
 
@@ -60,6 +61,7 @@ class LocalBackend:
         known = None if fresh else self._keys.get((kind, name))
         if known is not None:
             return known
+        context.check_may_block()
         key = self.ledger.key(**{kind: name})
         if key is not None:
             self._remember(key)
