@@ -258,7 +258,7 @@ def test_cancelled_after_the_vendor_has_it_the_charge_is_in_doubt(url: str, back
                     scope.cancel()
 
     # A task group raises its tasks' errors in a group.
-    with pytest.raises(Exception, match="unhandled errors|Trio nursery") if way == "sibling" else contextlib.nullcontext():
+    with pytest.raises(Exception, match=r"unhandled errors|Trio nursery") if way == "sibling" else contextlib.nullcontext():
         _run(backend, main)
     usage = installed.usage()
 

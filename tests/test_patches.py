@@ -84,7 +84,7 @@ def test_a_seam_that_is_gone_is_seen_and_arming_again_puts_it_back() -> None:
     assert patches.live_seams()["httpx.sync"]
 
 
-@pytest.mark.parametrize(("plug", "good", "bad"), [(stripe_plug.patch, "8.11.0", "7.14.0"), (httpx_plug.patch, "0.28.1", "0.26.0")])
+@pytest.mark.parametrize(("plug", "good", "bad"), [(stripe_plug.patch, "8.11.0", "7.14.0"), (httpx_plug.patches[0], "0.28.1", "0.26.0")])
 def test_versions_outside_the_range_are_not_supported(plug: Any, good: str, bad: str) -> None:
     """The ranges are what the messages say; an unreadable version is not supported."""
     assert plug.supports(good)
@@ -196,7 +196,7 @@ def test_an_import_after_disarm_is_left_alone(monkeypatch: pytest.MonkeyPatch, t
     """A hook cannot be taken back, so it asks: not wanted, nothing is wrapped; wanted again, arm() finds the module there."""
     (tmp_path / "keyguard_local_client.py").write_text("class Client:\n    def call(self):\n        return 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    plug = _Local((replace(httpx_plug.patch.seams[0], name="local", module="keyguard_local_client", attribute="Client.call"),))
+    plug = _Local((replace(httpx_plug.patches[0].seams[0], name="local", module="keyguard_local_client", attribute="Client.call"),))
     monkeypatch.setattr(patches, "known_patches", lambda: (plug,))
     patches.arm()
     patches.arm()

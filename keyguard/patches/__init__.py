@@ -88,7 +88,7 @@ class Seam:
 
 class Patch(Protocol):
     """
-    What every patch plug offers, as a module-level object named `patch`.
+    What every patch plug offers, as a module-level object named `patch` (or several as `patches`, for clients that are made alike).
 
     Attributes:
         client: The client's word in messages: `stripe`.
@@ -201,7 +201,8 @@ def known_patches() -> tuple[Patch, ...]:
         ConfigurationError: two of them name the same seam.
     """
     names = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
-    found: list[Patch] = [importlib.import_module(f"{__name__}.{name}").patch for name in names]
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    found: list[Patch] = [patch for module in modules for patch in (module.patches if hasattr(module, "patches") else (module.patch,))]
     found += _plugged_in()
     seams = [seam.name for patch in found for seam in patch.seams]
     double = sorted({name for name in seams if seams.count(name) > 1})

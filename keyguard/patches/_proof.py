@@ -7,22 +7,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_HTTPX = ("httpx", "httpx2")
 # By module and name, so that no library is loaded for the question. Each says that no connection was made, or that the
 # server's certificate was refused before the request was written; read and run November 2026 (urllib3 2, httpx 0.28, aiohttp 3.14).
 _PROOF = {
     ("urllib3.exceptions", "NewConnectionError"), ("urllib3.exceptions", "NameResolutionError"),
     ("urllib3.exceptions", "ConnectTimeoutError"), ("requests.exceptions", "ConnectTimeout"),
-    ("httpx", "ConnectError"), ("httpx", "ConnectTimeout"), ("httpx", "PoolTimeout"), ("httpx", "UnsupportedProtocol"),
+    *((library, name) for library in _HTTPX for name in ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol")),
     ("aiohttp.client_exceptions", "ClientConnectorError"), ("aiohttp.client_exceptions", "ConnectionTimeoutError"),
     ("ssl", "SSLCertVerificationError"), ("socket", "gaierror"), ("builtins", "ConnectionRefusedError"),
 }  # fmt: skip
 # Their presence anywhere means that something was, or may have been, written.
 _DOUBT = {
     ("urllib3.exceptions", "ReadTimeoutError"), ("urllib3.exceptions", "ProtocolError"), ("requests.exceptions", "ReadTimeout"),
-    ("httpx", "ReadTimeout"), ("httpx", "ReadError"), ("httpx", "WriteError"), ("httpx", "WriteTimeout"), ("httpx", "RemoteProtocolError"),
+    *((library, name) for library in _HTTPX for name in ("ReadTimeout", "ReadError", "WriteError", "WriteTimeout", "RemoteProtocolError")),
     ("builtins", "ConnectionResetError"), ("builtins", "BrokenPipeError"), ("builtins", "ConnectionAbortedError"),
     # A proxy answered, so something was sent somewhere.
-    ("urllib3.exceptions", "ProxyError"), ("requests.exceptions", "ProxyError"), ("httpx", "ProxyError"),
+    ("urllib3.exceptions", "ProxyError"), ("requests.exceptions", "ProxyError"), *((library, "ProxyError") for library in _HTTPX),
 }  # fmt: skip
 
 

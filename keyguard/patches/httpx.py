@@ -37,22 +37,29 @@ _PREFECT_CLIENTS = {"PrefectHttpxSyncClient", "PrefectHttpxAsyncClient", "Prefec
 
 
 class HttpxPatch:
-    """The plug: httpx from 0.27 on; `_send_single_request` has stood in both clients since 0.14 (7 versions checked)."""
+    """
+    The plug of one library with httpx's classes.
 
-    client = "httpx"
-    distribution = "httpx"
-    supported = ">=0.27"
+    Args:
+        module: Its name, which is that of its distribution too.
+        first: The first version whose seams are where we look.
+    """
+
+    def __init__(self, module: str, first: tuple[int, int]) -> None:
+        self.client = self.distribution = module
+        self._first = first
+        self.supported = f">={first[0]}.{first[1]}"
 
     @property
     def seams(self) -> tuple[Seam, ...]:
         """The blocking and the awaiting client."""
-        return seams_for("httpx")
+        return seams_for(self.client)
 
     def supports(self, installed: str) -> bool:
         """Say whether an installed version has these seams."""
         major, _, rest = installed.partition(".")
         minor = rest.partition(".")[0]
-        return major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= (0, 27)
+        return major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= self._first
 
 
 def seams_for(module: str) -> tuple[Seam, ...]:
@@ -242,4 +249,5 @@ class _Swapped:
 
 
 read, aread = _reader(_get), _reader(_get_from_thread)
-patch = HttpxPatch()
+# `_send_single_request` has stood in httpx's clients since 0.14 (7 versions checked), in httpx2's from its first (2.16 run November 2026).
+patches = (HttpxPatch("httpx", (0, 27)), HttpxPatch("httpx2", (2, 0)))
