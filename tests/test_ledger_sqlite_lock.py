@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,17 @@ if TYPE_CHECKING:
 
 _PATIENCE = 20  # seconds for a thread on a busy machine
 _HOLDER = "import fcntl, sys; file = open(sys.argv[1], 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+
+_FORKER = """
+import os, sys
+from keyguard.ledgers._sqlite_lock import ProcessLock
+lock = ProcessLock(sys.argv[1], seconds=5)
+lock.__enter__()
+if not os.fork():
+    lock.close()
+    print("child lives", flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -150,6 +163,36 @@ def test_a_stopped_flusher_keeps_nobody_from_the_disk(open_lock: Callable[..., P
         assert holder.stdout.readline() == "held\n"
         lock.flushed(number, lambda: flushes.append(number))
         holder.communicate("")
+
+    assert flushes == [number]
+
+
+def test_a_forked_child_does_not_hold_its_dead_parents_lock(open_lock: Callable[..., ProcessLock], tmp_path: Path) -> None:
+    """The parent is killed inside the lock while its child lives on: the lock is free."""
+    command = [sys.executable, "-c", _FORKER, str(tmp_path / "ledger.db.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdin is not None
+        assert parent.stdout.readline() == "child lives\n"
+        parent.kill()
+        parent.wait()
+        with open_lock():
+            is_taken = True
+        parent.stdin.close()
+
+    assert is_taken
+
+
+def test_where_no_flush_turn_can_be_had_everybody_flushes(open_lock: Callable[..., ProcessLock], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The turn only saves work: a system without record locks is slower, and as durable."""
+
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    lock, flushes = open_lock(), []
+    monkeypatch.setattr(fcntl, "lockf", unsupported)
+    number = lock.count_commit()
+    lock.flushed(number, lambda: flushes.append(number))
 
     assert flushes == [number]
 

@@ -26,7 +26,7 @@ class Backend(Protocol):
     def find(
         self, *, token: str | None = None, key_id: str | None = None, run_id: str | None = None, fresh: bool = False
     ) -> VaultKey | None:
-        """Return a key by one of its names; `fresh` skips what this process remembers."""
+        """Return a key by one of its names; `fresh` skips what this process remembers. Asks `context.check_may_block` before any I/O."""
         ...
 
     def revoke(

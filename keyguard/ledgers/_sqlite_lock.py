@@ -3,11 +3,12 @@
 `flock(2)` is the truth: the kernel gives it up with its owner, however that one ends. It cannot be waited for with a
 deadline, though, and an owner may be stopped; and asking again after a sleep leaves the lock idle for longer than a
 whole transaction takes. So who finds it taken sleeps on a word of shared memory, which the owner wakes when
-it lets go (futex(2)). A wake-up that is lost costs a millisecond, never the lock.
+it lets go (futex(2)). A wake-up that is lost costs milliseconds, never the lock.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -41,7 +42,7 @@ class _Timespec(ctypes.Structure):
 
 class ProcessLock:
     """
-    A lock between processes; a context manager. Within one process only one thread may use it at a time.
+    A lock between processes; a context manager. Within one process only one thread may hold it, and one flush, at a time.
 
     Args:
         path: Its file, made if need be.
@@ -55,7 +56,7 @@ class ProcessLock:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if os.fstat(self._fd).st_size < _SIZE:
             os.ftruncate(self._fd, _SIZE)
-        self._shared = mmap.mmap(self._fd, _SIZE)
+        self._shared = _mapped(path)
         self._words = memoryview(self._shared).cast("Q")
         self._turn, self._flushes = _Signal(self._shared, _TURN), _Signal(self._shared, _FLUSHES)
 
@@ -92,16 +93,16 @@ class ProcessLock:
                     # Two processes may set it at once: a lower number only costs a flush more.
                     words[_SYNCED] = max(words[_SYNCED], covers)
             finally:
-                fcntl.lockf(self._fd, fcntl.LOCK_UN)
+                with contextlib.suppress(OSError):
+                    fcntl.lockf(self._fd, fcntl.LOCK_UN)
                 self._flushes.wake(_EVERYBODY)
 
     def _try_flush_turn(self) -> bool:
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in {*_TAKEN, errno.EACCES}:
-                return False
-            raise
+            # Where nobody can say whose turn it is, everybody flushes for himself.
+            return error.errno not in {*_TAKEN, errno.EACCES}
         return True
 
     def __enter__(self) -> None:
@@ -155,6 +156,15 @@ class ProcessLock:
                 )
         # Others may still wait: wake one of them in turn.
         words[_WAITING] = 1
+
+
+def _mapped(path: str) -> mmap.mmap:
+    # By a descriptor of its own, of which mmap keeps a copy: a copy of the lock's would go on holding it in a forked child.
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return mmap.mmap(fd, _SIZE)
+    finally:
+        os.close(fd)
 
 
 class _Signal:
