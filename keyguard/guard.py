@@ -1,9 +1,7 @@
-"""The heart: one generator that decides a call, and the two drivers that perform its steps. No I/O of its own.
+"""The heart: the steps, and one generator that decides a call. No I/O of its own; keyguard.drivers perform the steps.
 
 `guarded()` yields steps and is told their answers; every decision about a call's money is in it, so it
-can be driven by hand. `drive()` and `adrive()` perform the steps: backend steps against the ticket's
-backend (in worker threads under asyncio and trio), `Send` through the seam, `Ask` through the
-seam's own client.
+can be driven by hand.
 
 What holds however it ends: a refusal raises before `Send`; from the moment a hold may exist until the
 ledger has confirmed its close, `ticket.reservation_id` names it, so that a hold whose ticket died is found
@@ -12,20 +10,14 @@ ledger has confirmed its close, `ticket.reservation_id` names it, so that a hold
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import anyio
-import anyio.lowlevel
-import anyio.to_thread
-
-from keyguard import context, policy
+from keyguard import policy
 from keyguard.errors import BackendError, Refused, told_while_observing
 from keyguard.model import Closing, Decision, Operation, Order, Outcome, Quote, Reply
 from keyguard.vendors import Ask, Recall
@@ -40,9 +32,6 @@ Identify: TypeAlias = "Callable[[Ticket, VaultKey], str]"
 
 _logger = logging.getLogger("keyguard")
 _STALE_TRIES = 5
-# Enough callers to fill a group commit while the batch before it is synced.
-_THREADS = 16
-_limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("keyguard_threads")
 _QUOTE_READ = "keyguard.quote_read"
 _TOO_MANY, _SERVER_ERROR = 429, 500
 _RELEASED = Outcome("released", source="local")
@@ -376,67 +365,3 @@ def _combined(outcomes: list[Outcome]) -> Outcome:
             if outcome.ending == wanted:
                 return outcome
     return outcomes[-1]
-
-
-def drive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker | None) -> Any:
-    """Perform a flow's steps, blocking. What a step raises goes into the flow; what the flow raises goes to the caller."""
-    resume: Callable[[Any], Step] = flow.send
-    told: Any = None
-    while True:
-        try:
-            step = resume(told)
-            if isinstance(step, Send):
-                answer = send(ticket)
-            else:
-                answer = _asked(step, ticket, ask) if isinstance(step, Ask) else step.perform(ticket)
-            resume, told = flow.send, answer
-        except BaseException as raised:
-            if getattr(flow, "gi_frame", None) is None:
-                if isinstance(raised, StopIteration):
-                    return raised.value
-                raise
-            resume, told = flow.throw, raised
-
-
-def _asked(step: Ask, ticket: Ticket, ask: Asker | None) -> Reply:
-    return Reply(0) if ask is None else ask(step.path, ticket.secret)
-
-
-async def adrive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Awaitable[Any]], ask: Asker | None) -> Any:
-    """Perform a flow's steps under asyncio or trio; blocking ones in worker threads, shielded from cancellation."""
-    resume: Callable[[Any], Step] = flow.send
-    told: Any = None
-    while True:
-        try:
-            step = resume(told)
-            resume, told = flow.send, await _aperform(step, ticket, send, ask)
-        except BaseException as raised:
-            if getattr(flow, "gi_frame", None) is None:
-                if isinstance(raised, StopIteration):
-                    return raised.value
-                raise
-            resume, told = flow.throw, raised
-
-
-async def _aperform(step: Step, ticket: Ticket, send: Callable[[Ticket], Awaitable[Any]], ask: Asker | None) -> Any:
-    if isinstance(step, Send):
-        # A cancellation that waited while the reserve was shielded must strike before the first byte, not after.
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        return await send(ticket)
-    if isinstance(step, Find):
-        # A key that is remembered needs no thread: so a call makes two hops, to reserve and to close.
-        with contextlib.suppress(context.WouldBlock), context.without_blocking():
-            return step.perform(ticket)
-    work = partial(_asked, step, ticket, ask) if isinstance(step, Ask) else partial(step.perform, ticket)
-    with anyio.CancelScope(shield=True):
-        return await anyio.to_thread.run_sync(work, limiter=_threads())
-
-
-def _threads() -> anyio.CapacityLimiter:
-    """Return the running event loop's limiter for ledgers: of our own, so that guard and application do not starve each other."""
-    try:
-        return _limiter.get()
-    except LookupError:
-        limiter = anyio.CapacityLimiter(_THREADS)
-        _limiter.set(limiter)
-        return limiter

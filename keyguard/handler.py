@@ -7,8 +7,9 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from keyguard import context, telemetry
+from keyguard.drivers import adrive, drive
 from keyguard.errors import told_while_observing
-from keyguard.guard import Finder, Identify, adrive, drive, guarded
+from keyguard.guard import Finder, Identify, guarded
 from keyguard.vendors import vendor_named
 
 _logger = logging.getLogger("keyguard")

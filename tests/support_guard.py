@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from keyguard import context
 from keyguard.backends.local import LocalBackend
-from keyguard.guard import Flow, adrive, drive, guarded
+from keyguard.drivers import adrive, drive
+from keyguard.guard import Flow, guarded
 from keyguard.ledgers import open_ledger
 from keyguard.model import Attempt, Call, Policy, Reply, VaultKey
 from keyguard.vendors import vendor_named

@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import threading
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class _Server(ThreadingHTTPServer):
+    """Tells how many connections it has accepted and not yet ended."""
+
+    request_queue_size = 256
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: Any, count: Callable[[int], None]) -> None:
+        self._count = count
+        super().__init__(address, handler)
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that went away is no error of the stand-in."""
+
+    def process_request(self, *accepted: Any) -> None:
+        """Count it before its thread begins."""
+        self._count(1)
+        super().process_request(*accepted)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Count it as ended."""
+        super().shutdown_request(request)
+        self._count(-1)
 
 
 @dataclass
@@ -32,6 +61,8 @@ class StripeServer:
     statuses: list[int] = field(default_factory=list)
     location: str = ""
     intents: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _connections: int = 0
+    _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def __enter__(self) -> StripeServer:
         ids = itertools.count(1)
@@ -83,14 +114,7 @@ class StripeServer:
                 self.end_headers()
                 self.wfile.write(payload)
 
-        class Server(ThreadingHTTPServer):
-            request_queue_size = 256
-            daemon_threads = True
-
-            def handle_error(self, *_: Any) -> None:
-                """A client that went away is no error of the stand-in."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler, self._count)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
         return self
@@ -101,6 +125,20 @@ class StripeServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def wait_until_quiet(self) -> None:
+        """Wait until nobody is connected: what a client that went away had sent is executed then, or never."""
+        # Connections are accepted in their order: after this one, all earlier ones are counted.
+        with contextlib.closing(HTTPConnection(self.host, timeout=10)) as last:
+            last.request("GET", "/quiet", headers={"Connection": "close"})
+            last.getresponse().read()
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._connections == 0, timeout=10)
+
+    def _count(self, change: int) -> None:
+        with self._changed:
+            self._connections += change
+            self._changed.notify_all()
 
     @property
     def host(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import sys
@@ -17,6 +18,7 @@ import httpx
 import pytest
 
 import keyguard
+from keyguard import drivers
 from keyguard.errors import SpendCapExceeded
 
 if TYPE_CHECKING:
@@ -216,19 +218,17 @@ class Stall:
 # -- cancellation -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("backend", "way"), [("asyncio", "scope"), ("trio", "scope"), ("asyncio", "task"), ("asyncio", "task, twice")])
 @pytest.mark.parametrize(("operation", "calls"), [(1, 0), (2, 1)], ids=["reserve", "close"])
-def test_cancelled_while_the_ledger_works_the_books_tell_what_happened(url: str, backend: str, operation: int, calls: int) -> None:
+def test_cancelled_while_the_ledger_works_the_books_tell_what_happened(
+    url: str, backend: str, way: str, operation: int, calls: int
+) -> None:
     """A reserve is waited for and given back, nothing sent; a close is waited for, its cost booked; the cancellation goes on."""
     installed = _install(url)
 
     async def main(client: httpx.AsyncClient, vendor: Vendor) -> int:
         stage = Stage(_ledger(), operation)
-        async with anyio.create_task_group() as group:
-            group.start_soon(_charge, client)
-            await stage.reached.wait()
-            group.cancel_scope.cancel()
-            stage.let_go()
+        await (_cancelled_by_scope(client, stage) if way == "scope" else _cancelled_as_task(client, stage, 2 if "twice" in way else 1))
         return vendor.executed
 
     assert _run(backend, main) == calls
@@ -236,6 +236,52 @@ def test_cancelled_while_the_ledger_works_the_books_tell_what_happened(url: str,
 
     assert (usage.spent, usage.held, usage.doubt, usage.calls) == (calls * USD, 0, 0, calls)
     assert _ledger().verify() == []
+
+
+def test_a_reserve_that_its_thread_did_not_begin_is_never_made(url: str) -> None:
+    """Cancelled while the guard's threads are all busy: nothing is sent, and nothing is counted, not even afterwards."""
+    installed = _install(url)
+
+    async def main(client: httpx.AsyncClient, vendor: Vendor) -> int:
+        threads = drivers._threads()
+        for borrower in range(drivers._THREADS):
+            threads.acquire_on_behalf_of_nowait(borrower)
+        task = asyncio.ensure_future(_charge(client))
+        while not threads.statistics().tasks_waiting:
+            await anyio.lowlevel.checkpoint()
+        task.cancel()
+        for _ in range(50):
+            await anyio.lowlevel.checkpoint()
+        for borrower in range(drivers._THREADS):
+            threads.release_on_behalf_of(borrower)
+        await asyncio.wait([task])
+        return vendor.executed
+
+    assert _run("asyncio", main) == 0
+    assert (installed.usage().held, installed.usage().calls) == (0, 0)
+
+
+async def _cancelled_by_scope(client: httpx.AsyncClient, stage: Stage) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(_charge, client)
+        await stage.reached.wait()
+        group.cancel_scope.cancel()
+        stage.let_go()
+
+
+async def _cancelled_as_task(client: httpx.AsyncClient, stage: Stage, times: int) -> None:
+    """As `asyncio.timeout`, `wait_for`, asyncio's task groups and Ctrl-C cancel: no scope can shield from it."""
+    task = asyncio.ensure_future(_charge(client))
+    await stage.reached.wait()
+    for _ in range(times):
+        task.cancel()
+        for _ in range(50):
+            await anyio.lowlevel.checkpoint()
+
+        assert not task.done()
+    stage.let_go()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

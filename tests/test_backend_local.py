@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from keyguard.errors import LedgerUnavailable
-from keyguard.guard import Send
+from keyguard.guard import Reserve, Send
 from keyguard.model import Policy
 from tests.support_guard import CENT, World, create_call
 
@@ -133,6 +133,31 @@ def test_a_ticket_that_closes_during_the_sweep_is_no_error() -> None:
     assert list(world.backend._open) == [first.reservation_id]
     first_flow.close()
     other_flow.close()
+
+
+def test_a_hold_that_commits_after_its_call_was_given_up_is_found() -> None:
+    """A coroutine is closed while a thread reserves for it, and a sweep comes before the thread is done."""
+    world = World()
+    ticket, flow = world.flow(create_call())
+    flow.send(None)
+    reserve = flow.send(world.find(ticket, False))
+    real = world.backend.ledger
+
+    class _Slow:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def reserve(self, order: Any) -> Any:
+            flow.close()
+            world.backend.sweep()
+            return real.reserve(order)
+
+    world.backend.ledger = _Slow()
+    assert isinstance(reserve, Reserve)
+    reserve.perform(ticket)
+    world.backend.ledger = real
+
+    assert world.counted == (0, 0, 0)
 
 
 def test_a_forked_child_never_settles_its_parents_tickets() -> None:

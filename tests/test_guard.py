@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from keyguard import guard
+from keyguard import drivers, guard
 from keyguard.errors import (
     BackendError,
     EndpointNotAllowed,
@@ -402,7 +402,7 @@ def test_a_quote_read_that_fails_stops_no_observed_call(status: int) -> None:
 _TRACED = {
     function.__code__
     for function in (
-        guard.drive, guard.adrive, guard.guarded, guard._aperform, guard._admit, guard._decide,
+        drivers.drive, drivers.adrive, guard.guarded, drivers._aperform, drivers._whole, guard._admit, guard._decide,
         guard._reserve, guard._close, guard.ending, guard._outcomes, guard._combined, guard._order, guard._quote,
     )
 }  # fmt: skip

@@ -15,8 +15,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from keyguard import context, telemetry
 from keyguard.context import RunRef
+from keyguard.drivers import adrive, drive
 from keyguard.errors import LedgerUnavailable, SpendCapExceeded
-from keyguard.guard import adrive, drive, guarded
+from keyguard.guard import guarded
 from keyguard.model import Attempt, Reply
 from keyguard.vendors import vendor_named
 from tests.support_guard import CENT, Lost, World, create_call, intent

@@ -103,7 +103,10 @@ class LocalBackend:
             self.sweep()
         self._open[order.reservation_id] = ticket
         decision = self.ledger.reserve(order)
-        if not decision.granted:
+        if decision.granted:
+            # Again: a coroutine that was closed meanwhile is dead, and a sweep may have closed its hold before it was there.
+            self._open[order.reservation_id] = ticket
+        else:
             self._open.pop(order.reservation_id, None)
         return decision
 

@@ -1,0 +1,141 @@
+"""The two drivers: they perform the steps of a flow (keyguard.guard) and tell it what came of them. They decide nothing.
+
+Backend steps go to the ticket's backend (in worker threads under asyncio and trio), `Send` through the seam,
+`Ask` through the seam's own client. A backend step that was begun is done whole, whatever cancels the
+caller meanwhile; so what the flow is told is what the ledger did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from keyguard import context
+from keyguard.guard import Find, Send
+from keyguard.model import Reply
+from keyguard.vendors import Ask
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from keyguard.context import Ticket
+    from keyguard.guard import Asker, Flow, Step
+
+# Enough callers to fill a group commit while the batch before it is synced.
+_THREADS = 16
+_limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("keyguard_threads")
+
+
+def drive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker | None) -> Any:
+    """Perform a flow's steps, blocking. What a step raises goes into the flow; what the flow raises goes to the caller."""
+    resume: Callable[[Any], Step] = flow.send
+    told: Any = None
+    while True:
+        try:
+            step = resume(told)
+            if isinstance(step, Send):
+                answer = send(ticket)
+            else:
+                answer = _asked(step, ticket, ask) if isinstance(step, Ask) else step.perform(ticket)
+            resume, told = flow.send, answer
+        except BaseException as raised:
+            if getattr(flow, "gi_frame", None) is None:
+                if isinstance(raised, StopIteration):
+                    return raised.value
+                raise
+            resume, told = flow.throw, raised
+
+
+def _asked(step: Ask, ticket: Ticket, ask: Asker | None) -> Reply:
+    return Reply(0) if ask is None else ask(step.path, ticket.secret)
+
+
+async def adrive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Awaitable[Any]], ask: Asker | None) -> Any:
+    """Perform a flow's steps under asyncio or trio; blocking ones in worker threads, shielded from cancellation."""
+    resume: Callable[[Any], Step] = flow.send
+    told: Any = None
+    while True:
+        try:
+            step = resume(told)
+            resume, told = flow.send, await _aperform(step, ticket, send, ask)
+        except BaseException as raised:
+            if getattr(flow, "gi_frame", None) is None:
+                if isinstance(raised, StopIteration):
+                    return raised.value
+                raise
+            resume, told = flow.throw, raised
+
+
+async def _aperform(step: Step, ticket: Ticket, send: Callable[[Ticket], Awaitable[Any]], ask: Asker | None) -> Any:
+    if isinstance(step, Send):
+        # A cancellation that waited while the reserve was shielded must strike before the first byte, not after.
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        return await send(ticket)
+    if isinstance(step, Find):
+        # A key that is remembered needs no thread: so a call makes two hops, to reserve and to close.
+        with contextlib.suppress(context.WouldBlock), context.without_blocking():
+            return step.perform(ticket)
+    return await _whole(partial(_asked, step, ticket, ask) if isinstance(step, Ask) else partial(step.perform, ticket))
+
+
+class _Work:
+    """Blocking work that one of two may claim: the thread that does it, or the caller who wants it left undone."""
+
+    __slots__ = ("_claim", "_perform", "ended")
+
+    def __init__(self, perform: Callable[[], Any]) -> None:
+        self._perform = perform
+        self._claim = threading.Lock()
+        self.ended = threading.Event()
+
+    def __call__(self) -> Any:
+        """Do it, in a worker thread."""
+        if not self._claim.acquire(blocking=False):
+            return None
+        try:
+            return self._perform()
+        finally:
+            self.ended.set()
+
+    def give_up(self) -> bool:
+        """Say whether it was not begun; it never will be then."""
+        return self._claim.acquire(blocking=False)
+
+
+async def _whole(perform: Callable[[], Any]) -> Any:
+    """
+    Perform blocking work in a worker thread: wholly or not at all, when this raises.
+
+    A shielded scope is not enough: `asyncio.timeout`, `wait_for`, asyncio's task groups and Ctrl-C cancel the task itself,
+    and anyio leaves the thread to itself then.
+    """
+    work = _Work(perform)
+    with anyio.CancelScope(shield=True):
+        try:
+            return await anyio.to_thread.run_sync(work, limiter=_threads())
+        except GeneratorExit:
+            # A coroutine that is closed may not await; the backend finds its hold by its dead ticket.
+            raise
+        except BaseException:
+            while not (work.ended.is_set() or work.give_up()):
+                # Cancelled once more: the first cancellation is on its way already.
+                with contextlib.suppress(anyio.get_cancelled_exc_class()):
+                    # A thread of its own: the limiter's may all wait for what this one waits for.
+                    await anyio.to_thread.run_sync(work.ended.wait, limiter=anyio.CapacityLimiter(1))
+            raise
+
+
+def _threads() -> anyio.CapacityLimiter:
+    """Return the running event loop's limiter for ledgers: of our own, so that guard and application do not starve each other."""
+    try:
+        return _limiter.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(_THREADS)
+        _limiter.set(limiter)
+        return limiter
