@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -261,9 +261,47 @@ def test_struck_at_any_await(
     assert cells[0].ending == "released"
 
 
+KILLED = [("asyncio", "streamed"), ("trio", "streamed"), ("asyncio", "stripe, httpx"), ("asyncio", "stripe, aiohttp")]
+
+
+@pytest.mark.parametrize(("backend", "client"), KILLED, ids=["-".join(case).replace(" ", "_") for case in KILLED])
+def test_killed_at_any_await(tmp_path: Path, server: StripeServer, capsys: pytest.CaptureFixture[str], backend: str, client: str) -> None:
+    """What a process that is killed had reserved stays counted: nobody knows whether the vendor executed it."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    keyguard.install(url, run_usd_cap=10)
+    cells: list[Cell] = []
+    with _worker(url, client, backend, server.url) as worker:
+        while _asked(worker, len(cells) + 1) == -signal.SIGKILL:
+            server.wait_until_quiet()
+            usage, truth = _ledger().usage(f"run:killed-{len(cells) + 1}"), sum(cell.truth for cell in cells)
+            # Killed before it had a key, a process leaves nothing.
+            spent, held, doubt = (usage.spent, usage.held, usage.doubt) if usage is not None else (0, 0, 0)
+            cells.append(Cell("killed", spent, held, doubt, len(server.charges) * USD - truth))
+    counted = [cell.spent + cell.held + cell.doubt for cell in cells]
+    with capsys.disabled():
+        settled = sum(cell.spent > 0 for cell in cells)
+        endings = f"{sum(map(bool, counted))} counted, {settled} of them settled"
+        print(f"\n{backend:8}{client:17}{'killed':12} struck at {len(cells):3} awaits: {endings}", end="")
+
+    assert len(cells) >= 5
+    assert (counted[0], counted[-1]) == (0, USD)
+    assert [cell for cell, money in zip(cells, counted, strict=True) if not cell.truth <= money <= USD] == []
+    assert _ledger().verify() == []
+
+
+@contextlib.contextmanager
+def _worker(*args: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.worker_awaits", *args]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as found:
+        yield found
+        found.stdin.close()  # type: ignore[union-attr]  # -- it has one
+
+
+def _asked(worker: subprocess.Popen[str], at: int) -> int:
+    print(at, file=worker.stdin, flush=True)
+    return int(worker.stdout.readline())  # type: ignore[union-attr]  # -- it has one
+
+
 def _ledger() -> Any:
     module: Any = sys.modules["keyguard.install"]
     return next(iter(module._armed.backends.values())).ledger
-
-
-_ = (os, signal)
