@@ -69,12 +69,14 @@ class Ticket:
         backend: Who decides this call; set when its payer is known.
         reservation_id: Set from before the reserve until the ledger has confirmed the close.
         closing: How it ends, once that is known.
+        tail: The answer's unread rest, while the caller has it (keyguard.patches._tail); its end closes the hold.
+        rest: What is to be done then; set by who opened the ticket.
     """
 
     __slots__ = (
         "__weakref__", "attempts", "backend", "begun", "call", "closed", "closing", "decision", "flow", "idempotent",
         "in_attempt", "key", "operation", "outcome", "owner", "pid", "quote", "receipt", "refusal", "reservation_id",
-        "run", "secret",
+        "rest", "run", "secret", "tail",
     )  # fmt: skip
 
     def __init__(self, call: Call) -> None:
@@ -100,6 +102,8 @@ class Ticket:
         self.closing: Closing | None = None
         self.receipt: Receipt | None = None
         self.refusal: BaseException | None = None
+        self.tail: weakref.ref[Any] | None = None
+        self.rest: Rest | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
@@ -161,6 +165,18 @@ def _silent(_: Attempt) -> None:
 
 
 _UNREPORTED = _Unreported()
+
+
+class Rest(Protocol):
+    """What is left to do for a call whose answer the caller reads himself, when the answer has ended."""
+
+    def close(self) -> None:
+        """Close the hold and the span."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close them from a coroutine; done whole, whatever cancels it."""
+        ...
 
 
 class Handler(Protocol):

@@ -161,8 +161,17 @@ def guarded(
     except BaseException:
         yield from _close(ticket, ending(ticket, vendor, raised=True))
         raise
-    yield from _close(ticket, ending(ticket, vendor, raised=False))
+    if ticket.tail is None:
+        yield from answered(ticket, vendor)
+    else:
+        # What its head alone says, for an answer that nobody reads to its end.
+        ticket.closing = ending(ticket, vendor, raised=False)
     return native
+
+
+def answered(ticket: Ticket, vendor: Vendor) -> Flow:
+    """Close a call that was answered: at once, or when its caller has read the answer."""
+    yield from _close(ticket, ending(ticket, vendor, raised=False))
 
 
 def _admit(

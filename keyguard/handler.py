@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from keyguard import context, telemetry
 from keyguard.drivers import adrive, drive
 from keyguard.errors import told_while_observing
-from keyguard.guard import Finder, Identify, guarded
+from keyguard.guard import Finder, Identify, answered, guarded
 from keyguard.vendors import vendor_named
 
 _logger = logging.getLogger("keyguard")
@@ -19,6 +20,44 @@ if TYPE_CHECKING:
 
     from keyguard.guard import Flow
     from keyguard.patches import Outgoing
+
+
+class _Rest:
+    """Closes the hold and the span of a call when its caller has read the answer, or let it go."""
+
+    __slots__ = ("_span", "_ticket")
+
+    def __init__(self, ticket: context.Ticket, span: telemetry.span) -> None:
+        self._ticket, self._span = ticket, span
+
+    def close(self) -> None:
+        """Close them, blocking."""
+        # A forked child never closes its parent's calls.
+        if self._ticket.pid == os.getpid():
+            try:
+                drive(self._flow(), self._ticket, _never_sent, None)
+            finally:
+                self._end()
+
+    async def aclose(self) -> None:
+        """Close them under asyncio or trio."""
+        if self._ticket.pid == os.getpid():
+            try:
+                await adrive(self._flow(), self._ticket, _never_sent, None)
+            finally:
+                self._end()
+
+    def _flow(self) -> Flow:
+        return answered(self._ticket, vendor_named(self._ticket.call.vendor))
+
+    def _end(self) -> None:
+        # Not before: until its hold is closed, or could not be, a ticket is alive.
+        self._ticket.tail = None
+        self._span.finish()
+
+
+def _never_sent(_ticket: context.Ticket) -> Any:
+    raise AssertionError("a call that was answered is not sent again")
 
 
 class CallHandler:
@@ -39,14 +78,20 @@ class CallHandler:
     def handle(self, outgoing: Outgoing, send: Callable[[context.Ticket], Any]) -> Any:
         """Guard one blocking call; returns what the client's own method returned."""
         ticket, flow = self._opened(outgoing)
-        with telemetry.span(ticket), context.under(ticket):
-            return drive(flow, ticket, send, outgoing.ask)
+        with telemetry.span(ticket) as span, context.under(ticket):
+            native = drive(flow, ticket, send, outgoing.ask)
+            if ticket.tail is not None:
+                ticket.rest = _Rest(ticket, span)
+            return native
 
     async def ahandle(self, outgoing: Outgoing, send: Callable[[context.Ticket], Awaitable[Any]]) -> Any:
         """Guard one awaited call."""
         ticket, flow = self._opened(outgoing)
-        with telemetry.span(ticket), context.under(ticket):
-            return await adrive(flow, ticket, send, outgoing.ask)
+        with telemetry.span(ticket) as span, context.under(ticket):
+            native = await adrive(flow, ticket, send, outgoing.ask)
+            if ticket.tail is not None:
+                ticket.rest = _Rest(ticket, span)
+            return native
 
     def tolerates(self, error: Exception) -> bool:
         """Let a call that cannot be guarded pass, unbooked and with a WARNING, where everything only observes."""

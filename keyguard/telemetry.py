@@ -48,21 +48,27 @@ _tracer = trace.get_tracer("keyguard")
 
 
 class span:  # noqa: N801 -- read as `with span(ticket):`; written out, because it is entered on every call
-    """Open the call's span for the block; its attributes are set from the ticket when the block ends."""
+    """Open the call's span for the block; its attributes are set from the ticket when the block, or the answer's rest, ends."""
 
     __slots__ = ("_current", "_ticket", "_token")
 
     def __init__(self, ticket: Ticket) -> None:
         self._ticket = ticket
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> span:
         current = self._current = _started(self._ticket)
         # Without an SDK and without a caller's trace there is nothing that calls below could belong to.
         self._token = None if current is None or current is INVALID_SPAN else attach(trace.set_span_in_context(current))
+        return self
 
     def __exit__(self, _kind: object, raised: BaseException | None, _traceback: object) -> None:
         if self._token is not None:
             detach(self._token)
+        if raised is not None or self._ticket.rest is None:
+            self.finish(raised)
+
+    def finish(self, raised: BaseException | None = None) -> None:
+        """End the span, and write the call's log records."""
         if self._current is not None:
             _finish(self._current, self._ticket, raised)
         _log(self._ticket)

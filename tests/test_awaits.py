@@ -71,10 +71,6 @@ class Parts(httpx.AsyncByteStream):
         await anyio.lowlevel.checkpoint()
         yield body[20:]
 
-    async def aclose(self) -> None:
-        """Let the connection go."""
-        await anyio.lowlevel.checkpoint()
-
 
 # -- clients: each makes one guarded call -------------------------------------------------------------
 

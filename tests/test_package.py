@@ -32,6 +32,7 @@ RUNGS = {
     "identity": 1,
     "narrowing": 1,
     "guard": 2,
+    "drivers": 3,
     "ledgers": 2,
     "vendors": 2,
     "patches": 2,

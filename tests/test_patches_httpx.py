@@ -56,8 +56,7 @@ def test_a_request_to_a_vendor_is_seen_with_its_form(server: StripeServer, recor
     assert dict(outgoing.call.body or ()) == FORM
     assert outgoing.call.query == (("x", "1"),)
     assert (outgoing.call.idempotency_key, outgoing.call.account, outgoing.credential) == ("k1", "acct_1", "sk_test_1")
-    assert recorder.tickets[0].attempts[0].reply is not None
-    assert recorder.tickets[0].attempts[0].reply.body == response.content
+    assert [attempt.reply and attempt.reply.status for attempt in recorder.tickets[0].attempts] == [200]
 
 
 def test_the_vendors_own_hosts_are_known_without_being_listed(recorder: Recorder) -> None:
@@ -281,23 +280,6 @@ def test_a_foreign_transports_error_proves_nothing(recorder: Recorder) -> None:
     context.set_vendor_hosts({})
 
     assert [ticket.attempts[0].unsent for ticket in recorder.tickets] == [False, True]
-
-
-class _CutShort(httpx.SyncByteStream):
-    """An answer whose body breaks off."""
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield b'{"id": '
-        raise httpx.ReadError("cut")
-
-
-def test_an_answer_cut_short_reaches_the_caller_and_leaves_the_attempt_open(recorder: Recorder) -> None:
-    """The vendor executed the write, but its answer could not be read to the end: doubt."""
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=_CutShort()))
-    with httpx.Client(transport=transport) as client, pytest.raises(httpx.ReadError, match="cut"):
-        client.post("https://api.stripe.com/v1/payment_intents", data=FORM)
-
-    assert (recorder.tickets[0].begun, recorder.tickets[0].attempts) == (1, [])
 
 
 def test_a_credential_that_was_not_there_is_not_left_behind(server: StripeServer, recorder: Recorder) -> None:

@@ -169,5 +169,8 @@ class LocalBackend:
 
 
 def _is_dead(ticket: Ticket) -> bool:
+    if ticket.tail is not None:
+        # Its flow has ended; who still has the answer will close it.
+        return ticket.tail() is None
     flow = ticket.flow() if ticket.flow is not None else None
     return ticket.closed or (ticket.flow is not None and (flow is None or flow.gi_frame is None))

@@ -21,6 +21,7 @@ from keyguard.model import TOKEN_PREFIX, Attempt, Call, Reply
 from keyguard.patches import Outgoing, Seam
 from keyguard.patches._headers import credential_of, form_pairs, is_carrying, with_credential
 from keyguard.patches._proof import is_unsent
+from keyguard.patches._tail import Tail
 from keyguard.vendors import claimed_hosts
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def _body(request: Any) -> tuple[tuple[str, str], ...] | None:
 
 
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Send one request; a write's answer is read here, because its cost is in it."""
+    """Send one request; its answer is the caller's to read, whole or in parts."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
     with ticket.attempt() as ended, _Swapped(request, ticket.secret):
         try:
@@ -198,8 +199,7 @@ def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, arg
         except Exception as error:
             ended(Attempt(error=type(error).__name__, unsent=_tries_once(instance, request) and is_unsent(error, handled)))
             raise
-        body = response.read() if ticket.call.is_write else None
-        ended(Attempt(reply=_reply(response, body)))
+        _answered(ticket, ended, instance, response)
         return response
 
 
@@ -212,16 +212,46 @@ async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: A
         except Exception as error:
             ended(Attempt(error=type(error).__name__, unsent=_tries_once(instance, request) and is_unsent(error, handled)))
             raise
-        body = await response.aread() if ticket.call.is_write else None
-        ended(Attempt(reply=_reply(response, body)))
+        _answered(ticket, ended, instance, response)
         return response
+
+
+def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], instance: Any, response: Any) -> None:
+    """Report an answer; one whose body says what the call cost and is not read yet, once more when it has been read."""
+    reported = len(ticket.attempts)
+    ended(Attempt(reply=_reply(response, response.content if response.is_closed else None)))
+    is_telling = "json" in response.headers.get("content-type", "") and ticket.reservation_id is not None
+    if is_telling and not response.is_closed and len(ticket.attempts) > reported:
+        response.stream = _tail_of(_library(instance))(response.stream, ticket, partial(_decoded, response))
+
+
+@cache
+def _tail_of(library: str) -> type[Tail]:
+    """Return the class of an answer's rest that a library takes for a stream of its own, blocking or awaited."""
+    module = sys.modules[library]
+    return type("Tail", (Tail, module.SyncByteStream, module.AsyncByteStream), {})
+
+
+def _decoded(response: Any, raw: bytes | None) -> Reply:
+    """Return the reply of an answer whose bytes were read, undoing its compression as the library does."""
+    if raw is None or "content-encoding" not in response.headers:
+        return _reply(response, raw)
+    try:
+        return _reply(response, type(response)(response.status_code, headers=response.headers, content=raw).content)
+    except Exception:
+        # Each codec has errors of its own; a body that cannot be decoded is not known.
+        return _reply(response, None)
 
 
 def _tries_once(instance: Any, request: Any) -> bool:
     """Say whether the library's own transport is at work: a foreign one may try again unseen, and raise only its last error."""
     transport = type(instance._transport_for_url(request.url))  # noqa: SLF001 -- a mounted transport is known to nothing else
-    library = next(base for base in type(instance).__mro__ if "_send_single_request" in vars(base))
-    return transport.__module__.partition(".")[0] == library.__module__.partition(".")[0]
+    return transport.__module__.partition(".")[0] == _library(instance)
+
+
+def _library(instance: Any) -> str:
+    """Return the name of the library whose client this is, or is made from."""
+    return next(base.__module__.partition(".")[0] for base in type(instance).__mro__ if "_send_single_request" in vars(base))
 
 
 def _reply(response: Any, body: bytes | None) -> Reply:
