@@ -201,7 +201,7 @@ class _State:
 
     handler: Handler | None = None
     providers: dict[str, RunProvider] = field(default_factory=dict[str, RunProvider])
-    vendor_hosts: Mapping[str, str] = field(default_factory=dict[str, str])
+    vendor_hosts: dict[str, str] = field(default_factory=dict[str, str])
 
 
 _state = _State()
@@ -232,13 +232,17 @@ def set_handler(new: Handler | None) -> None:
 
 
 def vendor_hosts() -> Mapping[str, str]:
-    """Return the stand-ins and proxies that are treated as a vendor's own: host[:port] → vendor."""
+    """Return the stand-ins and proxies that are treated as a vendor's own: host[:port] → vendor. Always the same object."""
     return _state.vendor_hosts
 
 
 def set_vendor_hosts(hosts: Mapping[str, str]) -> None:
     """Replace the listed hosts (`KEYGUARD_VENDOR_HOSTS`)."""
-    _state.vendor_hosts = dict(hosts)
+    listed = _state.vendor_hosts
+    # In this order: a host that stays on the list is never off it for another thread.
+    listed.update(hosts)
+    for name in listed.keys() - hosts.keys():
+        del listed[name]
 
 
 def register_provider(name: str, provider: RunProvider) -> None:

@@ -57,6 +57,12 @@ class Read(Protocol):
     def __call__(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None: ...
 
 
+class Passes(Protocol):
+    """Says at once, from a method's arguments without its instance, that a request is nobody's business; what it does not pass is read."""
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool: ...
+
+
 class Send(Protocol):
     """Calls the client's own method under a ticket, reporting its attempts; a coroutine function for async seams."""
 
@@ -76,6 +82,7 @@ class Seam:
         attribute: `Class.method`.
         read, send: The plug's two translations. A seam without `send` only checks: `read` may raise.
         is_async: The method is a coroutine function.
+        passes: For a seam that sees the requests of hosts nobody guards: all that those pay.
     """
 
     name: str
@@ -84,6 +91,7 @@ class Seam:
     read: Read
     send: Send | None = None
     is_async: bool = False
+    passes: Passes | None = None
 
 
 class Patch(Protocol):
@@ -109,10 +117,9 @@ class Patch(Protocol):
 
 # Plain functions: `wrapt`'s wrappers do the same for half a microsecond more, on requests that nobody guards too.
 def _sync_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
-    read, passing = seam.read, _passing(owner, method)
+    read, passes, passing = seam.read, seam.passes, _passing(owner, method)
 
-    @functools.wraps(method)
-    def wrapper(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+    def seen(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         handler = context.deciding()
         if handler is None:
             return passing(instance, *args, **kwargs)
@@ -131,14 +138,20 @@ def _sync_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
             return send(ticket, wrapped, instance, args, kwargs)
         return handler.handle(outgoing, lambda opened: send(opened, wrapped, instance, args, kwargs))
 
+    # Apart from what is seen: a function with a lambda makes a cell of each variable in it, on each call.
+    @functools.wraps(method)
+    def wrapper(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if passes is not None and passes(args, kwargs):
+            return passing(instance, *args, **kwargs)
+        return seen(instance, args, kwargs)
+
     return wrapper
 
 
 def _async_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
-    read, passing = seam.read, _passing(owner, method)
+    read, passes, passing = seam.read, seam.passes, _passing(owner, method)
 
-    @functools.wraps(method)
-    async def wrapper(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+    async def seen(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         handler = context.deciding()
         if handler is None:
             return await passing(instance, *args, **kwargs)
@@ -156,6 +169,13 @@ def _async_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
         if ticket is not None and ticket.covers(outgoing.call):
             return await send(ticket, wrapped, instance, args, kwargs)
         return await handler.ahandle(outgoing, lambda opened: send(opened, wrapped, instance, args, kwargs))
+
+    # Apart from what is seen: a function with a lambda makes a cell of each variable in it, on each call.
+    @functools.wraps(method)
+    async def wrapper(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if passes is not None and passes(args, kwargs):
+            return await passing(instance, *args, **kwargs)
+        return await seen(instance, args, kwargs)
 
     return wrapper
 

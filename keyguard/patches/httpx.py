@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _TOKEN = TOKEN_PREFIX.encode()
 _VALUE = itemgetter(-1)
+# A name with the root's dot is the same host.
+_CLAIMED = {name: vendor for host, vendor in claimed_hosts().items() for name in (host, f"{host}.")}
+_LISTED = context.vendor_hosts()
 _FORM = "application/x-www-form-urlencoded"
 # What belongs to a write and not to the question about it.
 _BODY_HEADERS = ("idempotency-key", "content-type", "content-length", "content-encoding", "transfer-encoding")
@@ -67,9 +70,20 @@ def seams_for(module: str) -> tuple[Seam, ...]:
     """Return the seams of httpx, or of a library with the same classes."""
     defined = f"{module}._client"
     return (
-        Seam(f"{module}.sync", defined, "Client._send_single_request", read, send),
-        Seam(f"{module}.async", defined, "AsyncClient._send_single_request", aread, asend, is_async=True),
+        Seam(f"{module}.sync", defined, "Client._send_single_request", read, send, passes=passes),
+        Seam(f"{module}.async", defined, "AsyncClient._send_single_request", aread, asend, is_async=True, passes=passes),
     )
+
+
+def passes(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
+    """Say at once that nobody guards this request: the host is foreign, no stand-in is listed, and no header may carry a token."""
+    request = args[0] if args else kwargs["request"]
+    # A host that nobody guards pays this, with nothing of the caller's in the processor's caches: so private names, and few calls.
+    if _LISTED or request.url._uri_reference.host in _CLAIMED:  # noqa: SLF001 -- missing, it stops every request
+        return False
+    # One search over all values, for nearly every request the only one; Basic hides a token in base64.
+    values = b"\n".join(map(_VALUE, request.headers._list))  # noqa: SLF001 -- `raw` would copy each of its items first
+    return values.find(_TOKEN) < 0 and values.find(b"asic ") < 0
 
 
 def _reader(get: Callable[[Any, Any], Any]) -> Read:
@@ -77,38 +91,24 @@ def _reader(get: Callable[[Any, Any], Any]) -> Read:
 
     def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None:
         request = args[0] if args else kwargs["request"]
-        # Building a Call for each foreign request would cost 10 µs; this is what a host that nobody guards pays.
-        # A name with the root's dot is the same host.
-        vendor = _claimed().get(request.url.raw_host.rstrip(b"."))
+        vendor = _claimed_by(request) or _LISTED.get(request.url.netloc.decode("ascii"))
         if vendor is None:
-            listed = context.vendor_hosts()
-            vendor = listed.get(request.url.netloc.decode("ascii")) if listed else None
-        if vendor is None:
-            # One search over all values, for nearly every request the only one; Basic hides a token in base64.
-            # The private list, as `raw` would copy each of its items first.
-            values = b"\n".join(map(_VALUE, request.headers._list))  # noqa: SLF001 -- missing, it stops every request
-            if values.find(_TOKEN) >= 0 or values.find(b"asic ") >= 0:
-                _check_token(request)
+            _check_token(request)
             return None
         return None if _is_prefects(instance, request) else _outgoing(request, vendor, partial(get, instance))
 
     return read
 
 
+def _claimed_by(request: Any) -> str | None:
+    """Return the vendor whose own host this is."""
+    return _CLAIMED.get(request.url._uri_reference.host)  # noqa: SLF001 -- in lower case, as it is sent; missing, it stops every request
+
+
 def _is_prefects(instance: Any, request: Any) -> bool:
     """Say whether this is Prefect's own traffic; a host that a vendor plug claims is never exempt."""
     is_client = type(instance).__name__ in _PREFECT_CLIENTS and type(instance).__module__.startswith("prefect.")
-    return is_client and _claimed().get(request.url.raw_host.rstrip(b".")) is None
-
-
-@cache
-def _claimed() -> dict[bytes, str]:
-    """Return the claimed hosts as httpx holds them, so that one look-up without decoding tells a foreign host."""
-    return {host.encode(): vendor for host, vendor in claimed_hosts().items()}
-
-
-def _listed(request: Any) -> str | None:
-    return context.vendor_hosts().get(request.url.netloc.decode("ascii"))
+    return is_client and _claimed_by(request) is None
 
 
 def _check_token(request: Any) -> None:
@@ -123,7 +123,9 @@ def _check_token(request: Any) -> None:
 def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any]) -> Outgoing:
     headers = request.headers
     parts = urlsplit(str(request.url))
-    prefix, path = _split_path(request.url.raw_path.partition(b"?")[0].decode("ascii"), vendor, is_listed=_listed(request) is not None)
+    prefix, path = _split_path(
+        request.url.raw_path.partition(b"?")[0].decode("ascii"), vendor, is_listed=request.url.netloc.decode("ascii") in _LISTED
+    )
     call = Call(
         vendor=vendor,
         method=request.method.upper(),
