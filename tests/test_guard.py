@@ -55,6 +55,20 @@ def test_the_steps_of_an_allowed_call() -> None:
     assert stop.value.value == "the client's own object"
 
 
+def test_a_call_leaves_nothing_to_the_garbage_collector() -> None:
+    """What a caller sent (customers, cards' ids) is gone with its call: nothing of it waits in a reference cycle."""
+    world = World()
+    world.call()
+    gc.collect()
+    gc.disable()
+    try:
+        world.call()
+
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
 def test_a_refusal_ends_the_flow_before_send() -> None:
     """When the ledger refuses, the flow asks for the key once more (for the message) and raises; Send never comes."""
     world = World()

@@ -125,7 +125,9 @@ def test_callers_that_wait_share_one_commit_and_one_sync(till: Till, steps: Step
         answers = [future.result(_PATIENCE) for future in (first, *others)]
 
     assert all(answer.granted for answer in answers)
-    assert (steps.seen["committed"], steps.seen["answered"], syncs["sync"]) == (2, 21, 2)
+    assert (steps.seen["committed"], steps.seen["answered"]) == (2, 21)
+    # One, where the first leader begins its own when the second has committed already.
+    assert syncs["sync"] in {1, 2}
     assert till.ledger.verify() == []
 
 

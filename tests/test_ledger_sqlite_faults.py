@@ -247,16 +247,16 @@ class Sweep:
 
     def _commit(self, batch: list[Job]) -> int:
         for job in batch:
-            job.result = job.run()
+            job.result = job.run(job)
         return 1
 
     def _call(self, number: int) -> None:
         try:
-            self.answers.append(self.queue.submit(Job(lambda: number)))
+            self.answers.append(self.queue.submit(Job(lambda _: number)))
         except LedgerUnavailable as error:
             self.answers.append(error)
 
-    def _crowd(self) -> None:
+    def _crowd(self, _job: Job) -> None:
         """Let the others queue up behind the one that will be struck, which leads now."""
         while self.queued.acquire(blocking=False):
             pass

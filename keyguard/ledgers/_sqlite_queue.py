@@ -22,7 +22,7 @@ class Job:
     One operation on its way through a batch.
 
     Attributes:
-        run: Does the work inside the transaction.
+        run: Does the work inside the transaction; told its job, so that it need not hold it (a cycle keeps what the caller sent alive).
         is_durable: Its commit must be on disk before the caller goes on.
         leads: Its caller leads the next batch.
         batch: The jobs that its caller took out of the queue to lead.
@@ -31,7 +31,7 @@ class Job:
 
     __slots__ = ("batch", "error", "is_durable", "leads", "result", "run", "wake")
 
-    def __init__(self, run: Callable[[], Any], *, is_durable: bool = False) -> None:
+    def __init__(self, run: Callable[[Job], Any], *, is_durable: bool = False) -> None:
         self.run = run
         self.is_durable = is_durable
         self.leads = False
@@ -108,6 +108,8 @@ class Queue:
         for job in batch:
             if job is not leader:
                 job.rouse()
+        # The leader is in its own batch: without this, memory would wait for the garbage collector.
+        batch.clear()
 
     def _gather(self, batch: list[Job]) -> None:
         """Take who waits into a batch: the leader too, when it was promoted while it waited itself."""

@@ -247,7 +247,7 @@ class SqliteLedger:
     # -- batches ----------------------------------------------------------------------------------
 
     def _run(self, work: Callable[[Books], _T], *, durable: bool = False, checked: bool = True) -> _T:
-        result: _T = self._queue.submit(Job(lambda: work(self._books_of(checked=checked)), is_durable=durable and self._is_power))
+        result: _T = self._queue.submit(Job(lambda _: work(self._books_of(checked=checked)), is_durable=durable and self._is_power))
         self._step("answered")
         return result
 
@@ -310,7 +310,7 @@ class SqliteLedger:
             self._step("begun")
             for job in batch:
                 try:
-                    job.result = job.run()
+                    job.result = job.run(job)
                 except KeyguardError as error:
                     # A job checks what was asked before it writes, so this one wrote nothing.
                     job.error = error
@@ -370,8 +370,7 @@ class SqliteLedger:
 
     def reserve(self, order: Order) -> Decision:
         """Hold money on all legs or on none."""
-        job = Job(lambda: self._reserved(order, job))
-        decision: Decision = self._queue.submit(job)
+        decision: Decision = self._queue.submit(Job(lambda job: self._reserved(order, job)))
         self._step("answered")
         return decision
 
