@@ -26,6 +26,8 @@ _DOUBT = {
     ("urllib3.exceptions", "ProxyError"), ("requests.exceptions", "ProxyError"), *((library, "ProxyError") for library in _HTTPX),
 }  # fmt: skip
 
+_SENT_AGAIN = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+
 
 def is_unsent(error: BaseException, handled: BaseException | None = None) -> bool:
     """
@@ -40,12 +42,15 @@ def is_unsent(error: BaseException, handled: BaseException | None = None) -> boo
     return not kinds & _DOUBT and bool(kinds & _PROOF)
 
 
-def sends_once(session: Any) -> bool:
-    """Say whether a `requests` session tries each request once: of several tries an error shows only the last."""
-    kind = type(session)
-    if (kind.__module__, kind.__name__) != ("requests.sessions", "Session"):
-        return False
-    return all(getattr(getattr(adapter, "max_retries", None), "total", None) in (0, False) for adapter in session.adapters.values())
+def sends_once(session: Any, method: str) -> bool:
+    """Say whether a session of requests or aiohttp tries such a request once: of several tries an error shows only the last."""
+    kind = (type(session).__module__, type(session).__name__)
+    if kind == ("requests.sessions", "Session"):
+        return all(getattr(getattr(adapter, "max_retries", None), "total", None) in (0, False) for adapter in session.adapters.values())
+    if kind == ("aiohttp.client", "ClientSession"):
+        # Where a kept connection turns out to be closed, aiohttp sends these again (its IDEMPOTENT_METHODS, 3.14, read November 2026).
+        return method.upper() not in _SENT_AGAIN and not getattr(session, "_middlewares", ())
+    return False
 
 
 def _chain(error: BaseException, handled: BaseException | None) -> Iterator[BaseException]:

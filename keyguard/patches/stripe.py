@@ -172,7 +172,7 @@ class _Watched(wrapt.ObjectProxy[Any]):
             try:
                 answer = getattr(client, name)(method, url, headers, data, **more)
             except Exception as error:
-                ended(Attempt(error=type(error).__name__, unsent=_tries_once(client, name) and is_unsent(error, handled)))
+                ended(Attempt(error=type(error).__name__, unsent=_tries_once(client, name, method) and is_unsent(error, handled)))
                 raise
             ended(Attempt(reply=_reply(None if is_stream else answer[0], answer[1], answer[2])))
             return answer
@@ -186,19 +186,21 @@ class _Watched(wrapt.ObjectProxy[Any]):
             try:
                 answer = await getattr(client, name)(method, url, headers, data, **more)
             except Exception as error:
-                ended(Attempt(error=type(error).__name__, unsent=_tries_once(client, name) and is_unsent(error, handled)))
+                ended(Attempt(error=type(error).__name__, unsent=_tries_once(client, name, method) and is_unsent(error, handled)))
                 raise
             ended(Attempt(reply=_reply(None if is_stream else answer[0], answer[1], answer[2])))
             return answer
 
 
-def _tries_once(client: Any, name: str) -> bool:
+def _tries_once(client: Any, name: str, method: str) -> bool:
     """Say whether one attempt of this client is one try on the wire, so that its error tells all that happened."""
     fallback = getattr(client, "_async_fallback_client", None) if name.endswith("_async") else None
-    session = getattr(client, "_session", None)
+    sender = client if fallback is None else fallback
+    # Of the object itself: asked in the other way, the client over aiohttp would make one.
+    session = vars(sender).get("_cached_session") or vars(sender).get("_session")
     # What somebody else wrote may try again unseen; so may the user's own session under Stripe's client.
-    is_stripes_own = all(_is_stripes_own(one, name) for one in (client, fallback) if one is not None)
-    return is_stripes_own and (session is None or sends_once(session))
+    is_stripes_own = all(_is_stripes_own(one, name) for one in (client, sender))
+    return is_stripes_own and (session is None or sends_once(session, method))
 
 
 def _is_stripes_own(client: Any, name: str) -> bool:

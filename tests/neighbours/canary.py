@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import httpx2
 import stripe
 
 from keyguard import context
@@ -64,13 +65,13 @@ class _Bypassing(_Silent):
         return "{}", 200, {}
 
 
-def _wire() -> None:
-    with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
+def _wire(library: Any) -> None:
+    with library.Client(transport=library.MockTransport(lambda _: library.Response(200))) as client:
         client.get(_URL)
 
 
-async def _awire() -> None:
-    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
+async def _awire(library: Any) -> None:
+    async with library.AsyncClient(transport=library.MockTransport(lambda _: library.Response(200))) as client:
         await client.get(_URL)
 
 
@@ -91,8 +92,10 @@ async def _acheck() -> None:
 
 
 _CALLS: dict[str, Callable[[], Any]] = {
-    "httpx.sync": _wire,
-    "httpx.async": lambda: asyncio.run(_awire()),
+    "httpx.sync": lambda: _wire(httpx),
+    "httpx.async": lambda: asyncio.run(_awire(httpx)),
+    "httpx2.sync": lambda: _wire(httpx2),
+    "httpx2.async": lambda: asyncio.run(_awire(httpx2)),
     "stripe.sync": _sdk,
     "stripe.async": lambda: asyncio.run(_asdk()),
 }

@@ -20,7 +20,7 @@ class Cassette(Neighbour):
         mode: vcrpy's record mode: `all` records everything, `none` answers only what the cassette has.
     """
 
-    hooks = frozenset({"httpx", "requests"})
+    hooks = frozenset({"aiohttp", "httpx", "httpx2", "requests"})
 
     def __init__(self, mode: Literal["all", "none"]) -> None:
         self._mode = mode

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import httpx2
 import stripe
 
 if TYPE_CHECKING:
@@ -75,25 +76,30 @@ def _raw(base: str, cents: int) -> dict[str, Any]:
     return {"url": f"{base}/v1/payment_intents", "data": form, "headers": {"Authorization": f"Bearer {KEY}"}}
 
 
-def _answered(response: httpx.Response) -> tuple[str, int, str]:
+def _answered(response: Any) -> tuple[str, int, str]:
     intent = response.json()
     return intent["id"], intent["amount"], intent["status"]
 
 
-def _with_httpx(base: str, cents: int) -> tuple[str, int, str]:
-    with httpx.Client(verify=_NO_CONTEXT) as client:
-        return _answered(client.post(**_raw(base, cents)))
+def _with(library: Any) -> Callable[[str, int], tuple[str, int, str]]:
+    """Charge with httpx, or httpx2."""
+
+    def charge(base: str, cents: int) -> tuple[str, int, str]:
+        with library.Client(verify=_NO_CONTEXT) as client:
+            return _answered(client.post(**_raw(base, cents)))
+
+    return charge
 
 
-def _with_async_httpx(base: str, cents: int) -> tuple[str, int, str]:
-    async def charge() -> tuple[str, int, str]:
-        async with httpx.AsyncClient(verify=_NO_CONTEXT) as client:
+def _with_async(library: Any) -> Callable[[str, int], tuple[str, int, str]]:
+    async def charge(base: str, cents: int) -> tuple[str, int, str]:
+        async with library.AsyncClient(verify=_NO_CONTEXT) as client:
             return _answered(await client.post(**_raw(base, cents)))
 
-    return asyncio.run(charge())
+    return lambda base, cents: asyncio.run(charge(base, cents))
 
 
-# A further client is a further line (Stripe over aiohttp: `_with_async_sdk(lambda: stripe.AIOHTTPClient())`).
+# A further client is a further line.
 CLIENTS = (
     Client("stripe-requests", frozenset({"stripe", "requests"}), "stripe.sync", _with_sdk(stripe.RequestsClient)),
     Client(
@@ -108,6 +114,14 @@ CLIENTS = (
         "stripe.async",
         _with_async_sdk(lambda: stripe.HTTPXClient(**_NO_CERTIFICATES)),
     ),
-    Client("httpx", frozenset({"httpx"}), "httpx.sync", _with_httpx),
-    Client("httpx-async", frozenset({"httpx"}), "httpx.async", _with_async_httpx),
+    Client(
+        "stripe-aiohttp",
+        frozenset({"stripe", "aiohttp"}),
+        "stripe.async",
+        _with_async_sdk(lambda: stripe.AIOHTTPClient()),
+    ),
+    Client("httpx", frozenset({"httpx"}), "httpx.sync", _with(httpx)),
+    Client("httpx-async", frozenset({"httpx"}), "httpx.async", _with_async(httpx)),
+    Client("httpx2", frozenset({"httpx2"}), "httpx2.sync", _with(httpx2)),
+    Client("httpx2-async", frozenset({"httpx2"}), "httpx2.async", _with_async(httpx2)),
 )

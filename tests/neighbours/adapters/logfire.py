@@ -10,13 +10,13 @@ from tests.neighbours import Neighbour
 class Logfire(Neighbour):
     """`instrument_httpx()` and `instrument_requests()`; it offers no way back but OpenTelemetry's."""
 
-    hooks = frozenset({"httpx", "requests"})
+    hooks = frozenset({"httpx", "httpx2", "requests"})
 
     def __init__(self) -> None:
         self._spans: Any = None
 
     def install(self) -> None:
-        """Configure it to send nothing, and instrument both libraries."""
+        """Configure it to send nothing, and instrument the libraries."""
         import logfire
         from opentelemetry.sdk.trace.export import SimpleSpanProcessor
         from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -28,10 +28,11 @@ class Logfire(Neighbour):
         logfire.instrument_requests()
 
     def remove(self) -> None:
-        """Uninstrument both."""
-        from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+        """Uninstrument them."""
+        from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
         from opentelemetry.instrumentation.requests import RequestsInstrumentor
 
+        HTTPX2ClientInstrumentor().uninstrument()
         HTTPXClientInstrumentor().uninstrument()
         RequestsInstrumentor().uninstrument()
 

@@ -1,4 +1,4 @@
-"""OpenTelemetry's httpx and requests instrumentation: one CLIENT span per request, collected in memory."""
+"""OpenTelemetry's httpx, httpx2 and requests instrumentation: one CLIENT span per request, collected in memory."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from tests.neighbours import Neighbour
 
 
 class OpenTelemetry(Neighbour):
-    """Both instrumentors, as `instrument()` and `uninstrument()` put them there and take them away."""
+    """The instrumentors, as `instrument()` and `uninstrument()` put them there and take them away."""
 
-    hooks = frozenset({"httpx", "requests"})
+    hooks = frozenset({"httpx", "httpx2", "requests"})
 
     def __init__(self) -> None:
         self._spans: Any = None
         self._instrumentors: list[Any] = []
 
     def install(self) -> None:
-        """Instrument both libraries with a provider of our own; the global one stays as it is."""
-        from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+        """Instrument the libraries with a provider of our own; the global one stays as it is."""
+        from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
         from opentelemetry.instrumentation.requests import RequestsInstrumentor
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -26,12 +26,12 @@ class OpenTelemetry(Neighbour):
 
         provider, self._spans = TracerProvider(), InMemorySpanExporter()
         provider.add_span_processor(SimpleSpanProcessor(self._spans))
-        self._instrumentors = [HTTPXClientInstrumentor(), RequestsInstrumentor()]
+        self._instrumentors = [HTTPXClientInstrumentor(), HTTPX2ClientInstrumentor(), RequestsInstrumentor()]
         for instrumentor in self._instrumentors:
             instrumentor.instrument(tracer_provider=provider)
 
     def remove(self) -> None:
-        """Uninstrument both."""
+        """Uninstrument them."""
         for instrumentor in self._instrumentors:
             instrumentor.uninstrument()
 
