@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
-import httpx2
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -23,6 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import keyguard
 from keyguard import telemetry
 from keyguard.patches import _tail
+from tests.support_libraries import HTTPX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -36,7 +36,7 @@ INTENT = {
     "status": "succeeded", "latest_charge": "ch_1",
 }  # fmt: skip
 SETTLED, HELD, DOUBT, RELEASED = (USD, 0, 0), (0, USD, 0), (0, 0, USD), (0, 0, 0)
-LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
+LIBRARIES = pytest.mark.parametrize("library", HTTPX.values(), ids=HTTPX)
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import httpx
-import httpx2
 import stripe
 
 from keyguard import context
 from keyguard.errors import ConfigurationError
+from tests.support_libraries import HTTPX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,6 +75,10 @@ async def _awire(library: Any) -> None:
         await client.get(_URL)
 
 
+def _run_awire(library: Any) -> None:
+    asyncio.run(_awire(library))
+
+
 def _sdk() -> None:
     _Silent().request_with_retries("get", _URL, {}, None)
 
@@ -92,10 +96,8 @@ async def _acheck() -> None:
 
 
 _CALLS: dict[str, Callable[[], Any]] = {
-    "httpx.sync": lambda: _wire(httpx),
-    "httpx.async": lambda: asyncio.run(_awire(httpx)),
-    "httpx2.sync": lambda: _wire(httpx2),
-    "httpx2.async": lambda: asyncio.run(_awire(httpx2)),
+    **{f"{name}.sync": partial(_wire, library) for name, library in HTTPX.items()},
+    **{f"{name}.async": partial(_run_awire, library) for name, library in HTTPX.items()},
     "stripe.sync": _sdk,
     "stripe.async": lambda: asyncio.run(_asdk()),
 }

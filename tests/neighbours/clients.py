@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import httpx
-import httpx2
 import stripe
+
+from tests.support_libraries import HTTPX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,8 +120,6 @@ CLIENTS = (
         "stripe.async",
         _with_async_sdk(lambda: stripe.AIOHTTPClient()),
     ),
-    Client("httpx", frozenset({"httpx"}), "httpx.sync", _with(httpx)),
-    Client("httpx-async", frozenset({"httpx"}), "httpx.async", _with_async(httpx)),
-    Client("httpx2", frozenset({"httpx2"}), "httpx2.sync", _with(httpx2)),
-    Client("httpx2-async", frozenset({"httpx2"}), "httpx2.async", _with_async(httpx2)),
+    *(Client(name, frozenset({name}), f"{name}.sync", _with(library)) for name, library in HTTPX.items()),
+    *(Client(f"{name}-async", frozenset({name}), f"{name}.async", _with_async(library)) for name, library in HTTPX.items()),
 )
