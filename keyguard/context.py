@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -277,6 +277,14 @@ def is_own_traffic() -> bool:
     return _own_traffic.get()
 
 
+def _take_back(variable: ContextVar[Any], token: Token[Any]) -> None:
+    try:
+        variable.reset(token)
+    except ValueError:
+        # A coroutine that Python collects ends in a foreign context, where there is nothing to take back.
+        return
+
+
 class under:  # noqa: N801 -- read as `with under(ticket):`
     """Run the block under a ticket; the ticket is closed when the block ends, however it ends."""
 
@@ -290,7 +298,7 @@ class under:  # noqa: N801 -- read as `with under(ticket):`
 
     def __exit__(self, *_: object) -> None:
         self._opened.closed = True
-        _ticket.reset(self._before)
+        _take_back(_ticket, self._before)
 
 
 @contextmanager
@@ -300,7 +308,7 @@ def using(key: VaultKey) -> Iterator[VaultKey]:
     try:
         yield key
     finally:
-        _key_in_use.reset(token)
+        _take_back(_key_in_use, token)
 
 
 @contextmanager
@@ -310,7 +318,7 @@ def named_run(run: RunRef) -> Iterator[RunRef]:
     try:
         yield run
     finally:
-        _named_run.reset(token)
+        _take_back(_named_run, token)
 
 
 @contextmanager
@@ -320,7 +328,7 @@ def own_traffic() -> Iterator[None]:
     try:
         yield
     finally:
-        _own_traffic.reset(token)
+        _take_back(_own_traffic, token)
 
 
 @contextmanager
@@ -330,7 +338,7 @@ def without_blocking() -> Iterator[None]:
     try:
         yield
     finally:
-        _may_block.reset(token)
+        _take_back(_may_block, token)
 
 
 def check_may_block() -> None:

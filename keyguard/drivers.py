@@ -8,6 +8,7 @@ caller meanwhile; so what the flow is told is what the ledger did.
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -115,20 +116,43 @@ async def _whole(perform: Callable[[], Any]) -> Any:
     A shielded scope is not enough: `asyncio.timeout`, `wait_for`, asyncio's task groups and Ctrl-C cancel the task itself,
     and anyio leaves the thread to itself then.
     """
-    work = _Work(perform)
-    with anyio.CancelScope(shield=True):
-        try:
-            return await anyio.to_thread.run_sync(work, limiter=_threads())
-        except GeneratorExit:
-            # A coroutine that is closed may not await; the backend finds its hold by its dead ticket.
-            raise
-        except BaseException:
-            while not (work.ended.is_set() or work.give_up()):
-                # Cancelled once more: the first cancellation is on its way already.
-                with contextlib.suppress(anyio.get_cancelled_exc_class()):
-                    # A thread of its own: the limiter's may all wait for what this one waits for.
-                    await anyio.to_thread.run_sync(work.ended.wait, limiter=anyio.CapacityLimiter(1))
-            raise
+    work, handled = _Work(perform), sys.exc_info()[1]
+    try:
+        with anyio.CancelScope(shield=True):
+            try:
+                return await anyio.to_thread.run_sync(work, limiter=_threads())
+            except BaseException as error:
+                if not _is_closing(error, handled):
+                    await _ended(work)
+                raise
+    except RuntimeError as error:
+        if _is_closing(error, handled):
+            raise GeneratorExit from None
+        raise
+
+
+def _is_closing(error: BaseException, handled: BaseException | None) -> bool:
+    """
+    Say whether this coroutine is being closed, as Python does when it collects one whose loop is gone.
+
+    It may not await then; the backend finds its hold by its dead ticket. anyio's scopes, left outside their task, put a
+    RuntimeError in the place of the GeneratorExit. What the caller was handling already (`handled`) says nothing.
+    """
+    found: BaseException | None = error if isinstance(error, (GeneratorExit, RuntimeError)) else None
+    while found is not None and found is not handled:
+        if isinstance(found, GeneratorExit):
+            return True
+        found = found.__context__
+    return False
+
+
+async def _ended(work: _Work) -> None:
+    """Wait until work that was begun has ended; other work is never begun."""
+    while not (work.ended.is_set() or work.give_up()):
+        # Cancelled once more: the first cancellation is on its way already.
+        with contextlib.suppress(anyio.get_cancelled_exc_class()):
+            # A thread of its own: the limiter's may all wait for what this one waits for.
+            await anyio.to_thread.run_sync(work.ended.wait, limiter=anyio.CapacityLimiter(1))
 
 
 def _threads() -> anyio.CapacityLimiter:

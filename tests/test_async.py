@@ -261,6 +261,33 @@ def test_a_reserve_that_its_thread_did_not_begin_is_never_made(url: str) -> None
     assert (installed.usage().held, installed.usage().calls) == (0, 0)
 
 
+@pytest.mark.parametrize(("operation", "counted"), [(1, 0), (2, USD)], ids=["reserve", "close"])
+def test_a_call_whose_loop_is_gone_awaits_nothing_more(url: str, operation: int, counted: int) -> None:
+    """Its coroutine is closed while a thread works for it: Python has nothing to complain about, and the hold is found."""
+    installed, client = _install(url), httpx.AsyncClient(transport=Vendor())
+
+    async def main() -> tuple[asyncio.Task[int], Stage]:
+        stage = Stage(_ledger(), operation)
+        task = asyncio.ensure_future(_charge(client))
+        await stage.reached.wait()
+        return task, stage
+
+    loop = asyncio.new_event_loop()
+    task, stage = loop.run_until_complete(main())
+    loop.close()
+    # Here another loop runs: nothing of the closed call may begin to wait in it.
+    asyncio.run(_close(task.get_coro()))
+    stage.let_go()
+    usage = installed.usage()
+
+    assert (usage.held, usage.spent + usage.doubt) == (0, counted)
+
+
+async def _close(coroutine: Any) -> None:
+    """Do what Python does to a coroutine that it collects."""
+    coroutine.close()
+
+
 async def _cancelled_by_scope(client: httpx.AsyncClient, stage: Stage) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(_charge, client)
