@@ -36,12 +36,14 @@ _logger = logging.getLogger("keyguard")
 _armed = Armed()
 
 
-def _renew_lock() -> None:
-    """Give a forked child a lock of its own: the parent's may be held by a thread that the child does not have."""
+def _renew_locks() -> None:
+    """Give a forked child locks of its own: the parent's may be held by a thread that the child does not have."""
     _armed.lock = threading.RLock()
+    _armed.slots.renew_lock()
+    patches.renew_lock()
 
 
-os.register_at_fork(after_in_child=_renew_lock)
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 class Installation:

@@ -172,7 +172,7 @@ class LedgerFile:
             raise LedgerUnavailable(f"the ledger cannot mark its owner in {folder}: {error.strerror or error}") from error
 
     def close(self) -> None:
-        """Close our descriptors; the owner's mark goes too."""
+        """Close our descriptors; the owner's mark goes too. In a forked child they are copies: nothing of the parent's is given up."""
         for fd in (self._wal_fd, self._owner_fd):
             if fd >= 0:
                 os.close(fd)
@@ -180,10 +180,6 @@ class LedgerFile:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-    def close_in_child(self) -> None:
-        """Close a forked child's copies; flock belongs to the open file, so this gives up nothing of the parent's."""
-        self.close()
 
 
 def _flush(fd: int) -> None:
