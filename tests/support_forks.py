@@ -166,21 +166,22 @@ def work_and_tell(queue: Any, *job: Any) -> None:
     queue.put(work(*job))
 
 
-def pools(method: str, base: str, url: str, arms: str) -> None:
-    """Let two workers of each kind (Process, Pool, ProcessPoolExecutor) charge at once; `arms`: who installs, parent or worker."""
-    job = (base, url, "yes" if arms == "worker" else "no", 10)
+def pools(method: str, base: str, url: str, arms: str, each: str) -> None:
+    """Let workers of each kind (Process, Pool, ProcessPoolExecutor) charge at once, 60 times in all; `arms`: who installs."""
+    count = int(each)
+    job = (base, url, "yes" if arms == "worker" else "no", 20 // count)
     if arms == "parent":
         import keyguard
 
         keyguard.install(url, run_usd_cap=30)
     making: Any = multiprocessing.get_context(method)
     queue = making.SimpleQueue()
-    processes = [making.Process(target=work_and_tell, args=(queue, *job)) for _ in range(2)]
-    with making.Pool(2) as pool, ProcessPoolExecutor(2, mp_context=making) as executor:
+    processes = [making.Process(target=work_and_tell, args=(queue, *job)) for _ in range(count)]
+    with making.Pool(count) as pool, ProcessPoolExecutor(count, mp_context=making) as executor:
         for process in processes:
             process.start()
-        mapped = pool.starmap_async(work, [job] * 2, chunksize=1)
-        futures = [executor.submit(work, *job) for _ in range(2)]
+        mapped = pool.starmap_async(work, [job] * count, chunksize=1)
+        futures = [executor.submit(work, *job) for _ in range(count)]
         told = [queue.get() for _ in processes]
         done = [*told, *mapped.get(PATIENCE), *(future.result(PATIENCE) for future in futures)]
         pool.close()

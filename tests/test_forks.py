@@ -400,3 +400,49 @@ def test_forks_among_busy_threads_lose_and_hang_nothing(server: StripeServer, ur
 
     assert len(server.charges) == 1 + count + 12
     assert after == (server.total, 0, 0) == _at_the_end(url)
+
+
+# -- pools of workers ---------------------------------------------------------------------------------
+
+
+def _pooled(server: StripeServer, url: str, method: str, arms: str, **environment: str) -> tuple[int, ...]:
+    """Return (charged, refused) as the workers counted them, and what the server and the run's books say, in dollars."""
+    each = "2" if method == "fork" else "1"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support_forks", "pools", method, server.url, url, arms, each],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    charged, refused = json.loads(done.stdout)
+    spent, held, doubt = _at_the_end(url)
+    return charged, refused, server.total // 100, spent // 100, held + doubt
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_that_install_share_the_named_runs_cap(server: StripeServer, url: str, method: str) -> None:
+    """Processes, a pool and an executor at once, 60 charges wanted by the run of KEYGUARD_RUN_ID: 30 reach the server, 30 are refused."""
+    assert _pooled(server, url, method, "worker", KEYGUARD_RUN_ID="run-1") == (30, 30, 30, 30, 0)
+
+
+def test_forked_workers_inherit_the_run(server: StripeServer, url: str) -> None:
+    """They do nothing themselves; what their parent installed holds for them."""
+    assert _pooled(server, url, "fork", "parent", KEYGUARD_RUN_ID="run-1") == (30, 30, 30, 30, 0)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_new_interpreters_that_do_not_install_are_not_guarded(server: StripeServer, url: str, method: str) -> None:
+    """What README says is not guaranteed: neither the parent's install nor the environment reaches a process that never imports keyguard."""
+    assert _pooled(server, url, method, "parent", KEYGUARD_RUN_ID="run-1") == (60, 0, 60, 0, 0)
+
+
+def test_a_key_in_the_environment_pays_for_workers_that_install(server: StripeServer, url: str) -> None:
+    """KEYGUARD_KEY names the payer where no run is known: a budget of each process's own stays untouched."""
+    with keyguard.run("run-1"):
+        token = keyguard.install(url, run_usd_cap=30).key.token
+
+    assert _pooled(server, url, "spawn", "worker", KEYGUARD_KEY=token) == (30, 30, 30, 30, 0)
