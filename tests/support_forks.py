@@ -192,4 +192,5 @@ def pools(method: str, base: str, url: str, arms: str, each: str) -> None:
 
 
 if __name__ == "__main__":
-    {"leave": leave, "pools": pools}[sys.argv[1]](*sys.argv[2:])
+    programs: dict[str, Callable[..., None]] = {"leave": leave, "pools": pools}
+    programs[sys.argv[1]](*sys.argv[2:])

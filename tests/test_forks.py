@@ -10,7 +10,6 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,11 +20,12 @@ from keyguard import patches
 from keyguard.ledgers import open_ledger, sqlite
 from keyguard.ledgers.sqlite import SqliteLedger
 from keyguard.testing._till import Till, open_till
-from tests.support_forks import PATIENCE, Gate, charge, figures, fork
+from tests.support_forks import PATIENCE, Forked, Gate, charge, figures, fork
 from tests.support_stripe_server import StripeServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # Since 3.12 a fork beside threads warns; that it works all the same is what these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.. may lead to deadlocks:DeprecationWarning")
@@ -288,17 +288,18 @@ class _Noticed:
 
 def test_a_fork_waits_for_a_transaction_that_is_open(tmp_path: Path) -> None:
     """A thread is in the middle of a transaction: the fork comes after it, so that the child finds no lock of SQLite's taken."""
-    noticed = None
+    noticed: list[_Noticed] = []
 
     def step(name: str) -> None:
-        if name == "begun" and noticed is not None:
+        if name == "begun" and noticed:
             begun.set()
-            noticed.wanted.wait(PATIENCE)
+            noticed[0].wanted.wait(PATIENCE)
 
     begun = threading.Event()
     ledger: Any = SqliteLedger(tmp_path / "ledger.db", on_step=step)
     till = open_till(ledger, run_usd_cap=1_000_000)
-    noticed = ledger._work_lock = _Noticed(ledger._work_lock)
+    noticed.append(_Noticed(ledger._work_lock))
+    ledger._work_lock = noticed[0]
     with ThreadPoolExecutor(1) as pool:
         holding = pool.submit(till.hold, 100)
         assert begun.wait(PATIENCE)
@@ -309,7 +310,7 @@ def test_a_fork_waits_for_a_transaction_that_is_open(tmp_path: Path) -> None:
             return mine.usage.held
 
         forked = fork(child)
-        noticed.wanted.set()
+        noticed[0].wanted.set()
         seen = forked.result()
         holding.result(PATIENCE)
 
@@ -352,7 +353,7 @@ def test_a_child_goes_on_counting_where_its_parent_leaves(tmp_path: Path) -> Non
 def test_a_ledger_that_cannot_be_put_away_is_refused_in_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forked from inside its own transaction, the child would write without a lock: it is refused, and the parent goes on."""
     monkeypatch.setattr(sqlite, "_BUSY_MS", 10)
-    forked = []
+    forked: list[Forked] = []
 
     def step(name: str) -> None:
         if name == "begun" and not forked and "till" in names:
@@ -436,7 +437,7 @@ def test_forked_workers_inherit_the_run(server: StripeServer, url: str) -> None:
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_new_interpreters_that_do_not_install_are_not_guarded(server: StripeServer, url: str, method: str) -> None:
-    """What README says is not guaranteed: neither the parent's install nor the environment reaches a process that never imports keyguard."""
+    """What README says is not guaranteed: neither the parent's install nor the environment reaches a process that does not."""
     assert _pooled(server, url, method, "parent", KEYGUARD_RUN_ID="run-1") == (60, 0, 60, 0, 0)
 
 

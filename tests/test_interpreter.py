@@ -95,6 +95,6 @@ def test_a_python_that_knows_no_subinterpreters_is_let_pass(monkeypatch: pytest.
 
 def test_the_older_modules_answers_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever an id is made of, another one than the main interpreter's is refused."""
-    monkeypatch.setitem(sys.modules, "_interpreters", SimpleNamespace(get_current=lambda: (1, 2), get_main=lambda: (0, 1)))  # type: ignore[arg-type] # -- only these two are asked
+    monkeypatch.setitem(sys.modules, "_interpreters", SimpleNamespace(get_current=lambda: (1, 2), get_main=lambda: (0, 1)))
     with pytest.raises(ConfigurationError, match="mod_wsgi"):
         interpreter.check_interpreter()

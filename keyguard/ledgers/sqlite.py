@@ -20,8 +20,8 @@ import apsw
 
 from keyguard.errors import ConfigurationError, KeyguardError, LedgerUnavailable
 from keyguard.ledgers._sqlite_books import Books
-from keyguard.ledgers._sqlite_fork import watch_forks
 from keyguard.ledgers._sqlite_file import LedgerFile, check_place, new_owner
+from keyguard.ledgers._sqlite_fork import watch_forks
 from keyguard.ledgers._sqlite_log import LogMoved
 from keyguard.ledgers._sqlite_queue import Job, Queue
 
