@@ -164,6 +164,7 @@ def guarded(
     key: VaultKey | None = yield Find(find)
     if key is not None:
         yield from _admit(ticket, vendor, find, key, new_id, identity)
+    ticket.is_decided = True
     try:
         native = yield _SEND
     except GeneratorExit:

@@ -325,11 +325,17 @@ class SqliteLedger:
                 job.error.__cause__ = error
 
     def _transact_alone(self, batch: list[Job]) -> None:
-        with self._alone:
-            try:
-                self._transact(batch, is_known=self._file is None or self._file.lock.committed == self._committed)
-            except LogMoved:
-                self._transact(batch, is_known=False)
+        try:
+            with self._alone:
+                try:
+                    self._transact(batch, is_known=self._file is None or self._file.lock.committed == self._committed)
+                except LogMoved:
+                    self._transact(batch, is_known=False)
+        except BaseException:
+            # One that was injected may strike where the lock is had already, or still: others would wait until we come again.
+            if self._file is not None:
+                self._file.lock.let_go()
+            raise
 
     def _transact(self, batch: list[Job], *, is_known: bool) -> None:
         self._step("locked")
