@@ -9,22 +9,25 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 import stripe
 
 import keyguard
 from keyguard import patches
 from keyguard.ledgers import open_ledger, sqlite
+from keyguard.ledgers._sqlite_file import LedgerFile
 from keyguard.ledgers.sqlite import SqliteLedger
 from keyguard.testing._till import Till, open_till
-from tests.support_forks import PATIENCE, Forked, Gate, charge, figures, fork
+from tests.support_forks import PATIENCE, Forked, Gate, charge, figures, fork, watched
 from tests.support_stripe_server import StripeServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 # Since 3.12 a fork beside threads warns; that it works all the same is what these tests are about.
@@ -82,42 +85,70 @@ def test_a_child_forked_beside_a_call_leaves_its_hold_alone(server: StripeServer
     assert server.total == 3000
 
 
-class _Forks(stripe.RequestsClient):
-    """A client that forks in the middle of its send; the child works, then goes on as it is told."""
+@dataclass
+class _Branch:
+    """Forks in the middle of a send: the child charges on its own, then leaves the call in one of the ways a program may."""
 
-    def __init__(self, base: str, how: str) -> None:
-        super().__init__()
-        self._base, self._how = base, how
-        self.parent, self.children = os.getpid(), list[int]()
+    base: str
+    how: str
+    parent: int = field(default_factory=os.getpid)
+    children: list[int] = field(default_factory=list[int])
 
-    def request(self, *args: Any, **more: Any) -> Any:
-        answer = super().request(*args, **more)
+    def __call__(self) -> None:
         child = os.fork()
         if child:
             self.children.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-            return answer
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(PATIENCE)
-        charge(self._base, 2000)
-        if self._how == "ends":
+            return
+        watched()
+        charge(self.base, 2000)
+        if self.how == "ends":
             keyguard.uninstall()
             os._exit(0)
-        if self._how == "raises":
+        if self.how == "raises":
             raise SystemExit
-        return answer
 
 
+def _by_stripe(base: str, branch: _Branch) -> None:
+    """Charge by a client of the user's own, which forks behind its send."""
+
+    class Forking(stripe.RequestsClient):
+        def request(self, *args: Any, **more: Any) -> Any:
+            answer = super().request(*args, **more)
+            branch()
+            return answer
+
+    charge(base, 1000, Forking())
+
+
+def _by_httpx(base: str, branch: _Branch) -> None:
+    """Charge by a transport of the user's own, which forks behind its send."""
+
+    class Forking(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            answer = super().handle_request(request)
+            branch()
+            return answer
+
+    form = {"amount": "1000", "currency": "usd", "confirm": "true"}
+    with httpx.Client(transport=Forking()) as client:
+        client.post(f"{base}/v1/payment_intents", data=form, headers={"Authorization": "Bearer sk_test_12345"})
+
+
+@pytest.mark.parametrize("call", [_by_stripe, _by_httpx])
 @pytest.mark.parametrize("how", ["ends", "raises", "returns"])
-def test_a_child_forked_inside_a_send_leaves_the_calls_hold_alone(server: StripeServer, url: str, how: str) -> None:
+def test_a_child_forked_inside_a_send_leaves_the_calls_hold_alone(
+    server: StripeServer, url: str, how: str, call: Callable[[str, _Branch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also one that unwinds, or returns, through the parent's own guarded call: its call is the parent's to close."""
+    monkeypatch.setenv("KEYGUARD_VENDOR_HOSTS", f"stripe={server.host}")
     ledger = open_ledger(url)
     with keyguard.run("run-1"):
         installed = keyguard.install(url, run_usd_cap=100)
-        client = _Forks(server.url, how)
+        branch = _Branch(server.url, how)
         try:
-            charge(server.url, 1000, client)
+            call(server.url, branch)
         finally:
-            if os.getpid() != client.parent:
+            if os.getpid() != branch.parent:
                 # The exit code says how often the parent's hold was closed here.
                 charge(server.url, 4000)
                 installed.usage()
@@ -126,7 +157,7 @@ def test_a_child_forked_inside_a_send_leaves_the_calls_hold_alone(server: Stripe
         after = figures(installed.usage())
     kinds = [row["kind"] for row in ledger.entries() if row["hold"]]
 
-    assert client.children == [0]
+    assert branch.children == [0]
     assert server.total == (3000 if how == "ends" else 7000)
     assert after == (server.total, 0, 0) == _at_the_end(url)
     assert kinds == ["reserve", *["reserve", "settle"] * (1 if how == "ends" else 2), "settle"]
@@ -316,6 +347,28 @@ def test_a_fork_waits_for_a_transaction_that_is_open(tmp_path: Path) -> None:
 
     assert seen == till.usage.held == 110
     assert ledger.verify() == []
+
+
+def test_a_fork_between_a_commit_and_its_sync_hurts_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread has committed and is about to sync when the fork puts the file away, synced: the thread's reserve is granted."""
+    committed, forked, real = threading.Event(), threading.Event(), LedgerFile.sync
+
+    def sync(file: LedgerFile, number: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            committed.set()
+            forked.wait(PATIENCE)
+        real(file, number)
+
+    till = open_till(SqliteLedger(tmp_path / "ledger.db"), run_usd_cap=1_000_000)
+    monkeypatch.setattr(LedgerFile, "sync", sync)
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(till.hold, 100)
+        assert committed.wait(PATIENCE)
+        child = fork(lambda: till.usage.held)
+        forked.set()
+        holding.result(PATIENCE)
+
+    assert child.result() == till.usage.held == 100
 
 
 def test_a_child_goes_on_counting_where_its_parent_leaves(tmp_path: Path) -> None:

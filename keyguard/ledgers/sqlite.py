@@ -265,7 +265,7 @@ class SqliteLedger:
                 "here: fork outside a ledger operation, or start a new process"
             )
         if self._file is not None:
-            self._file.close()
+            self._file.close_in_child()
         self._begin()
         self._orphaned = orphaned
         return inherited
