@@ -113,7 +113,9 @@ def _anatomy(code: CodeType) -> tuple[frozenset[int], frozenset[int], Callable[[
     """Return the offsets where a function is entered, those of its calls and jumps back, and which handler protects an offset."""
     found = list(dis.get_instructions(code))
     entries = frozenset(one.offset for one in found if one.opname == "RESUME" and (one.arg or 0) < 2)
-    calling = frozenset(one.offset for one in found if one.opname.startswith(("CALL", "JUMP_BACKWARD")))
+    calling = frozenset(
+        one.offset for one in found if one.opname.startswith(("CALL", "JUMP_BACKWARD")) and not one.opname.startswith("CALL_INTRINSIC")
+    )
     handlers = tuple(_handlers(iter(getattr(code, "co_exceptiontable", b""))))
 
     def handler_of(offset: int) -> int | None:
