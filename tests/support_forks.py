@@ -58,11 +58,22 @@ class Gate(threading.Event):
         if not self._width.acquire(blocking=False):
             return True
         self.arrived.release()
+        untraced()
         return super().wait(timeout)
 
     def await_request(self) -> None:
         """Return when one more request has been executed and is kept waiting for its answer."""
         assert self.arrived.acquire(timeout=PATIENCE)
+
+
+def untraced() -> None:
+    """
+    Let no coverage tool trace this thread any longer.
+
+    In CPython 3.11 a traced thread enters no function while an exception waits for another thread to take it; and that
+    one may wait for what this thread does next.
+    """
+    sys.settrace(None)
 
 
 # -- children ----------------------------------------------------------------------------------------

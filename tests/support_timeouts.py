@@ -21,7 +21,7 @@ import stripe
 import keyguard
 from keyguard.context import Ticket
 from keyguard.ledgers._sqlite_lock import ProcessLock
-from tests.support_forks import PATIENCE, Gate
+from tests.support_forks import PATIENCE, Gate, untraced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -395,5 +395,6 @@ class Hanging:
 
 
 def strike(thread: int, error: type[BaseException]) -> None:
-    """Let the interpreter raise an exception in another thread, at whatever it does next in Python."""
+    """Let the interpreter raise an exception in another thread, whatever it does next in Python; this one is traced no longer."""
+    untraced()
     assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error)) == 1

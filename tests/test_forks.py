@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -425,6 +426,27 @@ def test_a_ledger_that_cannot_be_put_away_is_refused_in_the_child(tmp_path: Path
     assert forked[0].result() == "refused"
     assert till.usage.held == 100
     assert ledger.verify() == []
+
+
+def test_a_ledger_whose_disk_fails_does_not_stop_a_fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be put on disk cannot be put away: the process forks all the same, and neither side is granted anything."""
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    till = open_till(SqliteLedger(tmp_path / "ledger.db"), run_usd_cap=1_000_000)
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(keyguard.LedgerUnavailable, match="could not be written to disk"):
+        till.hold(100)
+
+    def child() -> Any:
+        with pytest.raises(keyguard.LedgerUnavailable, match="forked while the ledger"):
+            till.hold(10)
+        return "refused"
+
+    assert fork(child).result() == "refused"
+    with pytest.raises(keyguard.LedgerUnavailable, match="an earlier write"):
+        till.hold(1)
 
 
 def test_forks_among_busy_threads_lose_and_hang_nothing(server: StripeServer, url: str) -> None:

@@ -23,7 +23,7 @@ from keyguard.demo.truth import charged
 from keyguard.errors import KeyRevoked, LedgerUnavailable, Refused, SpendCapExceeded
 from keyguard.prefect import activate, find_refusal, mark_root, provider, retry_unless_refused, retry_unless_refused_and
 from keyguard.prefect import provider as provider_function
-from tests.support_forks import Gate, figures
+from tests.support_forks import Gate, figures, untraced
 from tests.support_forks import charge as charge_at
 from tests.support_prefect import API_KEY, flow_run, in_flow, in_task, make_customers, prefect_home, prefect_server, standin, task_run
 from tests.support_stripe_server import StripeServer
@@ -579,6 +579,7 @@ def test_a_task_timeout_during_the_send_is_a_doubt(how: str, tmp_path: Path, mon
     gate, inject, seen = Gate(), cancellation._send_exception_to_thread, list[str]()
 
     def inject_then_answer(*args: Any) -> None:
+        untraced()
         inject(*args)
         # Python raises it when the thread comes back from its read: so the answer must come, and not before.
         gate.set()
