@@ -62,6 +62,7 @@ class Ticket:
     Attributes:
         call: The logical call; an inner seam's request is covered only if it is the same one.
         idempotent: The vendor executes repeated attempts of this call once.
+        is_decided: The flow has come to its send; before that nothing may leave under this ticket.
         begun: Attempts that were started; more than `len(attempts)` means one whose ending nobody saw.
         attempts: The attempts that ended.
         in_attempt: A seam is reporting the current attempt already; seams below it stay silent.
@@ -75,7 +76,7 @@ class Ticket:
 
     __slots__ = (
         "__weakref__", "attempts", "backend", "begun", "call", "closed", "closing", "decision", "flow", "idempotent",
-        "in_attempt", "key", "operation", "outcome", "owner", "pid", "quote", "receipt", "refusal", "reservation_id",
+        "in_attempt", "is_decided", "key", "operation", "outcome", "owner", "pid", "quote", "receipt", "refusal", "reservation_id",
         "rest", "run", "secret", "tail",
     )  # fmt: skip
 
@@ -84,7 +85,7 @@ class Ticket:
         self.pid = os.getpid()
         self.owner = threading.get_ident()
         self.closed = False
-        self.idempotent = False
+        self.idempotent = self.is_decided = False
         self.begun = 0
         self.attempts: list[Attempt] = []
         self.in_attempt = False
@@ -109,10 +110,25 @@ class Ticket:
         state = "closed" if self.closed else "open"
         return f"<Ticket {self.call.method} {self.call.vendor}{self.call.path} {state}, {self.begun} attempts>"
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can be sent under it any more; an injected exception may have struck whatever would have closed it."""
+        if self.closed:
+            return True
+        flow = self.flow() if self.flow is not None else None
+        return self.flow is not None and (flow is None or flow.gi_frame is None)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether nobody is left who would close its hold: while the caller has its answer's rest, he will."""
+        return self.is_over if self.tail is None else self.tail() is None
+
     def covers(self, call: Call) -> bool:
         """Say whether a request seen by an inner seam is an attempt of this very ticket."""
         return (
-            not self.closed
+            # An exception that struck on the way in or out of the guard leaves the ticket behind for whatever this context does next.
+            self.is_decided
+            and not self.is_over
             and self.pid == os.getpid()
             and self.owner == threading.get_ident()
             and (self.call.vendor, self.call.method, self.call.path) == (call.vendor, call.method, call.path)

@@ -153,6 +153,7 @@ def guarded(
     key: VaultKey | None = yield Find(find)
     if key is not None:
         yield from _admit(ticket, vendor, find, key, new_id, identity)
+    ticket.is_decided = True
     try:
         native = yield _SEND
     except GeneratorExit:
@@ -275,6 +276,8 @@ def _ask(ticket: Ticket, key: VaultKey, question: Ask, new_id: Callable[[], str]
 
 def _reserve(ticket: Ticket, order: Order) -> Generator[Step, Any, Decision]:
     """Reserve once. If the answer is lost, whether it committed is unknown: nothing was sent, so give it back."""
+    # Whoever reserves answers for the hold: a child that was forked from within the call goes on under the same ticket.
+    ticket.pid = os.getpid()
     ticket.reservation_id = order.reservation_id
     ticket.closing = None
     try:
@@ -297,6 +300,9 @@ def _close(ticket: Ticket, closing: Closing | None) -> Generator[Step, Any, None
     own: the close is tried once more, and the exception goes on.
     """
     if closing is None:
+        return
+    if ticket.pid != os.getpid():
+        _logger.warning("a process forked within %r goes on with the call: the hold is its parent's, who closes it", ticket)
         return
     ticket.closing = closing
     try:

@@ -45,12 +45,16 @@ class Slots:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.renew_lock()
         # execution → request → how many numbers were given out
         self._given: OrderedDict[tuple[str, str], dict[bytes, int]] = OrderedDict()
         # (execution, unit) → request → numbers this unit holds, and where its current attempt stands
         self._units: dict[tuple[str, str, str], dict[bytes, list[int]]] = {}
         self._position: dict[tuple[str, str, str], tuple[int, dict[bytes, int]]] = {}
+
+    def renew_lock(self) -> None:
+        """Take a new lock: in a forked child nobody is left to release the old one."""
+        self._lock = threading.Lock()
 
     def number(self, scope: str, request: bytes, run: RunRef) -> int:
         """Return n for one request of a run's execution, from 0."""

@@ -19,6 +19,7 @@ import wrapt
 from keyguard import context, patches
 from keyguard.errors import ConfigurationError, UnknownKey
 from keyguard.handler import CallHandler
+from keyguard.interpreter import check_interpreter
 from keyguard.model import show
 from keyguard.payer import Armed, finder_for, identity, only_observes
 from keyguard.settings import load_policy, load_settings
@@ -36,12 +37,14 @@ _logger = logging.getLogger("keyguard")
 _armed = Armed()
 
 
-def _renew_lock() -> None:
-    """Give a forked child a lock of its own: the parent's may be held by a thread that the child does not have."""
+def _renew_locks() -> None:
+    """Give a forked child locks of its own: the parent's may be held by a thread that the child does not have."""
     _armed.lock = threading.RLock()
+    _armed.slots.renew_lock()
+    patches.renew_lock()
 
 
-os.register_at_fork(after_in_child=_renew_lock)
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 class Installation:
@@ -106,9 +109,11 @@ def install(
         The run's installation. Outside any run it is the process's own, and its policy is the default for each run that appears.
 
     Raises:
-        ConfigurationError: unknown or bad field, URL scheme or client version; a subflow with other arguments than its root.
+        ConfigurationError: unknown or bad field, URL scheme or client version; a subflow with other arguments than its root;
+            a subinterpreter.
         LedgerUnavailable: the ledger cannot be opened.
     """
+    check_interpreter()
     asked = load_policy(policy, policy_fields)
     with _armed.lock:
         _armed.settings = load_settings()
@@ -234,6 +239,7 @@ def issue(
     Raises:
         ConfigurationError, LedgerUnavailable: as `install()`.
     """
+    check_interpreter()
     asked = _named(load_policy(policy, policy_fields), None)
     with _armed.lock:
         _armed.settings = load_settings()

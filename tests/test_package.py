@@ -27,6 +27,7 @@ RUNGS = {
     "_values": -1,
     "model": 0,
     "errors": 1,
+    "interpreter": 1,
     "context": 1,
     "policy": 1,
     "identity": 1,

@@ -45,7 +45,7 @@ class Recorder:
         if self.refusal is not None:
             raise self.refusal
         ticket = context.Ticket(outgoing.call)
-        ticket.idempotent, ticket.secret = True, self.secret
+        ticket.idempotent, ticket.is_decided, ticket.secret = True, True, self.secret
         self.tickets.append(ticket)
         return ticket
 

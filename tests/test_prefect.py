@@ -23,10 +23,14 @@ from keyguard.demo.truth import charged
 from keyguard.errors import KeyRevoked, LedgerUnavailable, Refused, SpendCapExceeded
 from keyguard.prefect import activate, find_refusal, mark_root, provider, retry_unless_refused, retry_unless_refused_and
 from keyguard.prefect import provider as provider_function
+from tests.support_forks import Gate, figures, untraced
+from tests.support_forks import charge as charge_at
 from tests.support_prefect import API_KEY, flow_run, in_flow, in_task, make_customers, prefect_home, prefect_server, standin, task_run
+from tests.support_stripe_server import StripeServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from keyguard.context import RunRef
 
@@ -563,3 +567,53 @@ def test_a_flow_without_a_key_spends_nothing_of_its_neighbour(charge: Any, stand
 
     assert (first.usage().spent, second.usage().spent) == (20_000_000, 20_000_000)
     assert charged(standin, API_KEY) == (4000, 2)
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("how", ["submitted", "called"])
+def test_a_task_timeout_during_the_send_is_a_doubt(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The vendor executes and is slow to answer: Prefect's exception ends the task, its charge stays counted, the next one settles."""
+    from prefect import flow, task
+    from prefect._internal.concurrency import cancellation
+
+    gate, inject, seen = Gate(), cancellation._send_exception_to_thread, list[str]()
+
+    def inject_then_answer(*args: Any) -> None:
+        untraced()
+        inject(*args)
+        # Python raises it when the thread comes back from its read: so the answer must come, and not before.
+        gate.set()
+
+    monkeypatch.setattr(cancellation, "_send_exception_to_thread", inject_then_answer)
+
+    @task(timeout_seconds=0.5)
+    def charge_slowly(base: str, cents: int) -> str:
+        try:
+            return charge_at(base, cents)
+        except BaseException as error:
+            seen.append(type(error).__name__)
+            raise
+
+    @flow
+    def root(base: str) -> tuple[str, Any, Any]:
+        installed = keyguard.install(f"sqlite:///{tmp_path}/ledger.db", run_usd_cap=100)
+        if how == "submitted":
+            future = charge_slowly.submit(base, 1000)
+            future.wait()
+            state = future.state
+        else:
+            # In the main thread Prefect's alarm interrupts the read itself.
+            state = charge_slowly(base, 1000, return_state=True)
+        gate.set()
+        after = installed.usage()
+        charge_at(base, 2000)
+        return state.name or "", after, installed.usage()
+
+    with StripeServer(delay=gate) as server:
+        name, after, at_the_end = root(server.url)
+        total = server.total
+
+    assert (name, seen) == ("TimedOut", ["CancelledError"])
+    assert figures(after) == (0, 0, 1000)
+    assert figures(at_the_end) == (2000, 0, 1000)
+    assert total == 3000

@@ -146,7 +146,7 @@ class LocalBackend:
             return
         self._next_sweep = self._monotonic() + _SWEEP_EVERY
         # A copy, made in one step: other threads open and close tickets while this one looks at theirs.
-        dead = [(name, ticket) for name, ticket in self._open.copy().items() if _is_dead(ticket)]
+        dead = [(name, ticket) for name, ticket in self._open.copy().items() if ticket.is_dead]
         for reservation_id, ticket in dead:
             self._close_dead(reservation_id, ticket)
 
@@ -166,11 +166,3 @@ class LocalBackend:
     def _forget_parent(self) -> None:
         # A forked child never settles its parent's tickets.
         self._pid, self._open = os.getpid(), {}
-
-
-def _is_dead(ticket: Ticket) -> bool:
-    if ticket.tail is not None:
-        # Its flow has ended; who still has the answer will close it.
-        return ticket.tail() is None
-    flow = ticket.flow() if ticket.flow is not None else None
-    return ticket.closed or (ticket.flow is not None and (flow is None or flow.gi_frame is None))

@@ -139,7 +139,9 @@ class LedgerFile:
             LedgerUnavailable: the disk failed. Nothing is believed durable from then on.
         """
         with self._sync_lock:
-            self.lock.flushed(number, self._flush)
+            # None: put away meanwhile, which syncs everything first; a commit's own caller may come here only afterwards.
+            if self._lock is not None:
+                self._lock.flushed(number, self._flush)
 
     def _flush(self) -> None:
         if self._is_poisoned:
@@ -172,7 +174,12 @@ class LedgerFile:
             raise LedgerUnavailable(f"the ledger cannot mark its owner in {folder}: {error.strerror or error}") from error
 
     def close(self) -> None:
-        """Close our descriptors; the owner's mark goes too."""
+        """Close our descriptors, when nobody syncs; the owner's mark goes too."""
+        with self._sync_lock:
+            self.close_in_child()
+
+    def close_in_child(self) -> None:
+        """Close a forked child's copies, which gives up nothing of the parent's; without the lock that a thread of it may have held."""
         for fd in (self._wal_fd, self._owner_fd):
             if fd >= 0:
                 os.close(fd)
@@ -180,10 +187,6 @@ class LedgerFile:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-    def close_in_child(self) -> None:
-        """Close a forked child's copies; flock belongs to the open file, so this gives up nothing of the parent's."""
-        self.close()
 
 
 def _flush(fd: int) -> None:

@@ -120,6 +120,10 @@ class ProcessLock:
         elif self._passed:
             self._passed += 1
 
+    def let_go(self) -> None:
+        """Give the lock up, if we have it, and wake nobody: who waits looks again by himself."""
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
     def close(self) -> None:
         """Close our descriptor: gives the lock up, except in a forked child, where it belongs to the parent still."""
         os.close(self._fd)

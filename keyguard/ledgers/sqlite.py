@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 import time
-import weakref
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -22,6 +21,7 @@ import apsw
 from keyguard.errors import ConfigurationError, KeyguardError, LedgerUnavailable
 from keyguard.ledgers._sqlite_books import Books
 from keyguard.ledgers._sqlite_file import LedgerFile, check_place, new_owner
+from keyguard.ledgers._sqlite_fork import watch_forks
 from keyguard.ledgers._sqlite_log import LogMoved
 from keyguard.ledgers._sqlite_queue import Job, Queue
 
@@ -37,11 +37,8 @@ _logger = logging.getLogger("keyguard")
 _APPLICATION_ID = 0x6B67_6C31  # "kgl1": tells `file` and us that this is a ledger
 _BUSY_MS = 5000
 _PAGE = 1000
-# Connections that a fork inherited: closing or collecting one in the child would touch the parent's file.
-_leaked: list[Any] = []
 # An in-memory ledger has no other process.
 _nobody_else = contextlib.nullcontext()
-_handles: weakref.WeakSet[SqliteLedger] = weakref.WeakSet()
 
 
 def migrations() -> dict[int, str]:
@@ -95,8 +92,9 @@ class SqliteLedger:
         self._migrations = steps or migrations()
         self._lock_seconds = lock_seconds
         self._begin()
+        # Before the connection is made: another thread may fork meanwhile.
+        watch_forks(self)
         self._connected()
-        _handles.add(self)
 
     def __repr__(self) -> str:
         return f"<SqliteLedger {self.url} durability={self._durability}>"
@@ -111,7 +109,8 @@ class SqliteLedger:
         self._file: LedgerFile | None = None
         self._books: Books | None = None
         self._committed = -1
-        self._is_orphan = False
+        self._owner = new_owner()
+        self._orphaned = ""
 
     # -- opening ----------------------------------------------------------------------------------
 
@@ -126,8 +125,8 @@ class SqliteLedger:
             return self._books
 
     def _open(self) -> None:
-        if self._is_orphan:
-            raise LedgerUnavailable("an in-memory ledger cannot be shared with a forked process; use a file: sqlite:///path")
+        if self._orphaned:
+            raise LedgerUnavailable(self._orphaned)
         try:
             self._open_file()
             db = apsw.Connection(":memory:" if self._path is None else str(self._path))
@@ -142,7 +141,7 @@ class SqliteLedger:
         except BaseException:
             self._drop()
             raise
-        self._books = Books(db, self._clock, new_owner(), self._mark_owner)
+        self._books = Books(db, self._clock, self._owner, self._mark_owner)
 
     def _open_file(self) -> None:
         if self._path is None:
@@ -221,24 +220,55 @@ class SqliteLedger:
     def shut(self) -> None:
         """Release connection and descriptors; the next use opens them again. In memory there is nothing to come back to."""
         with self._work_lock, self._open_lock:
-            if self._file is not None and self._books is not None:
-                if self._is_power:
-                    # A caller may still wait for its own sync, which then finds no file; a failing disk keeps the handle, poisoned.
-                    self._file.sync(self._committed)
-                # Closing the last connection checkpoints: under the lock, like every write.
-                with self._alone:
-                    if self._db is not None:
-                        self._db.close()
-                self._drop()
+            self._put_away()
 
-    def _forked(self) -> None:
-        """Leave the parent's connection alone, in a child, and start afresh."""
-        _leaked.append((self._db, self._books))
+    def _put_away(self) -> None:
+        if self._file is not None and self._books is not None:
+            if self._is_power:
+                # A caller may still wait for its own sync, which then finds no file; a failing disk keeps the handle, poisoned.
+                self._file.sync(self._committed)
+            # Closing the last connection checkpoints: under the lock, like every write.
+            with self._alone:
+                if self._db is not None:
+                    self._db.close()
+            self._drop()
+
+    # -- forks (keyguard.ledgers._sqlite_fork) ------------------------------------------------------
+
+    def before_fork(self) -> bool:
+        """Finish the batch that runs, close the connection, and let nobody open it; says whether `after_fork` must follow."""
+        patience = self._lock_seconds + _BUSY_MS / 1000
+        if not self._work_lock.acquire(timeout=patience):
+            return False
+        if not self._open_lock.acquire(timeout=patience):
+            self._work_lock.release()
+            return False
+        try:
+            self._put_away()
+        except (apsw.Error, OSError, LedgerUnavailable) as error:
+            _logger.warning("the ledger could not be put away before a fork, so the child cannot use it: %s", error)
+        return True
+
+    def after_fork(self) -> None:
+        """Let the parent go on."""
+        self._open_lock.release()
+        self._work_lock.release()
+
+    def forked(self) -> Any:
+        """Start afresh in the child; returns what must never be closed or collected there."""
+        inherited, orphaned = None if self._db is None else (self._db, self._books), ""
+        if self._path is None:
+            orphaned = "an in-memory ledger cannot be shared with a forked process; use a file: sqlite:///path"
+        elif self._db is not None:
+            orphaned = (
+                f"this process was forked while the ledger {self._path} was in use and could not be closed first, so it cannot be used "
+                "here: fork outside a ledger operation, or start a new process"
+            )
         if self._file is not None:
             self._file.close_in_child()
-        is_orphan = self._path is None
         self._begin()
-        self._is_orphan = is_orphan
+        self._orphaned = orphaned
+        return inherited
 
     def _mark_owner(self, owner: str) -> None:
         if self._file is not None:
@@ -295,11 +325,17 @@ class SqliteLedger:
                 job.error.__cause__ = error
 
     def _transact_alone(self, batch: list[Job]) -> None:
-        with self._alone:
-            try:
-                self._transact(batch, is_known=self._file is None or self._file.lock.committed == self._committed)
-            except LogMoved:
-                self._transact(batch, is_known=False)
+        try:
+            with self._alone:
+                try:
+                    self._transact(batch, is_known=self._file is None or self._file.lock.committed == self._committed)
+                except LogMoved:
+                    self._transact(batch, is_known=False)
+        except BaseException:
+            # One that was injected may strike where the lock is had already, or still: others would wait until we come again.
+            if self._file is not None:
+                self._file.lock.let_go()
+            raise
 
     def _transact(self, batch: list[Job], *, is_known: bool) -> None:
         self._step("locked")
@@ -424,11 +460,3 @@ def _page(books: Books, *, scope: str | None, after: int) -> list[dict[str, Any]
 
 def _no_step(_name: str) -> None:
     """Be told, and do nothing."""
-
-
-def _after_fork() -> None:
-    for handle in tuple(_handles):
-        handle._forked()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- same module
-
-
-os.register_at_fork(after_in_child=_after_fork)

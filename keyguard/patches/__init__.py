@@ -213,6 +213,11 @@ class _Arming:
 _arming = _Arming()
 
 
+def renew_lock() -> None:
+    """Take a new lock: in a forked child nobody is left to release the old one, and arming again mends what is half done."""
+    _arming.lock = threading.RLock()
+
+
 def known_patches() -> tuple[Patch, ...]:
     """
     Return every patch plug, ours and those of entry points.

@@ -156,7 +156,7 @@ def _split_path(path: str, vendor: str, *, is_listed: bool) -> tuple[str, str]:
     ticket = context.open_ticket()
     if is_listed and path.startswith(f"/{vendor}/"):
         return f"/{vendor}", path[len(vendor) + 1 :]
-    if is_listed and ticket is not None and not ticket.closed and path.endswith(ticket.call.path):
+    if is_listed and ticket is not None and not ticket.is_over and path.endswith(ticket.call.path):
         return path.removesuffix(ticket.call.path), ticket.call.path
     return "", path
 
