@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.support_prefect import prefect_home, prefect_server, standin
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# Fixtures of the whole session: imported by each module that uses them, there would be as many servers.
+__all__ = ["clean_environment", "prefect_home", "prefect_server", "standin"]
 
 # A shared machine may stall for longer than an example takes; pytest's own timeout is the limit.
 settings.register_profile("keyguard", deadline=None, print_blob=True)

@@ -36,12 +36,13 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(prefect_home: Path) -> Iterator[None]:
-    """A Prefect server for the whole test session (13 s to start)."""
+def prefect_server(prefect_home: Path) -> Iterator[str]:
+    """The API's URL of a Prefect server for the whole test session (13 s to start), which this process uses."""
+    from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=90):
-        yield
+        yield PREFECT_API_URL.value()
 
 
 @pytest.fixture(scope="session")

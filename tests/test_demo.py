@@ -22,12 +22,11 @@ from keyguard.demo import Findings, Plan, children
 from keyguard.demo.report import RichReport
 from keyguard.demo.truth import charged
 from keyguard.errors import KeyguardError
-from tests.support_prefect import API_KEY, make_customers, standin
+from tests.support_prefect import API_KEY, make_customers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["standin"]
 USD = 1_000_000
 
 

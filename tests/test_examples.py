@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyguard.demo.truth import charged
-from tests.support_prefect import API_KEY, ENVIRONMENT, make_customers, standin
+from tests.support_prefect import API_KEY, ENVIRONMENT, make_customers
 
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["standin"]
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def test_the_first_example_stops_at_its_budget(standin: str, tmp_path: Path) -> None:
+def test_the_first_example_stops_at_its_budget(standin: str, prefect_server: str, tmp_path: Path) -> None:
     """Five customers, $60: three charges of $20, then a typed refusal that names run and cap."""
     make_customers(standin, 5)
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "KEYGUARD_"))}
     env |= {**ENVIRONMENT, "PREFECT_HOME": str(tmp_path), "KEYGUARD_URL": f"sqlite:///{tmp_path / 'ledger.db'}"}
-    env |= {"STRIPE_SECRET_KEY": API_KEY, "STRIPE_API_BASE": standin}
+    env |= {"STRIPE_SECRET_KEY": API_KEY, "STRIPE_API_BASE": standin, "PREFECT_API_URL": prefect_server}
     script = str(EXAMPLES / "01_cap_a_prefect_flow.py")
     done = subprocess.run([sys.executable, script, "60"], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
 

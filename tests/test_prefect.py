@@ -25,7 +25,7 @@ from keyguard.prefect import activate, find_refusal, mark_root, provider, retry_
 from keyguard.prefect import provider as provider_function
 from tests.support_forks import Gate, figures, untraced
 from tests.support_forks import charge as charge_at
-from tests.support_prefect import API_KEY, flow_run, in_flow, in_task, make_customers, prefect_home, prefect_server, standin, task_run
+from tests.support_prefect import API_KEY, flow_run, in_flow, in_task, make_customers, task_run
 from tests.support_stripe_server import StripeServer
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from keyguard.context import RunRef
 
-__all__ = ["prefect_home", "prefect_server", "standin"]
 pytestmark = pytest.mark.usefixtures("prefect_home")
 provider_module = sys.modules["keyguard.prefect.provider"]
 

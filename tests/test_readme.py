@@ -25,21 +25,23 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def _run(script: str, tmp_path: Path, server: StripeServer) -> subprocess.CompletedProcess[str]:
+def _run(script: str, tmp_path: Path, server: StripeServer, prefect: str = "") -> subprocess.CompletedProcess[str]:
     """Run a script with a ledger and a Prefect home of its own, with Stripe at the loopback server."""
     head = f"import stripe\nstripe.api_key, stripe.api_base, stripe.max_network_retries = {API_KEY!r}, {server.url!r}, 0\n"
     path = tmp_path / "readme.py"
     path.write_text(head + script, encoding="utf-8")
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "KEYGUARD_"))}
     env |= {**ENVIRONMENT, "PREFECT_HOME": str(tmp_path / "prefect"), "KEYGUARD_URL": f"sqlite:///{tmp_path / 'ledger.db'}"}
+    if prefect:
+        env["PREFECT_API_URL"] = prefect
     return subprocess.run([sys.executable, str(path)], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False)
 
 
-def test_the_flow_stops_at_its_budget(tmp_path: Path) -> None:
+def test_the_flow_stops_at_its_budget(prefect_server: str, tmp_path: Path) -> None:
     """The first block, called with five customers and $60, charges three and ends in the refusal, without waiting for a retry."""
     call = "\nbilling_flow([(f'cus_{n}', 'pm_card_visa') for n in range(5)], amount_cents=2000, budget_usd=60)\n"
     with StripeServer() as server:
-        done = _run(blocks("python")[0] + call, tmp_path, server)
+        done = _run(blocks("python")[0] + call, tmp_path, server, prefect_server)
 
     assert (done.returncode, server.total, [form["customer"] for form in server.charges]) == (1, 6000, ["cus_0", "cus_1", "cus_2"]), (
         done.stderr
