@@ -16,7 +16,8 @@ from typing import IO, TYPE_CHECKING, Any
 import apsw
 
 from keyguard.errors import LedgerUnavailable
-from keyguard.ledgers.sqlite import SqliteLedger, migrations
+from keyguard.ledgers._sqlite_schema import migrations
+from keyguard.ledgers.sqlite import SqliteLedger
 from keyguard.testing._till import Till, open_till
 
 if TYPE_CHECKING:

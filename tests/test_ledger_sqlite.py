@@ -17,7 +17,8 @@ import pytest
 from keyguard.errors import ConfigurationError, LedgerUnavailable
 from keyguard.ledgers import open_ledger
 from keyguard.ledgers._sqlite_file import check_place, filesystem_of
-from keyguard.ledgers.sqlite import SqliteLedger, migrations
+from keyguard.ledgers._sqlite_schema import migrations
+from keyguard.ledgers.sqlite import SqliteLedger
 from tests.support_sqlite import TWO_STEPS, child, lines, opened, pipe, tamper
 
 if TYPE_CHECKING:

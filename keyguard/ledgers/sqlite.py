@@ -1,18 +1,16 @@
 """The embedded default ledger: one SQLite file, shared by all processes of a machine; `sqlite://` alone is in memory.
 
-What is booked is `_sqlite_books.py`, the file is `_sqlite_file.py`, the batches are `_sqlite_queue.py`; this file
-is the connection and the handle's public methods.
+What is booked is `_sqlite_books.py`, the file is `_sqlite_file.py`, what a connection finds in it `_sqlite_schema.py`, the
+batches are `_sqlite_queue.py`; this file is the connection and the handle's public methods.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -24,8 +22,10 @@ from keyguard.ledgers._sqlite_file import LedgerFile, check_place, new_owner
 from keyguard.ledgers._sqlite_fork import watch_forks
 from keyguard.ledgers._sqlite_log import LogMoved
 from keyguard.ledgers._sqlite_queue import Job, Queue
+from keyguard.ledgers._sqlite_schema import migrations, set_up, unavailable
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
@@ -34,18 +34,10 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _logger = logging.getLogger("keyguard")
-_APPLICATION_ID = 0x6B67_6C31  # "kgl1": tells `file` and us that this is a ledger
 _BUSY_MS = 5000
 _PAGE = 1000
 # An in-memory ledger has no other process.
 _nobody_else = contextlib.nullcontext()
-
-
-def migrations() -> dict[int, str]:
-    """Return the schema's steps by version, from the numbered files beside this one."""
-    folder = resources.files("keyguard.ledgers")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.startswith("_sqlite_") and entry.name.endswith(".sql"))
-    return {int(name[8:12]): (folder / name).read_text(encoding="utf-8") for name in names}
 
 
 def open_url(url: str, *, durability: Durability = "power", clock: Callable[[], float] | None = None) -> SqliteLedger:
@@ -134,7 +126,7 @@ class SqliteLedger:
             db.set_busy_timeout(_BUSY_MS)
             self._db = db
             with self._alone:
-                self._set_up()
+                set_up(db, self._path, self._migrations, self._step)
         except (apsw.Error, OSError) as error:
             self._drop()
             raise self._unavailable(error) from error
@@ -149,66 +141,6 @@ class SqliteLedger:
         self._file = LedgerFile(self._path, lock_seconds=self._lock_seconds)
         check_place(self._path, is_power=self._durability == "power")
         self._file.prepare()
-
-    def _set_up(self) -> None:
-        db = self._db
-        assert db is not None
-        for pragma in (
-            # What a call writes are a few short rows on three pages, and each page goes to the log whole.
-            "page_size=2048",
-            # 4 MB. A checkpoint syncs twice, so it must be rare; while the file of the log still grows, each sync of it costs
-            # twice as much as when its blocks are there already, so it must not grow for long.
-            "wal_autocheckpoint=2000",
-            "trusted_schema=OFF",
-            "mmap_size=0",
-            "synchronous=NORMAL",
-            "foreign_keys=OFF",
-            "cell_size_check=ON",
-        ):
-            db.execute(f"PRAGMA {pragma}")
-        version, application = db.pragma("user_version"), db.pragma("application_id")
-        has_tables = db.execute("SELECT 1 FROM sqlite_schema").fetchone() is not None
-        if has_tables and application != _APPLICATION_ID:
-            raise LedgerUnavailable(f"{self._path} is a SQLite database, but not a keyguard ledger; name another file")
-        newest = max(self._migrations)
-        if version > newest or (version and self._min_writer(db) > newest):
-            raise LedgerUnavailable(
-                f"the ledger {self._path} was written by a newer keyguard (schema {version}; this one knows up to {newest}): "
-                "upgrade keyguard"
-            )
-        if version and db.execute("SELECT 1 FROM pragma_table_info('holds') WHERE name = 'leg0'").fetchone() is None:
-            # What was never released is not migrated: its log is chained, so that no row of it can be brought into the new form.
-            raise LedgerUnavailable(
-                f"the ledger {self._path} was begun by a keyguard from before its first release: move the file away, and a new one is begun"
-            )
-        if self._path is not None and db.pragma("journal_mode", "wal") != "wal":
-            raise LedgerUnavailable(f"the ledger {self._path} cannot use write-ahead logging on this file system")
-        if version < newest:
-            self._migrate(db, version)
-
-    @staticmethod
-    def _min_writer(db: apsw.Connection) -> int:
-        found = db.execute("SELECT v FROM meta WHERE k = 'min_writer'").fetchone()
-        return int(found[0]) if found else 0
-
-    def _migrate(self, db: apsw.Connection, version: int) -> None:
-        db.execute("BEGIN EXCLUSIVE")
-        try:
-            for number, script in sorted(self._migrations.items()):
-                if number > version:
-                    db.execute(script)
-                    self._step(f"migrated {number}")
-            if not version:
-                db.execute(
-                    "INSERT INTO meta VALUES ('ledger_uuid', ?), ('secret', ?), ('min_writer', 1)", (os.urandom(16).hex(), os.urandom(32))
-                )
-            db.pragma("application_id", _APPLICATION_ID)
-            db.pragma("user_version", max(self._migrations))
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
 
     def _drop(self) -> None:
         if self._db is not None:
@@ -366,17 +298,7 @@ class SqliteLedger:
             file.sync(number)
 
     def _unavailable(self, error: BaseException) -> LedgerUnavailable:
-        hints: dict[type[BaseException], str] = {
-            apsw.FullError: "the disk (or its quota) is full: free space; until then every call is refused",
-            apsw.ReadOnlyError: "the file or its folder is read-only: make it writable for this user",
-            apsw.CantOpenError: "it cannot be opened: does the folder exist, may this user write there?",
-            apsw.NotADBError: "it is not a SQLite database: name another file",
-            apsw.CorruptError: "it is damaged: keep a copy, restore a backup, and check what was spent with the vendor",
-            apsw.BusyError: "another program holds it locked: only keyguard may write there",
-            apsw.IOError: "the disk failed to read or write",
-        }
-        hint = next((text for kind, text in hints.items() if isinstance(error, kind)), "unexpected error of the database")
-        return LedgerUnavailable(f"the ledger {self._path or 'in memory'} is not available ({type(error).__name__}: {error}): {hint}")
+        return unavailable(error, self._path)
 
     # -- the contract -----------------------------------------------------------------------------
 
