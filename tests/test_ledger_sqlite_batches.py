@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -190,6 +191,39 @@ def test_an_interrupt_at_any_step_leaves_the_ledger_usable(till: Till, steps: St
     assert (till.usage.spent, till.usage.held) == (5 if receipt.found else 0, 0)
     till.hold(1)
     assert till.ledger.verify() == []
+
+
+class SoftLimit(Exception):
+    """What a worker's soft time limit raises from a signal handler: an ordinary error, of nobody here."""
+
+
+@pytest.mark.parametrize("step", ["locked", "begun", "written", "committed"])
+@pytest.mark.parametrize("error", [SoftLimit, TimeoutError])
+def test_what_an_alarm_raises_is_the_callers_own(till: Till, steps: Steps, step: str, error: type[Exception]) -> None:
+    """Where it strikes in the ledger's work, it is not taken for a failure of the ledger, which a retry would follow."""
+    order = till.order(Quote(5))
+    steps.does[step] = partial(_raise, error())
+    with pytest.raises(error):
+        till.ledger.reserve(order)
+    receipt = till.ledger.close(Closing(order.reservation_id, Outcome("released"), unsent=True))
+
+    assert receipt.found == (step == "committed")
+    assert (till.usage.spent, till.usage.held) == (0, 0)
+    assert till.ledger.verify() == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), TimeoutError(errno.ETIMEDOUT, "too slow"), ValueError("not JSON")])
+def test_what_the_disk_or_the_file_raises_is_the_ledgers(till: Till, steps: Steps, error: Exception) -> None:
+    """A number of the operating system, or data that cannot be read: the ledger is not available."""
+    steps.does["written"] = partial(_raise, error)
+    with pytest.raises(LedgerUnavailable):
+        till.ledger.reserve(till.order(Quote(5)))
+
+    assert till.usage.held == 0
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 @pytest.mark.parametrize("step", [step for step in STEPS if step not in {"queued", "answered"}])

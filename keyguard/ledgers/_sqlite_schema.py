@@ -27,6 +27,8 @@ _PRAGMAS = (
     "foreign_keys=OFF",
     "cell_size_check=ON",
 )
+# What reading a damaged file may raise.
+_OF_DATA = frozenset({"builtins", "json.decoder"})
 _HINTS: dict[type[BaseException], str] = {
     apsw.FullError: "the disk (or its quota) is full: free space; until then every call is refused",
     apsw.ReadOnlyError: "the file or its folder is read-only: make it writable for this user",
@@ -106,6 +108,18 @@ def _migrate(db: apsw.Connection, version: int, steps: dict[int, str], told: Cal
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+def is_of_ledger(error: Exception) -> bool:
+    """
+    Say whether an error came of the ledger's own work: of the engine, the file, or what stands in it.
+
+    Any other was injected by somebody (an alarm's handler, a worker's soft time limit), and is the caller's own.
+    """
+    if isinstance(error, TimeoutError):
+        # The operating system's has its number; an alarm's handler raises a bare one.
+        return error.errno is not None
+    return isinstance(error, apsw.Error) or type(error).__module__ in _OF_DATA
 
 
 def unavailable(error: BaseException, path: Path | None) -> LedgerUnavailable:

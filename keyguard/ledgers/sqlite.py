@@ -22,7 +22,7 @@ from keyguard.ledgers._sqlite_file import LedgerFile, check_place, new_owner
 from keyguard.ledgers._sqlite_fork import watch_forks
 from keyguard.ledgers._sqlite_log import LogMoved
 from keyguard.ledgers._sqlite_queue import Job, Queue
-from keyguard.ledgers._sqlite_schema import migrations, set_up, unavailable
+from keyguard.ledgers._sqlite_schema import is_of_ledger, migrations, set_up, unavailable
 
 if TYPE_CHECKING:
     import os
@@ -238,6 +238,9 @@ class SqliteLedger:
             except LedgerUnavailable:
                 raise
             except Exception as error:
+                if not is_of_ledger(error):
+                    # As an interrupt: whoever was struck sees it, and no ledger's error in its place.
+                    raise
                 if len(batch) == 1:
                     raise self._unavailable(error) from error
                 self._one_by_one(batch)
@@ -253,6 +256,8 @@ class SqliteLedger:
             except LedgerUnavailable as error:
                 job.error = error
             except Exception as error:
+                if not is_of_ledger(error):
+                    raise
                 job.error = self._unavailable(error)
                 job.error.__cause__ = error
 
