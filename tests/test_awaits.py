@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -24,7 +25,6 @@ from tests.support_stripe_server import StripeServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
 
 pytestmark = [
     # Stripe's client hands its body to httpx in the old way.
@@ -36,6 +36,7 @@ pytestmark = [
 ]
 
 USD = 1_000_000  # micro-USD
+_ROOT = Path(__file__).parents[1]
 _FORM = {"amount": "100", "currency": "usd", "confirm": "true"}
 
 
@@ -288,7 +289,7 @@ def test_killed_at_any_await(tmp_path: Path, server: StripeServer, capsys: pytes
 @contextlib.contextmanager
 def _worker(*args: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-W", "ignore", "-m", "tests.worker_awaits", *args]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as found:
+    with subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as found:
         yield found
         found.stdin.close()  # type: ignore[union-attr]  # -- it has one
 
