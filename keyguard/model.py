@@ -244,7 +244,8 @@ class Call:
         host: Lower case, with `:port` only where the URL had one.
         path: As it will be sent, without the query.
         query: Decoded pairs of the URL's query.
-        body: Decoded pairs of a form body; None = there is a body that could not be read.
+        body: Decoded pairs of a form body, or the leaves of a JSON body (`to[0]`); None = there is a body that could not be read.
+        document: A JSON body as parsed (numbers with a fraction as Decimal); None where there is none.
         account: Account scope at the vendor (Stripe-Account or Stripe-Context), else "".
         idempotency_key: The key that goes out with it, whoever made it.
     """
@@ -256,6 +257,7 @@ class Call:
     path: str
     query: Pairs = ()
     body: Pairs | None = ()
+    document: Any = field(default=None, repr=False)
     account: str = ""
     idempotency_key: str | None = field(default=None, repr=False)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from urllib.parse import parse_qsl
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keyguard.patches._headers import Lowered, form_pairs
+from keyguard.patches._headers import Lowered, form_pairs, read_body
 
 _forms = st.text(alphabet="ab=&+%4 1G\u00fc;[]", max_size=30)
 
@@ -38,3 +39,38 @@ def test_headers_show_no_value() -> None:
         found["authorization"]
 
     assert repr(found) == "<1 headers>"
+
+
+# -- bodies ----------------------------------------------------------------------------------------
+
+JSON = "application/json; charset=utf-8"
+
+
+def test_a_json_body_is_read_as_a_form_would_say_it() -> None:
+    """The leaves have a form's names, whatever their type; the document keeps the types."""
+    pairs, document = read_body(b'{"to": ["a", "b"], "amount": {"value": 5, "rate": 1.10}, "ok": true, "none": null}', JSON)
+
+    assert pairs == (("to[0]", "a"), ("to[1]", "b"), ("amount[value]", "5"), ("amount[rate]", "1.10"), ("ok", "true"), ("none", ""))
+    assert document["amount"] == {"value": 5, "rate": Decimal("1.10")}
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', "{", '{"a": NaN}', "[" * 100_000, '{"a": {"b": 1, "b": 1}}', "9" * 5000])
+def test_a_json_body_that_two_could_read_differently_is_not_readable(text: str) -> None:
+    """Members named twice, no JSON, and what is nested without end: nobody is told a part of it."""
+    assert read_body(text, JSON) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "expected"),
+    [
+        (None, JSON, (None, None)),
+        (b"", "text/plain", ((), None)),
+        ("a=1&b=%20", "application/x-www-form-urlencoded", ((("a", "1"), ("b", " ")), None)),
+        ("a=1", "multipart/form-data", (None, None)),
+        ("[[1]]", "application/vnd.api+json", ((("[0][0]", "1"),), [[1]])),
+        ("7", JSON, ((), 7)),
+    ],
+)
+def test_a_body_is_read_by_its_type(content: str | bytes | None, kind: str, expected: tuple[object, object]) -> None:
+    """Forms and JSON are read, an empty body has nothing in it, and anything else is unreadable."""
+    assert read_body(content, kind) == expected

@@ -106,7 +106,7 @@ def test_a_body_that_is_a_generator_is_left_to_the_transport(server: StripeServe
     httpx.post(f"{server.url}/v1/payment_intents", json={"amount": 1})
     httpx.post(f"{server.url}/v1/payment_intents/pi_1/cancel")
 
-    assert [outgoing.call.body for outgoing in recorder.seen] == [None, None, ()]
+    assert [outgoing.call.body for outgoing in recorder.seen] == [None, (("amount", "1"),), ()]
     assert len(server.requests) == 3
 
 

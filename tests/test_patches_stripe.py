@@ -240,14 +240,14 @@ def test_a_base_with_a_prefix_leaves_the_vendors_path(server: StripeServer, reco
     assert server.requests[0][1] == "/stripe/v1/customers/cus_1"
 
 
-def test_bodies_that_are_no_forms_are_not_read(server: StripeServer, recorder: Recorder) -> None:
-    """JSON of /v2 and multipart uploads have no pairs."""
+def test_of_bodies_that_are_no_forms_only_json_is_read(server: StripeServer, recorder: Recorder) -> None:
+    """JSON of /v2 has the pairs of its leaves, a multipart upload none."""
     with contextlib.suppress(stripe.StripeError):
         _client(server).raw_request("post", "/v2/core/event_destinations", name="x")
     with contextlib.suppress(stripe.StripeError, TypeError, AttributeError):
         _client(server).v1.files.create({"purpose": "dispute_evidence", "file": b"x"})
 
-    assert [outgoing.call.body for outgoing in recorder.seen] == [None, None]
+    assert [(outgoing.call.body, outgoing.call.document) for outgoing in recorder.seen] == [((("name", "x"),), {"name": "x"}), (None, None)]
 
 
 def test_a_basic_credential_is_its_user(server: StripeServer, recorder: Recorder) -> None:

@@ -1,13 +1,17 @@
-"""What seams read of HTTP texts: the Authorization header, names of headers in any case, forms. Knows no client."""
+"""What seams read of HTTP texts: the Authorization header, names of headers in any case, bodies. Knows no client."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn, TypeAlias, cast
 from urllib.parse import unquote_plus
+
+Pairs: TypeAlias = "tuple[tuple[str, str], ...]"
 
 
 @lru_cache(maxsize=512)
@@ -75,6 +79,60 @@ def form_pairs(text: str) -> tuple[tuple[str, str], ...]:
     if "%" in text or "+" in text:
         return tuple([(unquote_plus(name), unquote_plus(value)) for name, value in pairs])
     return tuple(pairs)
+
+
+def read_body(content: str | bytes | None, content_type: str) -> tuple[Pairs | None, Any]:
+    """
+    Return a body's pairs and, for JSON, its parsed document; (None, None) for what cannot be read strictly.
+
+    A JSON object that names one member twice is not readable: two readers of it need not agree which one counts.
+    """
+    if content is None:
+        return None, None
+    if not content:
+        return (), None
+    text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "application/x-www-form-urlencoded":
+        return form_pairs(text), None
+    if kind == "application/json" or kind.endswith("+json"):
+        return _json(text)
+    return None, None
+
+
+def _json(text: str) -> tuple[Pairs | None, Any]:
+    try:
+        document = json.loads(text, parse_float=Decimal, parse_constant=_refuse, object_pairs_hook=_object)
+        return document_pairs(document), document
+    except (ValueError, RecursionError):
+        return None, None
+
+
+def document_pairs(document: Any) -> Pairs:
+    """Return the leaves of a parsed JSON body under the names that a form would give them: `to[0]`, `amount[value]`."""
+    return tuple(_leaves("", document))
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, item in cast("dict[str, Any]", value).items():
+            yield from _leaves(f"{name}[{key}]" if name else str(key), item)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(cast("list[Any]", value)):
+            yield from _leaves(f"{name}[{number}]", item)
+    elif name:
+        yield name, "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a member is named twice")
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _pair(value: str) -> tuple[str, str]:

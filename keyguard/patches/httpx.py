@@ -11,18 +11,17 @@ import sys
 from functools import cache, partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import anyio.from_thread
 
 from keyguard import context
-from keyguard.errors import EndpointNotAllowed
-from keyguard.model import TOKEN_PREFIX, Attempt, Call, Reply
+from keyguard.model import TOKEN_PREFIX, Attempt, Reply
 from keyguard.patches import Outgoing, Seam
-from keyguard.patches._headers import credential_of, form_pairs, is_carrying, with_credential
+from keyguard.patches._headers import credential_of, with_credential
 from keyguard.patches._proof import is_unsent
 from keyguard.patches._tail import Tail
-from keyguard.vendors import claimed_hosts
+from keyguard.patches._wire import BODY_HEADERS, LISTED, call_of, check_token, split_path, vendor_of
+from keyguard.vendors import claimant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,12 +30,6 @@ if TYPE_CHECKING:
 
 _TOKEN = TOKEN_PREFIX.encode()
 _VALUE = itemgetter(-1)
-# A name with the root's dot is the same host.
-_CLAIMED = {name: vendor for host, vendor in claimed_hosts().items() for name in (host, f"{host}.")}
-_LISTED = context.vendor_hosts()
-_FORM = "application/x-www-form-urlencoded"
-# What belongs to a write and not to the question about it.
-_BODY_HEADERS = ("idempotency-key", "content-type", "content-length", "content-encoding", "transfer-encoding")
 _PREFECT_CLIENTS = {"PrefectHttpxSyncClient", "PrefectHttpxAsyncClient", "PrefectHttpxSyncEphemeralClient"}
 
 
@@ -79,7 +72,7 @@ def passes(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
     """Say at once that nobody guards this request: the host is foreign, no stand-in is listed, and no header may carry a token."""
     request = args[0] if args else kwargs["request"]
     # A host that nobody guards pays this, with nothing of the caller's in the processor's caches: so private names, and few calls.
-    if _LISTED or request.url._uri_reference.host in _CLAIMED:  # noqa: SLF001 -- missing, it stops every request
+    if LISTED or claimant(request.url._uri_reference.host) is not None:  # noqa: SLF001 -- missing, it stops every request
         return False
     # One search over all values, for nearly every request the only one; Basic hides a token in base64.
     values = b"\n".join(map(_VALUE, request.headers._list))  # noqa: SLF001 -- `raw` would copy each of its items first
@@ -91,74 +84,44 @@ def _reader(get: Callable[[Any, Any], Any]) -> Read:
 
     def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None:
         request = args[0] if args else kwargs["request"]
-        vendor = _claimed_by(request) or _LISTED.get(request.url.netloc.decode("ascii"))
+        netloc = request.url.netloc.decode("ascii")
+        vendor = vendor_of(_host(request), netloc)
         if vendor is None:
-            _check_token(request)
+            check_token(((name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers.raw), netloc)
             return None
         return None if _is_prefects(instance, request) else _outgoing(request, vendor, partial(get, instance))
 
     return read
 
 
-def _claimed_by(request: Any) -> str | None:
-    """Return the vendor whose own host this is."""
-    return _CLAIMED.get(request.url._uri_reference.host)  # noqa: SLF001 -- in lower case, as it is sent; missing, it stops every request
+def _host(request: Any) -> str:
+    found: str = request.url._uri_reference.host  # noqa: SLF001 -- in lower case, as it is sent; missing, it stops every request
+    return found
 
 
 def _is_prefects(instance: Any, request: Any) -> bool:
     """Say whether this is Prefect's own traffic; a host that a vendor plug claims is never exempt."""
     is_client = type(instance).__name__ in _PREFECT_CLIENTS and type(instance).__module__.startswith("prefect.")
-    return is_client and _claimed_by(request) is None
-
-
-def _check_token(request: Any) -> None:
-    for name, value in request.headers.raw:
-        if name.lower() != b"host" and is_carrying(value.decode("latin-1"), TOKEN_PREFIX):
-            raise EndpointNotAllowed(
-                f"this request carries a vault token to {request.url.host}, which is no vendor's host; nothing was sent. If it is a "
-                f"stand-in or proxy of yours, set KEYGUARD_VENDOR_HOSTS=VENDOR={request.url.netloc.decode('ascii')}"
-            )
+    return is_client and claimant(_host(request)) is None
 
 
 def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any]) -> Outgoing:
-    headers = request.headers
-    parts = urlsplit(str(request.url))
-    prefix, path = _split_path(
-        request.url.raw_path.partition(b"?")[0].decode("ascii"), vendor, is_listed=request.url.netloc.decode("ascii") in _LISTED
-    )
-    call = Call(
-        vendor=vendor,
-        method=request.method.upper(),
-        scheme=parts.scheme,
-        host=request.url.netloc.decode("ascii"),
-        path=path,
-        query=form_pairs(parts.query),
-        body=_body(request),
-        account="/".join(headers[name] for name in ("stripe-account", "stripe-context") if headers.get(name)),
-        idempotency_key=headers.get("idempotency-key"),
-    )
+    headers, netloc = request.headers, request.url.netloc.decode("ascii")
+    prefix, path = split_path(request.url.raw_path.partition(b"?")[0].decode("ascii"), vendor, netloc)
+    # A generator's body is the transport's to read, once.
+    call = call_of(vendor, request.method, str(request.url), path, headers, getattr(request, "_content", None))
 
     def ask(path: str, secret: str | None) -> Reply:
         """GET a path with the same client, and its proxies, certificates and credentials."""
         question = type(request)("GET", request.url.copy_with(raw_path=f"{prefix}{path}".encode()), headers=headers)
         question.extensions = {**request.extensions}
-        for name in _BODY_HEADERS:
+        for name in BODY_HEADERS:
             question.headers.pop(name, None)
         with _Swapped(question, secret):
             found = get(question)
         return _reply(found, found.content)
 
     return Outgoing(call, credential=credential_of(headers.get("authorization", "")), ask=ask)
-
-
-def _split_path(path: str, vendor: str, *, is_listed: bool) -> tuple[str, str]:
-    """Cut off what a listed proxy puts before the vendor's own path: the vendor's name, or what an SDK above has cut."""
-    ticket = context.open_ticket()
-    if is_listed and path.startswith(f"/{vendor}/"):
-        return f"/{vendor}", path[len(vendor) + 1 :]
-    if is_listed and ticket is not None and not ticket.is_over and path.endswith(ticket.call.path):
-        return path.removesuffix(ticket.call.path), ticket.call.path
-    return "", path
 
 
 def _get(instance: Any, question: Any) -> Any:
@@ -178,18 +141,6 @@ async def _aget(instance: Any, question: Any) -> Any:
         found = await instance._send_single_request(question)  # noqa: SLF001 -- the method this file is about
         await found.aread()
     return found
-
-
-def _body(request: Any) -> tuple[tuple[str, str], ...] | None:
-    """Return the pairs of a form that is loaded already; a generator's body is the transport's to read, once."""
-    content = getattr(request, "_content", None)
-    if content is None:
-        return None
-    if not content:
-        return ()
-    if not request.headers.get("content-type", "").startswith(_FORM):
-        return None
-    return form_pairs(content.decode("utf-8", "replace"))
 
 
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

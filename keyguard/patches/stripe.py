@@ -19,7 +19,7 @@ from keyguard import context
 from keyguard.errors import ConfigurationError
 from keyguard.model import Attempt, Call, Reply
 from keyguard.patches import Outgoing, Seam
-from keyguard.patches._headers import Lowered, credential_of, form_pairs, lowered
+from keyguard.patches._headers import Lowered, credential_of, form_pairs, lowered, read_body
 from keyguard.patches._proof import is_unsent, sends_once
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ _RETRY_METHODS = frozenset({
 _CLIENTS = "stripe._http_client"
 # The only headers of a request that say something about its money.
 _READ_HEADERS = frozenset({"authorization", "content-type", "idempotency-key", "stripe-account", "stripe-context"})
+_FORM = "application/x-www-form-urlencoded"
 _FIRST_MAJOR = 8
 
 
@@ -103,10 +104,12 @@ def _outgoing(args: tuple[Any, ...], kwargs: dict[str, Any], get: Callable[[str,
     scheme, host, base, path, query = _address(url)
     said = {wanted: str(value) for name, value in (headers or {}).items() if (wanted := lowered(name)) in _READ_HEADERS}
     account, context_of = said.get("stripe-account"), said.get("stripe-context")
+    body, document = read_body(post_data or "", said.get("content-type", _FORM))
     call = Call(
         "stripe", method.upper(), scheme, host, path,
         query=query,
-        body=_body(post_data, said.get("content-type", "")),
+        body=body,
+        document=document,
         account=f"{account}/{context_of}" if account and context_of else account or context_of or "",
         idempotency_key=said.get("idempotency-key"),
     )  # fmt: skip
@@ -220,14 +223,6 @@ def _vendor_path(path: str) -> str:
         if found > 0 and "/" not in path[1:found]:
             return path[found:]
     return path
-
-
-def _body(data: Any, content_type: str) -> tuple[tuple[str, str], ...] | None:
-    if data is None or data in ("", b""):
-        return ()
-    if not isinstance(data, str) or "json" in content_type or "multipart" in content_type:
-        return None
-    return form_pairs(data)
 
 
 def _with(headers: Mapping[str, str], secret: str | None) -> Mapping[str, str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Generator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -45,7 +45,7 @@ class Vendor(Protocol):
 
     Attributes:
         name: The word in policies, spans and tables.
-        hosts: The vendor's own API hosts, lower case, exact.
+        hosts: The vendor's own API hosts, lower case; `*.example.com` stands for every name below that one.
         secret_env: Environment variable of the real secret.
     """
 
@@ -102,7 +102,12 @@ def vendor_named(name: str) -> Vendor:
 
 @cache
 def claimed_hosts() -> dict[str, str]:
-    """Return every host that a vendor plug claims, with the plug's name."""
+    """
+    Return every host that a vendor plug claims, with the plug's name; `*.example.com` as it was written.
+
+    Raises:
+        ConfigurationError: two plugs claim the same.
+    """
     hosts: dict[str, str] = {}
     for name in known_vendors():
         for host in vendor_named(name).hosts:
@@ -110,3 +115,14 @@ def claimed_hosts() -> dict[str, str]:
                 raise ConfigurationError(f"two vendor plugs claim {host}: {hosts[host]} and {name}")
             hosts[host] = name
     return hosts
+
+
+# A wire seam asks this of every request of the process, most of which go to few hosts.
+@lru_cache(maxsize=4096)
+def claimant(host: str) -> str | None:
+    """Return the vendor that claims a host (lower case, without a port); None = nobody. A name with the root's dot is the same host."""
+    claimed, name = claimed_hosts(), host.removesuffix(".")
+    if name in claimed:
+        return claimed[name]
+    labels = name.split(".")
+    return next((found for at in range(1, len(labels)) if (found := claimed.get(".".join(["*", *labels[at:]]))) is not None), None)

@@ -42,7 +42,8 @@ def parameters(call: Call) -> dict[str, str]:
     Raises:
         MalformedCall: the body could not be read; a money parameter is nested, sent twice, or in the query.
     """
-    if call.body is None:
+    if call.body is None or call.document is not None:
+        # Stripe's v1 reads forms only.
         raise MalformedCall(f"the body of POST {call.path} could not be read, so its cost cannot be bounded; nothing was sent")
     found: dict[str, str] = {}
     for name, value in call.body:
