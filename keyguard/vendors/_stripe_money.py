@@ -64,9 +64,9 @@ def _root(name: str) -> str:
     return found.group(1).strip(" \t\r\n\x00") if found else name  # pragma: no branch -- the pattern matches everything
 
 
-def amount_of(found: dict[str, str], name: str) -> Money | None:
+def amount_of(found: dict[str, str], name: str, code: str = "usd") -> Money | None:
     """
-    Return an amount parameter as micro-USD; None where it was not sent.
+    Return an amount parameter, in the smallest unit of a currency, as micro-USD; None where it was not sent.
 
     Raises:
         MalformedCall: it is not 1 to 8 ASCII digits.
@@ -78,25 +78,37 @@ def amount_of(found: dict[str, str], name: str) -> Money | None:
         raise MalformedCall(
             f"{name!r} must be a whole number of cents, 0 to 99999999, written in digits only; got {text[:40]!r}. Nothing was sent."
         )
-    return int(text) * MINOR_UNIT
+    return micros(int(text), code)
 
 
-def required_amount(found: dict[str, str], name: str = "amount") -> Money:
+def micros(amount: int, code: str) -> Money:
+    """
+    Turn an amount in the smallest unit of a currency into micro-USD, rounded up.
+
+    Raises:
+        UnpricedCall: no rate is pinned for the currency.
+    """
+    if code == "usd":
+        return amount * MINOR_UNIT
+    raise foreign(code)
+
+
+def required_amount(found: dict[str, str], name: str = "amount", code: str = "usd") -> Money:
     """
     Return an amount that Stripe requires.
 
     Raises:
         MalformedCall: it is missing, or cannot be read.
     """
-    amount = amount_of(found, name)
+    amount = amount_of(found, name, code)
     if amount is None:
         raise MalformedCall(f"{name!r} is required: a whole number of cents in digits, 0 to 99999999; nothing was sent")
     return amount
 
 
-def check_currency(found: dict[str, str], *, required: bool = False) -> None:
+def check_currency(found: dict[str, str], *, required: bool = False) -> str:
     """
-    Let US dollars pass.
+    Return the currency of a request, in lower case; `usd` where it names none.
 
     Raises:
         MalformedCall: the currency is missing although required, or no currency that Stripe knows.
@@ -104,7 +116,7 @@ def check_currency(found: dict[str, str], *, required: bool = False) -> None:
     """
     text = found.get("currency")
     if text is None and not required:
-        return
+        return "usd"
     if text is None:
         raise MalformedCall("'currency' is required: a three-letter code such as 'usd'; nothing was sent")
     code = text.lower() if text.isascii() else text
@@ -114,6 +126,7 @@ def check_currency(found: dict[str, str], *, required: bool = False) -> None:
         )
     if code != "usd":
         raise foreign(code)
+    return code
 
 
 def foreign(code: str) -> UnpricedCall:
