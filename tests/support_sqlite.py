@@ -18,7 +18,7 @@ import apsw
 from keyguard.errors import LedgerUnavailable
 from keyguard.ledgers._sqlite_schema import migrations
 from keyguard.ledgers.sqlite import SqliteLedger
-from keyguard.testing._till import Till, open_till
+from keyguard.testing._till import Till, open_till, parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,7 +137,7 @@ def _fork(path: Path) -> None:
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     till.hold(1)
     memory.hold(1)
-    print(till.usage.held, memory.usage.held, till.ledger.verify())
+    print(*parts(till.usage), memory.usage.held, till.ledger.verify())
 
 
 if __name__ == "__main__":

@@ -263,7 +263,7 @@ KILLED = [("asyncio", "streamed"), ("trio", "streamed"), ("asyncio", "stripe, ht
 
 @pytest.mark.parametrize(("backend", "client"), KILLED, ids=["-".join(case).replace(" ", "_") for case in KILLED])
 def test_killed_at_any_await(tmp_path: Path, server: StripeServer, capsys: pytest.CaptureFixture[str], backend: str, client: str) -> None:
-    """What a process that is killed had reserved stays counted: nobody knows whether the vendor executed it."""
+    """What a process that is killed had reserved is in doubt: nobody knows whether the vendor executed it."""
     url = f"sqlite:///{tmp_path}/ledger.db"
     keyguard.install(url, run_usd_cap=10)
     cells: list[Cell] = []
@@ -283,6 +283,8 @@ def test_killed_at_any_await(tmp_path: Path, server: StripeServer, capsys: pytes
     assert len(cells) >= 5
     assert (counted[0], counted[-1]) == (0, USD)
     assert [cell for cell, money in zip(cells, counted, strict=True) if not cell.truth <= money <= USD] == []
+    # Nothing is held for a process that has ended.
+    assert [cell for cell in cells if cell.held] == []
     assert _ledger().verify() == []
 
 

@@ -19,6 +19,9 @@ The protocol, in order, for one call:
    of the same reservation may only add knowledge: doubt → settled/released. Settled or released again
    is a no-op that returns the receipt. An unknown id returns `found=False`.
 
+What a process reserved and did not close before it ended, however it ended, is in doubt: `usage` and `runs`
+show it so, and so does whatever the next process reserves. A process that lives may have it held for ever.
+
 Adoption (order.quote.adopts): the open hold of (scope, vendor, account, object_id), if there is
 one, moves from its own reservation and windows to the new one, whose amount becomes
 max(quote.amount, adopted); the whole must fit the new windows, else nothing moves.

@@ -16,41 +16,57 @@ from keyguard.ledgers._sqlite_keys import Keys
 from keyguard.ledgers._sqlite_log import Log, chained
 from keyguard.ledgers._sqlite_objects import Objects
 from keyguard.ledgers._sqlite_proof import refold
-from keyguard.model import Decision, Memory, Receipt, Usage
+from keyguard.model import Decision, Memory, Outcome, Receipt, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from keyguard.ledgers._sqlite_holds import Hold
     from keyguard.ledgers._sqlite_objects import Place
-    from keyguard.model import Closing, Fact, Money, Order, Outcome, VaultKey
+    from keyguard.ledgers._sqlite_owners import Owners
+    from keyguard.model import Closing, Fact, Money, Order, VaultKey
 
+_MARKED_EVERY = 1000
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Books:
     """The operations of one connection. Not thread-safe: the queue runs one batch at a time."""
 
-    def __init__(self, db: apsw.Connection, clock: Callable[[], float], owner: str, mark_owner: Callable[[str], None]) -> None:
-        self._owner, self._mark_owner, self._is_marked = owner, mark_owner, False
+    def __init__(self, db: apsw.Connection, clock: Callable[[], float], owners: Owners, *, is_idle: bool) -> None:
+        self._owners, self._is_unmarked, self._reserves_unmarked = owners, True, 0
+        self._buried: list[str] = []
         self.log = Log(db, clock)
         self.budgets = Budgets(self.log)
         self.keys = Keys(self.log, self.budgets)
-        self._holds, self._objects = Holds(self.log, owner), Objects(self.log)
+        self._holds, self._objects = Holds(self.log, owners.mine, is_idle=is_idle), Objects(self.log)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether this process surely has no reservation that it did not close."""
+        return self._holds.is_idle
+
+    def _mark(self) -> None:
+        if self._is_unmarked:
+            self.doubt_the_dead()
+        if self._is_unmarked or self._holds.is_idle:
+            self._owners.claim(self.log.mark()[0])
+        self._is_unmarked, self._reserves_unmarked = False, _MARKED_EVERY
 
     def rollback(self) -> None:
         """Undo the batch; what was remembered of it is forgotten."""
         self.budgets.forget()
         self._holds.forget()
+        self._buried.clear()
         self.log.rollback()
 
     # -- reserve ----------------------------------------------------------------------------------
 
     def reserve(self, order: Order) -> Decision:
         """Hold on all legs or on none; a refusal leaves everything as it was."""
-        if not self._is_marked:
-            self._mark_owner(self._owner)
-            self._is_marked = True
+        if self._reserves_unmarked <= 0:
+            self._mark()
+        self._reserves_unmarked -= 1
         if order.quote.adopts:
             return self._adopting(order)
         try:
@@ -150,11 +166,10 @@ class Books:
     def _closed(self, hold: Hold, closing: Closing) -> Receipt:
         outcome = closing.outcome
         if hold.state == "R" or (hold.state == "U" and outcome.ending != "doubt"):
-            self._end(hold, outcome, unsent=closing.unsent)
+            self._end(hold, outcome, {"unsent": True} if closing.unsent else {})
         return Receipt(hold.id, spent=hold.spent, held=hold.held, doubt=hold.doubt, overrun=hold.overrun)
 
-    def _end(self, hold: Hold, outcome: Outcome, *, unsent: bool) -> None:
-        detail: dict[str, Any] = {"unsent": True} if unsent else {}
+    def _end(self, hold: Hold, outcome: Outcome, detail: dict[str, Any]) -> None:
         if outcome.request_id:
             detail["request_id"] = outcome.request_id
         if outcome.ending == "doubt":
@@ -214,6 +229,22 @@ class Books:
         open_id, total = known.open_id if held else None, max(known.total, fact.spent)
         self._objects.learn(_place(hold), fact, known, own=spent, total=total, open_id=open_id, last_id=known.last_id)
 
+    # -- processes that ended -----------------------------------------------------------------------
+
+    def doubt_the_dead(self) -> None:
+        """Put in doubt what ended processes had reserved and not closed: nobody is left who knows how their calls ended."""
+        for owner, since in self._owners.dead():
+            for hold in self._holds.left_by(owner, since):
+                # As of a living process: a free read that got no answer leaves nothing to doubt.
+                is_free = hold.method in _READS and not hold.amount
+                self._end(hold, Outcome("settled" if is_free else "doubt", source="local"), {"ended": owner})
+            self._buried.append(owner)
+
+    def forget_the_dead(self) -> None:
+        """Remove the marks of ended processes, once what they left is committed."""
+        while self._buried:
+            self._owners.forget(self._buried.pop())
+
     # -- reading ----------------------------------------------------------------------------------
 
     def recall(self, scope: str, vendor: str, account: str, object_id: str) -> Memory | None:
@@ -227,8 +258,14 @@ class Books:
             amount=found.amount, refunded=found.refunded, status=found.status,
         )  # fmt: skip
 
+    def usage(self, scope: str) -> Usage | None:
+        """Return a scope's figures, as they are now that some processes have ended."""
+        self.doubt_the_dead()
+        return self.budgets.usage(scope)
+
     def runs(self, limit: int) -> list[tuple[VaultKey, Usage]]:
         """Return the latest keys with their figures, newest first."""
+        self.doubt_the_dead()
         return [(key, self.budgets.usage(key.scope) or Usage(key.scope)) for key in self.keys.latest(limit)]
 
     def verify(self) -> list[str]:

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import secrets
 import sys
 import threading
 import time
@@ -79,7 +78,7 @@ class LedgerFile:
         self.lock_seconds = lock_seconds
         self._monotonic = monotonic
         self._lock: ProcessLock | None = None
-        self._wal_fd = self._owner_fd = -1
+        self._wal_fd = -1
         self._identity: tuple[int, int] | None = None
         self._sync_lock = threading.Lock()
         self._is_poisoned = False
@@ -163,27 +162,16 @@ class LedgerFile:
         finally:
             os.close(folder)
 
-    def claim_owner(self, owner: str) -> None:
-        """Hold a lock file for this process's life, by which others can tell that it is alive."""
-        folder = Path(f"{self._real}.owners")
-        try:
-            folder.mkdir(exist_ok=True, mode=0o700)
-            self._owner_fd = os.open(folder / owner, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._owner_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise LedgerUnavailable(f"the ledger cannot mark its owner in {folder}: {error.strerror or error}") from error
-
     def close(self) -> None:
-        """Close our descriptors, when nobody syncs; the owner's mark goes too."""
+        """Close our descriptors, when nobody syncs."""
         with self._sync_lock:
             self.close_in_child()
 
     def close_in_child(self) -> None:
         """Close a forked child's copies, which gives up nothing of the parent's; without the lock that a thread of it may have held."""
-        for fd in (self._wal_fd, self._owner_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._wal_fd = self._owner_fd = -1
+        if self._wal_fd >= 0:
+            os.close(self._wal_fd)
+        self._wal_fd = -1
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -195,8 +183,3 @@ def _flush(fd: int) -> None:
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
     else:
         os.fdatasync(fd)
-
-
-def new_owner() -> str:
-    """Name this process: host-independent, never reused."""
-    return f"{os.getpid()}-{secrets.token_hex(8)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
     from keyguard.ledgers._sqlite_log import Log
@@ -75,14 +75,31 @@ def legs_text(*legs: int | None) -> str:
 class Holds:
     """The rows of `holds`."""
 
-    def __init__(self, log: Log, owner: str) -> None:
+    def __init__(self, log: Log, owner: str, *, is_idle: bool) -> None:
         self._log, self._owner = log, owner
         # What this process reserved and has not closed yet: most closes need not read it again.
         self._fresh: dict[str, Hold] = {}
+        self._are_all_fresh = is_idle
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether this process surely has no reservation that it did not close."""
+        return self._are_all_fresh and not self._fresh
 
     def forget(self) -> None:
         """Drop what is remembered of an undone batch."""
         self._fresh.clear()
+        self._are_all_fresh = False
+
+    def left_by(self, owner: str, since: int) -> list[Hold]:
+        """Return what a process reserved behind a row of the log and did not close."""
+        # Over the log's tail and not by an index on `state`, which every reserve would pay for.
+        rows = self._log.execute(
+            f"SELECT {_COLUMNS} FROM holds WHERE owner = ? AND state = 'R' AND id IN "
+            "(SELECT hold FROM entries WHERE seq > ? AND kind = 'reserve')",
+            (owner, since),
+        )
+        return [Hold(*cast("Any", row)) for row in rows.fetchall()]
 
     def add(self, order: Order, amount: Money, adopted: Money, legs: list[int], count_leg: int | None) -> Hold:
         """
@@ -106,7 +123,7 @@ class Holds:
             ),
         )  # fmt: skip
         if len(self._fresh) >= _FRESH_KEPT:
-            self._fresh.clear()
+            self.forget()
         self._fresh[hold.id] = hold
         return hold
 

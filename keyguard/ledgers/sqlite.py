@@ -18,9 +18,10 @@ import apsw
 
 from keyguard.errors import ConfigurationError, KeyguardError, LedgerUnavailable
 from keyguard.ledgers._sqlite_books import Books
-from keyguard.ledgers._sqlite_file import LedgerFile, check_place, new_owner
+from keyguard.ledgers._sqlite_file import LedgerFile, check_place
 from keyguard.ledgers._sqlite_fork import watch_forks
 from keyguard.ledgers._sqlite_log import LogMoved
+from keyguard.ledgers._sqlite_owners import Owners, new_owner
 from keyguard.ledgers._sqlite_queue import Job, Queue
 from keyguard.ledgers._sqlite_schema import is_of_ledger, migrations, set_up, unavailable
 
@@ -101,7 +102,9 @@ class SqliteLedger:
         self._file: LedgerFile | None = None
         self._books: Books | None = None
         self._committed = -1
-        self._owner = new_owner()
+        self._owners = Owners(new_owner(), None if self._path is None else self._path.resolve())
+        # Whether this process had nothing open when it last put the file away.
+        self._is_idle = True
         self._orphaned = ""
 
     # -- opening ----------------------------------------------------------------------------------
@@ -133,7 +136,7 @@ class SqliteLedger:
         except BaseException:
             self._drop()
             raise
-        self._books = Books(db, self._clock, self._owner, self._mark_owner)
+        self._books = Books(db, self._clock, self._owners, is_idle=self._is_idle)
 
     def _open_file(self) -> None:
         if self._path is None:
@@ -163,6 +166,10 @@ class SqliteLedger:
             with self._alone:
                 if self._db is not None:
                     self._db.close()
+                self._is_idle = self._books.is_idle
+                if self._is_idle:
+                    # With something open the mark stays: whoever is asked for it lives.
+                    self._owners.leave()
             self._drop()
 
     # -- forks (keyguard.ledgers._sqlite_fork) ------------------------------------------------------
@@ -198,13 +205,10 @@ class SqliteLedger:
             )
         if self._file is not None:
             self._file.close_in_child()
+        self._owners.leave_in_child()
         self._begin()
         self._orphaned = orphaned
         return inherited
-
-    def _mark_owner(self, owner: str) -> None:
-        if self._file is not None:
-            self._file.claim_owner(owner)
 
     # -- batches ----------------------------------------------------------------------------------
 
@@ -294,6 +298,7 @@ class SqliteLedger:
             raise
         if self._file is not None:
             self._committed = self._file.lock.count_commit()
+        books.forget_the_dead()
         self._step("committed")
 
     def _sync(self, number: int) -> None:
@@ -359,7 +364,7 @@ class SqliteLedger:
 
     def usage(self, scope: str) -> Usage | None:
         """Return a budget's figures."""
-        return self._run(lambda books: books.budgets.usage(scope))
+        return self._run(lambda books: books.usage(scope))
 
     def runs(self, limit: int = 50) -> list[tuple[VaultKey, Usage]]:
         """Return the latest keys with their figures."""

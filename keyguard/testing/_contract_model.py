@@ -148,6 +148,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.model = PlainModel(day=int(self.clock.now // DAY))
         self.ledger: Ledger = place.open(self.clock)
+        self.kept: list[Ledger] = []
         self.tills = {run: open_till(self.ledger, run, run_usd_cap=RUN_CAP, daily_usd_cap=DAY_CAP, max_calls=MANY) for run in RUNS}
         self.ticker = open_till(self.ledger, "ticker", daily_usd_cap=DAY_CAP, name="ticker")
         self.objects = 0
@@ -325,6 +326,8 @@ class LedgerMachine(RuleBasedStateMachine):
         opened = self.place.open(self.clock)
         if opened is not self.ledger:
             self.ledger.shut()
+            # What is open is closed through the next handle; a handle that nobody has any more would leave it in doubt.
+            self.kept.append(self.ledger)
         self.ledger = self.ticker.ledger = opened
         for till in self.tills.values():
             till.ledger = opened

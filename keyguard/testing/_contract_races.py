@@ -146,6 +146,8 @@ class CrashContract(ContractBase):
         assert result["broken"] == []
         assert _missing_deaths(plan, result["deaths"]) == []
         told = _read(folder)
+        # Nobody is left who could close what the dead held.
+        assert [till.usage.held for till in tills] == [0, 0]
         for till in tills:
             _check_totals(till, told[f"run:{till.run_id}"])
             _check_each(till, told[f"run:{till.run_id}"])
