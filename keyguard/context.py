@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
+    from keyguard.fx import Rates
     from keyguard.model import Attempt, Call, Closing, Decision, Operation, Outcome, Quote, Receipt, VaultKey
 
 
@@ -218,6 +219,7 @@ class _State:
     handler: Handler | None = None
     providers: dict[str, RunProvider] = field(default_factory=dict[str, RunProvider])
     vendor_hosts: dict[str, str] = field(default_factory=dict[str, str])
+    rates: Rates | None = None
 
 
 _state = _State()
@@ -259,6 +261,16 @@ def set_vendor_hosts(hosts: Mapping[str, str]) -> None:
     listed.update(hosts)
     for name in listed.keys() - hosts.keys():
         del listed[name]
+
+
+def rates() -> Rates | None:
+    """Return the pinned exchange rates; None = only US dollars are priced."""
+    return _state.rates
+
+
+def set_rates(new: Rates | None) -> None:
+    """Pin exchange rates for this process."""
+    _state.rates = new
 
 
 def register_provider(name: str, provider: RunProvider) -> None:

@@ -11,6 +11,7 @@ import secrets
 import sys
 import threading
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,16 +23,18 @@ from keyguard.handler import CallHandler
 from keyguard.interpreter import check_interpreter
 from keyguard.model import show
 from keyguard.payer import Armed, finder_for, identity, only_observes
-from keyguard.settings import load_policy, load_settings
+from keyguard.settings import load_policy, load_settings, pinned_rates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from keyguard.backends import Backend
+    from keyguard.fx import Rates
     from keyguard.model import Policy, Usage, VaultKey
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 _logger = logging.getLogger("keyguard")
+_OLD_RATES_DAYS = 31
 
 
 _armed = Armed()
@@ -95,7 +98,11 @@ class Installation:
 
 
 def install(
-    url: str | None = None, *, policy: str | os.PathLike[str] | Mapping[str, Any] | Policy | None = None, **policy_fields: Any
+    url: str | None = None,
+    *,
+    policy: str | os.PathLike[str] | Mapping[str, Any] | Policy | None = None,
+    fx: str | os.PathLike[str] | Mapping[str, Any] | Rates | None = None,
+    **policy_fields: Any,
 ) -> Installation:
     """
     Arm the seams and issue, or find again, the current run's key.
@@ -103,13 +110,15 @@ def install(
     Args:
         url: The backend: None = `KEYGUARD_URL`, else the user's default SQLite file; `sqlite:///…`.
         policy: A Policy, a mapping, or the path of a TOML file with the same fields.
+        fx: A dated table of exchange rates (`keyguard.fx.Rates`, or its fields, or a file): None = `KEYGUARD_FX_FILE`, else what this
+            process has pinned, else only US dollars are priced. It holds for the whole process.
         **policy_fields: Single fields of `Policy`; they win over `policy`.
 
     Returns:
         The run's installation. Outside any run it is the process's own, and its policy is the default for each run that appears.
 
     Raises:
-        ConfigurationError: unknown or bad field, URL scheme or client version; a subflow with other arguments than its root;
+        ConfigurationError: unknown or bad field, rates, URL scheme or client version; a subflow with other arguments than its root;
             a subinterpreter.
         LedgerUnavailable: the ledger cannot be opened.
     """
@@ -117,11 +126,29 @@ def install(
     asked = load_policy(policy, policy_fields)
     with _armed.lock:
         _armed.settings = load_settings()
+        _pin(pinned_rates(_armed.settings, fx))
         _watch_prefect()
         run = context.current_run() or _run_of_environment()
         backend = _armed.open(url)
         _arm()
         return _install_process(backend, asked) if run is None else _install_run(backend, asked, run)
+
+
+def _pin(rates: Rates | None) -> None:
+    """Pin exchange rates; without new ones the process keeps what it has."""
+    if rates is None or rates == context.rates():
+        return
+    context.set_rates(rates)
+    days = (datetime.now(timezone.utc).date() - rates.date).days
+    level = logging.WARNING if days > _OLD_RATES_DAYS else logging.INFO
+    _logger.log(
+        level,
+        "exchange rates of %s (%d days old, haircut %s) are pinned for %s",
+        rates.date,
+        days,
+        rates.haircut,
+        ", ".join(rates.usd_per_unit),
+    )
 
 
 def _install_run(backend: Backend, asked: Policy, run: context.RunRef) -> Installation:
@@ -224,6 +251,7 @@ def uninstall() -> None:
     """Disarm every seam and forget what was armed; ledgers keep everything."""
     with _armed.lock:
         context.set_handler(None)
+        context.set_rates(None)
         patches.disarm()
         for backend in dict.fromkeys(_armed.backends.values()):
             backend.shut()
@@ -243,6 +271,7 @@ def issue(
     asked = _named(load_policy(policy, policy_fields), None)
     with _armed.lock:
         _armed.settings = load_settings()
+        _pin(pinned_rates(_armed.settings, None))
         backend = _armed.open(url)
         key, _ = backend.issue(asked, None)
         _arm()

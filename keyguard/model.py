@@ -354,6 +354,7 @@ class Fact:
         refunded: What was given back of it.
         status: The vendor's own word.
         aliases: Other ids of the same money (a PaymentIntent's charge).
+        currency: The object's own, in lower case; its amounts here are micro-USD all the same.
     """
 
     object_id: str
@@ -363,6 +364,7 @@ class Fact:
     refunded: Money = 0
     status: str = ""
     aliases: tuple[str, ...] = ()
+    currency: str = "usd"
 
 
 Ending = Literal["settled", "released", "doubt"]
@@ -521,6 +523,7 @@ class Memory:
         held: The open hold on it.
         amount: What it was made for.
         refunded: Given back so far by this run.
+        currency: The object's own, in lower case, for amounts that are written without one.
     """
 
     object_id: str
@@ -530,6 +533,7 @@ class Memory:
     amount: Money = 0
     refunded: Money = 0
     status: str = ""
+    currency: str = "usd"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from keyguard.errors import ConfigurationError
+from keyguard.fx import load_rates
 from keyguard.ledgers import Durability
 from keyguard.model import Policy
 from keyguard.vendors import known_vendors
@@ -24,6 +25,8 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from keyguard.fx import Rates
+
 
 class Settings(BaseSettings):
     """
@@ -34,6 +37,7 @@ class Settings(BaseSettings):
         durability: `KEYGUARD_DURABILITY`: `power` (on disk before the send) or `process` (survives kill -9 only).
         key: `KEYGUARD_KEY`, a vault token that pays where no run is known.
         run_id: `KEYGUARD_RUN_ID`, names the run outside an orchestrator.
+        fx_file: `KEYGUARD_FX_FILE`, a dated table of exchange rates (`keyguard.fx`); without it only US dollars are priced.
         vendor_hosts: `KEYGUARD_VENDOR_HOSTS`, `stripe=127.0.0.1:8420,…`: stand-ins and proxies treated as the vendor's own.
     """
 
@@ -43,6 +47,7 @@ class Settings(BaseSettings):
     durability: Durability = "power"
     key: SecretStr | None = None
     run_id: str | None = None
+    fx_file: Path | None = None
     vendor_hosts: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict[str, str])
 
     @field_validator("vendor_hosts", mode="before")
@@ -71,6 +76,20 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         raise ConfigurationError(f"bad KEYGUARD_* setting: {_explained(error)}") from None
+
+
+def pinned_rates(settings: Settings, table: str | os.PathLike[str] | Mapping[str, Any] | Rates | None) -> Rates | None:
+    """
+    Return the exchange rates of an argument, else of the environment's file; None = none are pinned.
+
+    Raises:
+        ConfigurationError: a table that cannot be read, or has no date.
+    """
+    found = settings.fx_file if table is None else table
+    try:
+        return None if found is None else load_rates(found)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def default_url() -> str:

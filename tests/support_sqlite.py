@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CAP = 1_000_000  # micro-USD
-TWO_STEPS = {**migrations(), 2: "CREATE TABLE later (a INTEGER) STRICT; ALTER TABLE keys ADD COLUMN later TEXT"}
+NEXT = max(migrations()) + 1
+ONE_MORE = {**migrations(), NEXT: "CREATE TABLE later (a INTEGER) STRICT; ALTER TABLE keys ADD COLUMN later TEXT"}
 _NOBODY = 65_534
 
 
@@ -116,8 +117,8 @@ def _halt_at(name: str) -> Callable[[str], None]:
 
 
 def _halt_in_migration(path: Path) -> None:
-    """Migrate to version 2, and wait inside the migration."""
-    SqliteLedger(path, steps=TWO_STEPS, on_step=_halt_at("migrated 2"))
+    """Migrate to the next version, and wait inside the migration."""
+    SqliteLedger(path, steps=ONE_MORE, on_step=_halt_at(f"migrated {NEXT}"))
 
 
 def _fork(path: Path) -> None:

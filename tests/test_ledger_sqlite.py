@@ -20,7 +20,7 @@ from keyguard.ledgers._sqlite_file import check_place, filesystem_of
 from keyguard.ledgers._sqlite_schema import migrations
 from keyguard.ledgers.sqlite import SqliteLedger
 from keyguard.testing._till import parts
-from tests.support_sqlite import TWO_STEPS, child, lines, opened, pipe, tamper
+from tests.support_sqlite import NEXT, ONE_MORE, child, lines, opened, pipe, tamper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -213,7 +213,7 @@ def test_a_newer_schema_is_refused_by_its_number(path: Path) -> None:
 def test_a_newer_least_writer_is_refused(path: Path) -> None:
     """A ledger can say that only newer ones may write, whatever its schema's number."""
     opened(path).ledger.shut()
-    tamper(path, "UPDATE meta SET v = 2 WHERE k = 'min_writer'")
+    tamper(path, "UPDATE meta SET v = 99 WHERE k = 'min_writer'")
 
     with pytest.raises(LedgerUnavailable, match=r"newer keyguard.*upgrade keyguard"):
         SqliteLedger(path)
@@ -224,8 +224,8 @@ def test_a_migrated_file_has_the_schema_of_a_new_one(tmp_path: Path) -> None:
     old = opened(tmp_path / "old.db")
     old.hold(5)
     old.ledger.shut()
-    migrated = SqliteLedger(tmp_path / "old.db", steps=TWO_STEPS)
-    SqliteLedger(tmp_path / "new.db", steps=TWO_STEPS).shut()
+    migrated = SqliteLedger(tmp_path / "old.db", steps=ONE_MORE)
+    SqliteLedger(tmp_path / "new.db", steps=ONE_MORE).shut()
     usage = migrated.usage("run:run-1")
 
     assert usage is not None
@@ -246,7 +246,7 @@ def test_a_killed_migration_leaves_the_old_version(path: Path) -> None:
         word = pipe(process.stdout).readline()
         process.send_signal(signal.SIGKILL)
 
-    assert word == "migrated 2\n"
+    assert word == f"migrated {NEXT}\n"
     assert till.usage.held == 5
     till.ledger.shut()
 
@@ -259,7 +259,7 @@ def test_a_failing_migration_leaves_the_old_version(path: Path) -> None:
     before = _schema(path)
 
     with pytest.raises(LedgerUnavailable):
-        SqliteLedger(path, steps={**TWO_STEPS, 3: "CREATE TABLE later (a)"})
+        SqliteLedger(path, steps={**ONE_MORE, NEXT + 1: "CREATE TABLE later (a)"})
     assert _schema(path) == before
     assert SqliteLedger(path).verify() == []
 

@@ -25,6 +25,7 @@ ROOT = Path(keyguard.__file__).parent
 # Rungs (DESIGN.md §3): a file imports only from lower ones. `name.*` is every other file of a plug folder.
 RUNGS = {
     "_values": -1,
+    "fx": 0,
     "model": 0,
     "errors": 1,
     "interpreter": 1,

@@ -255,7 +255,7 @@ class Books:
         open_hold = self._holds.find(found.open_id) if found.open_id else None
         return Memory(
             found.object_id, own=found.own, spent=found.total, held=open_hold.held if open_hold is not None else 0,
-            amount=found.amount, refunded=found.refunded, status=found.status,
+            amount=found.amount, refunded=found.refunded, status=found.status, currency=found.currency,
         )  # fmt: skip
 
     def usage(self, scope: str) -> Usage | None:

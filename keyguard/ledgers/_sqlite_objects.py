@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from keyguard.model import Fact, Money
 
 Place = tuple[str, str, str]
-_COLUMNS = "alias_of, own, total, amount, refunded, status, open_id, last_id"
+_COLUMNS = "alias_of, own, total, amount, refunded, status, open_id, last_id, currency"
 _HERE = "scope = ? AND vendor = ? AND account = ?"
 _FIND = f"SELECT {_COLUMNS} FROM objects WHERE {_HERE} AND filed = ?"
 
@@ -36,6 +36,7 @@ class Known:
     status: str
     open_id: str | None
     last_id: str | None
+    currency: str
 
 
 class Objects:
@@ -59,10 +60,10 @@ class Objects:
     ) -> None:
         """Remember what a reply said; `own` is added to what the scope spent on it."""
         root = known.object_id if known is not None else fact.object_id
-        values = [*place, filed(root), None, own, total, fact.amount, fact.status, open_id, last_id]
+        values = [*place, filed(root), None, own, total, fact.amount, fact.status, open_id, last_id, fact.currency]
         aliases = {fact.object_id, *fact.aliases} - {root}
         for alias in aliases:
-            values += [*place, filed(alias), root, 0, 0, 0, "", None, None]
+            values += [*place, filed(alias), root, 0, 0, 0, "", None, None, fact.currency]
         self._execute(_learning(1 + len(aliases)), values)
 
     def reopen(self, place: Place, name: str, open_id: str | None) -> None:
@@ -98,10 +99,10 @@ def named(filed_name: str) -> str:
 
 @cache
 def _learning(count: int) -> str:
-    row = "(?,?,?,?,?,?,?,?,?,?,?)"
+    row = "(?,?,?,?,?,?,?,?,?,?,?,?)"
     return (
-        "INSERT INTO objects (scope, vendor, account, filed, alias_of, own, total, amount, status, open_id, last_id) "
+        "INSERT INTO objects (scope, vendor, account, filed, alias_of, own, total, amount, status, open_id, last_id, currency) "
         f"VALUES {', '.join([row] * count)} ON CONFLICT (scope, vendor, account, filed) DO UPDATE SET "
         "own = own + excluded.own, total = excluded.total, amount = excluded.amount, status = excluded.status, "
-        "open_id = excluded.open_id, last_id = excluded.last_id WHERE excluded.alias_of IS NULL"
+        "open_id = excluded.open_id, last_id = excluded.last_id, currency = excluded.currency WHERE excluded.alias_of IS NULL"
     )

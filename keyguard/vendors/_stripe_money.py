@@ -8,6 +8,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from keyguard import context
 from keyguard.errors import MalformedCall, UnpricedCall
 
 if TYPE_CHECKING:
@@ -70,6 +71,18 @@ def amount_of(found: dict[str, str], name: str, code: str = "usd") -> Money | No
 
     Raises:
         MalformedCall: it is not 1 to 8 ASCII digits.
+        UnpricedCall: no rate is pinned for the currency.
+    """
+    count = count_of(found, name)
+    return None if count is None else micros(count, code)
+
+
+def count_of(found: dict[str, str], name: str) -> int | None:
+    """
+    Return an amount parameter as it stands, in the smallest unit of whatever its currency is; None where it was not sent.
+
+    Raises:
+        MalformedCall: it is not 1 to 8 ASCII digits.
     """
     text = found.get(name)
     if text is None:
@@ -78,7 +91,7 @@ def amount_of(found: dict[str, str], name: str, code: str = "usd") -> Money | No
         raise MalformedCall(
             f"{name!r} must be a whole number of cents, 0 to 99999999, written in digits only; got {text[:40]!r}. Nothing was sent."
         )
-    return micros(int(text), code)
+    return int(text)
 
 
 def micros(amount: int, code: str) -> Money:
@@ -90,7 +103,10 @@ def micros(amount: int, code: str) -> Money:
     """
     if code == "usd":
         return amount * MINOR_UNIT
-    raise foreign(code)
+    rates = context.rates()
+    if rates is None or not is_priced(code):
+        raise foreign(code)
+    return rates.micros(amount, code, exponents()[code])
 
 
 def required_amount(found: dict[str, str], name: str = "amount", code: str = "usd") -> Money:
@@ -100,23 +116,33 @@ def required_amount(found: dict[str, str], name: str = "amount", code: str = "us
     Raises:
         MalformedCall: it is missing, or cannot be read.
     """
-    amount = amount_of(found, name, code)
-    if amount is None:
-        raise MalformedCall(f"{name!r} is required: a whole number of cents in digits, 0 to 99999999; nothing was sent")
-    return amount
+    return micros(required_count(found, name), code)
 
 
-def check_currency(found: dict[str, str], *, required: bool = False) -> str:
+def required_count(found: dict[str, str], name: str = "amount") -> int:
     """
-    Return the currency of a request, in lower case; `usd` where it names none.
+    Return an amount that Stripe requires, in the smallest unit of whatever its currency is.
+
+    Raises:
+        MalformedCall: it is missing, or cannot be read.
+    """
+    count = count_of(found, name)
+    if count is None:
+        raise MalformedCall(f"{name!r} is required: a whole number of cents in digits, 0 to 99999999; nothing was sent")
+    return count
+
+
+def check_currency(found: dict[str, str], *, required: bool = False, default: str = "usd") -> str:
+    """
+    Return the currency of a request, in lower case; the default where it names none.
 
     Raises:
         MalformedCall: the currency is missing although required, or no currency that Stripe knows.
-        UnpricedCall: another currency than usd.
+        UnpricedCall: another currency than usd, for which no rate is pinned.
     """
     text = found.get("currency")
     if text is None and not required:
-        return "usd"
+        return default
     if text is None:
         raise MalformedCall("'currency' is required: a three-letter code such as 'usd'; nothing was sent")
     code = text.lower() if text.isascii() else text
@@ -124,7 +150,7 @@ def check_currency(found: dict[str, str], *, required: bool = False) -> str:
         raise MalformedCall(
             f"the currency {text[:40]!r} is unknown: expected one of Stripe's three-letter codes, such as 'usd'; nothing was sent"
         )
-    if code != "usd":
+    if not is_priced(code):
         raise foreign(code)
     return code
 
@@ -132,7 +158,8 @@ def check_currency(found: dict[str, str], *, required: bool = False) -> str:
 def foreign(code: str) -> UnpricedCall:
     """Return the refusal of an amount in another currency."""
     return UnpricedCall(
-        f"no exchange rate is pinned for {code!r}, so the cost in US dollars cannot be bounded; nothing was sent. Charge in usd."
+        f"no exchange rate is pinned for {code!r}, so the cost in US dollars cannot be bounded; nothing was sent. Charge in usd, or pin "
+        f"a dated rate: KEYGUARD_FX_FILE=rates.toml or install(fx={{'date': 'YYYY-MM-DD', 'usd_per_unit': {{{code!r}: DOLLARS}}}})"
     )
 
 
@@ -160,20 +187,30 @@ def parsed(body: bytes | None) -> dict[str, Any]:
 
 def units(found: dict[str, Any], name: str, default: Money | None = None) -> Money:
     """
-    Return an amount of an object as micro-USD; null counts as absent.
+    Return an amount of an object, in the object's own currency, as micro-USD; null counts as absent.
 
     Raises:
-        ValueError: it is neither an int nor a digit string, or it is absent without a default.
+        ValueError: it is neither an int nor a digit string, it is absent without a default, or no rate is pinned for the currency.
     """
     value = found.get(name)
     # JSON's integers have exactly this type; a boolean has another one.
     if type(value) is int and value >= 0:
-        return value * MINOR_UNIT
-    if value is None and default is not None:
+        amount = value
+    elif value is None and default is not None:
         return default
-    if isinstance(value, str) and _UNITS.fullmatch(value):
-        return int(value) * MINOR_UNIT
-    raise ValueError(f"no amount {name}")
+    elif isinstance(value, str) and _UNITS.fullmatch(value):
+        amount = int(value)
+    else:
+        raise ValueError(f"no amount {name}")
+    code = currency_of(found) or "usd"
+    if not is_priced(code):
+        raise ValueError(f"no rate for {code}")
+    return micros(amount, code)
+
+
+def is_priced(code: str) -> bool:
+    """Say whether amounts in a currency can be counted: US dollars, or one of Stripe's for which a rate is pinned."""
+    return code == "usd" or (code in exponents() and code in (context.rates() or ()))
 
 
 def currency_of(found: dict[str, Any]) -> str:

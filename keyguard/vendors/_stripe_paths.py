@@ -32,6 +32,7 @@ PRICED = {
     "/v1/charges/*/refunds": "refunds.create",
 }
 _METHODS = frozenset({"get", "head", "options", "post", "put", "patch", "delete"})
+_ROOTS = frozenset({"v1", "v2", "oauth"})
 _SINGLETONS = frozenset({"balance_settings", "settings"})
 _ACTION = re.compile(r"(add|remove|update|verify|collect|send|report|confirm)_.*")
 _OBJECT_ID = re.compile(r"[A-Za-z0-9_]{1,255}")
@@ -61,7 +62,7 @@ def _classified(method: str, path: str, is_write: bool, has_key: bool) -> Operat
     ids = [text for word, text in zip((template or "").split("/"), ["", *segments], strict=False) if word == "*"]
     if priced and not all(is_object_id(text) for text in ids):
         raise MalformedCall(f"the object id in {path!r} may hold only letters, digits and '_'; nothing was sent")
-    is_v1_post = method == "POST" and segments[0] == "v1"
+    is_v1_post = method == "POST" and segments[:1] == ["v1"]
     return Operation(
         priced or _name(method.lower(), template),
         object_id=ids[0] if ids and is_object_id(ids[0]) else None,
@@ -72,14 +73,19 @@ def _classified(method: str, path: str, is_write: bool, has_key: bool) -> Operat
 
 def _segments(path: str, *, is_write: bool) -> list[str]:
     """Split a path, and refuse the ones that are changed on their way or read differently by others."""
+    if path in {"", "/"}:
+        # The same in HTTP (RFC 9110, 4.2.3), and no path of Stripe's.
+        return []
     first, *segments = path.split("/")
     if first or not segments or _TRICK.search(path) or any(text in {"", ".", ".."} for text in segments):
         raise MalformedCall(
             f"the path {path!r} cannot be read strictly: no empty or dot segments, trailing slashes, backslashes, control characters, "
             "or encoded dots and slashes are allowed. Nothing was sent; write the path as Stripe documents it."
         )
-    if is_write and segments[0] not in {"v1", "v2", "oauth"}:
-        raise MalformedCall(f"the path {path!r} does not start with /v1/ or /v2/; nothing was sent")
+    if is_write and segments[0] not in _ROOTS and segments[0].lower() in _ROOTS:
+        raise MalformedCall(
+            f"the path {path!r} must be written as Stripe documents it, {segments[0].lower()!r} in lower case; nothing was sent"
+        )
     return segments
 
 

@@ -32,8 +32,8 @@ def read(call: Call, operation: Operation, quote: Quote, reply: Reply) -> Outcom
 
 
 def _settled(operation: Operation, quote: Quote, body: dict[str, Any], request_id: str | None) -> Outcome:
-    if money.currency_of(body) != "usd":
-        raise ValueError("priced in usd, answered in another currency")
+    if not money.is_priced(money.currency_of(body)):
+        raise ValueError("answered in a currency that nobody priced")
     kind = str(body.get("object"))
     if operation.name == "refunds.create" and kind in {"refund", "charge"}:
         return _refunded(quote, body, kind, request_id)
@@ -73,7 +73,7 @@ def intent_fact(body: dict[str, Any]) -> Fact:
         # Its client_secret can be confirmed elsewhere, so every other status may still cost the rest.
         held = rest
     charge = money.id_of(body.get("latest_charge"))
-    return Fact(_own_id(body), spent, held, amount, status=status, aliases=(charge,) if charge else ())
+    return Fact(_own_id(body), spent, held, amount, status=status, aliases=(charge,) if charge else (), currency=money.currency_of(body))
 
 
 def charge_fact(body: dict[str, Any], *, is_final: bool) -> Fact:
@@ -92,7 +92,7 @@ def charge_fact(body: dict[str, Any], *, is_final: bool) -> Fact:
     elif status != "failed" and not (body.get("refunded") is True or refunded):
         held = amount
     intent = money.id_of(body.get("payment_intent"))
-    return Fact(_own_id(body), spent, held, amount, refunded, status, aliases=(intent,) if intent else ())
+    return Fact(_own_id(body), spent, held, amount, refunded, status, aliases=(intent,) if intent else (), currency=money.currency_of(body))
 
 
 def _own_id(body: dict[str, Any]) -> str:
@@ -116,8 +116,8 @@ def _facts_of_read(call: Call, reply: Reply) -> tuple[Fact, ...]:
 
 
 def _fact(item: dict[str, Any]) -> Fact | None:
-    """Read one object of a read; what is in another currency, or unreadable, says nothing."""
-    if money.currency_of(item) != "usd":
+    """Read one object of a read; what is in a currency without a rate, or unreadable, says nothing."""
+    if not money.is_priced(money.currency_of(item)):
         return None
     try:
         if item.get("object") == "payment_intent":

@@ -70,9 +70,9 @@ def _asked(kind: str, object_id: str, reply: Reply) -> Memory:
             raise ValueError(f"HTTP {reply.status}")
         body = money.parsed(reply.body)
         code = money.currency_of(body)
-        if code in money.exponents() and code != "usd":
+        if code in money.exponents() and not money.is_priced(code):
             raise money.foreign(code)
-        if body.get("object") != kind or body.get("id") != object_id or code != "usd":
+        if body.get("object") != kind or body.get("id") != object_id or not money.is_priced(code):
             raise ValueError("not the object that was asked for")
         fact = replies.intent_fact(body) if kind == "payment_intent" else replies.charge_fact(body, is_final=True)
     except (ValueError, RecursionError) as error:
@@ -80,39 +80,50 @@ def _asked(kind: str, object_id: str, reply: Reply) -> Memory:
             f"the cost of this call depends on {object_id}, which this run does not know and Stripe does not show ({error}); "
             "nothing was sent. Send the amount with the call, for an object that the same credentials can read."
         ) from None
-    return Memory(object_id, spent=fact.spent, held=fact.held, amount=fact.amount, refunded=fact.refunded, status=fact.status)
+    return Memory(
+        object_id, spent=fact.spent, held=fact.held, amount=fact.amount, refunded=fact.refunded, status=fact.status, currency=code
+    )
 
 
 def _create(_operation: Operation, found: dict[str, str]) -> Quote:
     # Held even without `confirm`: the client_secret can be confirmed outside the guard.
-    return Quote(money.required_amount(found))
+    return Quote(money.required_amount(found, code=money.check_currency(found)))
 
 
 def _update(operation: Operation, found: dict[str, str]) -> Quoting:
-    amount = money.amount_of(found, "amount")
-    if amount is None and "currency" not in found:
+    count = money.count_of(found, "amount")
+    if count is None and "currency" not in found:
         return Quote(0, object_id=operation.object_id)
     memory, prior = yield from _object_of(operation, "payment_intent")
-    return Quote(memory.amount if amount is None else amount, object_id=operation.object_id, adopts=True, prior=prior)
+    if count is not None:
+        bound = money.micros(count, money.check_currency(found, default=memory.currency))
+    elif money.check_currency(found) == memory.currency:
+        bound = memory.amount
+    else:
+        raise MalformedCall("a change of the currency needs the amount too, else the new cost cannot be bounded; nothing was sent")
+    return Quote(bound, object_id=operation.object_id, adopts=True, prior=prior)
 
 
 def _confirm(operation: Operation, found: dict[str, str]) -> Quoting:
-    amount = money.amount_of(found, "amount_to_confirm")
+    count = money.count_of(found, "amount_to_confirm")
     memory, prior = yield from _object_of(operation, "payment_intent")
     rest = max(0, memory.amount - memory.spent)
-    return Quote(rest if amount is None else amount, object_id=operation.object_id, adopts=True, prior=prior)
+    bound = rest if count is None else money.micros(count, memory.currency)
+    return Quote(bound, object_id=operation.object_id, adopts=True, prior=prior)
 
 
 def _capture(operation: Operation, found: dict[str, str]) -> Quoting:
-    amount = money.amount_of(found, "amount_to_capture")
+    count = money.count_of(found, "amount_to_capture")
     memory, prior = yield from _object_of(operation, "payment_intent")
-    return Quote(_capturable(memory) if amount is None else amount, object_id=operation.object_id, adopts=True, prior=prior)
+    bound = _capturable(memory) if count is None else money.micros(count, memory.currency)
+    return Quote(bound, object_id=operation.object_id, adopts=True, prior=prior)
 
 
 def _capture_charge(operation: Operation, found: dict[str, str]) -> Quoting:
-    amount = money.amount_of(found, "amount")
+    count = money.count_of(found, "amount")
     memory, prior = yield from _object_of(operation, "charge")
-    return Quote(_capturable(memory) if amount is None else amount, object_id=operation.object_id, adopts=True, prior=prior)
+    bound = _capturable(memory) if count is None else money.micros(count, memory.currency)
+    return Quote(bound, object_id=operation.object_id, adopts=True, prior=prior)
 
 
 def _capturable(memory: Memory) -> Money:
@@ -122,9 +133,9 @@ def _capturable(memory: Memory) -> Money:
 
 def _increment(operation: Operation, found: dict[str, str]) -> Quoting:
     # "The updated total amount you intend to collect", not the difference.
-    amount = money.required_amount(found)
-    _, prior = yield from _object_of(operation, "payment_intent")
-    return Quote(amount, object_id=operation.object_id, adopts=True, prior=prior)
+    count = money.required_count(found)
+    memory, prior = yield from _object_of(operation, "payment_intent")
+    return Quote(money.micros(count, memory.currency), object_id=operation.object_id, adopts=True, prior=prior)
 
 
 def _cancel(operation: Operation, _found: dict[str, str]) -> Quote:
@@ -133,10 +144,11 @@ def _cancel(operation: Operation, _found: dict[str, str]) -> Quote:
 
 def _refund(operation: Operation, found: dict[str, str]) -> Quoting:
     kind, object_id = _refunded_object(operation, found)
-    amount = money.amount_of(found, "amount")
-    memory, prior = yield from _known_object(kind, object_id, is_spent=amount is None)
+    count = money.count_of(found, "amount")
+    memory, prior = yield from _known_object(kind, object_id, is_spent=count is None)
     rest = max(0, max(memory.own, memory.spent) - memory.refunded)
-    return Quote(rest if amount is None else amount, "refund" if memory.own > 0 else "run", object_id, prior=prior)
+    bound = rest if count is None else money.micros(count, memory.currency)
+    return Quote(bound, "refund" if memory.own > 0 else "run", object_id, prior=prior)
 
 
 def _refunded_object(operation: Operation, found: dict[str, str]) -> tuple[str, str]:

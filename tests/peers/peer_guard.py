@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 _MODE = os.environ.get("PEER_GUARD_MODE", "none")
 _BREAK = os.environ.get("PEER_GUARD_BREAK", "")
 _IS_STRICT = os.environ.get("PEER_GUARD_STRICT", "") == "1"
-_FOREIGN_PATH = "https://api.stripe.com/foo"
 _HUGE = 1_000_000_000
+# The suite's examples charge in euros too, which are priced only by a pinned rate; any will do.
+_RATES = {"date": "2026-11-23", "usd_per_unit": {"eur": "1.1"}}
 
 counts: Counter[str] = Counter()
 outcomes: Counter[str] = Counter()
@@ -139,19 +140,12 @@ def _arm() -> Any:
         _sabotage(patch)
     if not _IS_STRICT:
         _excuse_doubles(patch)
-    installation = keyguard.install("sqlite://", name="peers", mode=_MODE, run_usd_cap=_HUGE, unpriced="allow")
+    installation = keyguard.install("sqlite://", name="peers", mode=_MODE, run_usd_cap=_HUGE, unpriced="allow", fx=_RATES)
     context.set_handler(Counting(context.handler()))
     return installation
 
 
 _installation = None if _MODE == "none" else _arm()
-
-
-def pytest_collection_modifyitems(items: list[Any]) -> None:
-    """Give the suite's made-up URL a path that could be Stripe's, in every mode: any other is refused unread when enforcing."""
-    for item in items:
-        if not _IS_STRICT and getattr(item.cls, "valid_url", "") == _FOREIGN_PATH:
-            item.cls.valid_url = _FOREIGN_PATH.replace("/foo", "/v1/foo")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
