@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Mapping
 from datetime import date as Date  # noqa: N812 -- the field is called `date`
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -20,7 +21,6 @@ else:
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
 
 _HINT = "an exchange-rate table is a mapping, or a .toml or .json file, such as {'date': '2026-11-20', 'usd_per_unit': {'eur': '1.0842'}}"
 _MICROS = 1_000_000
@@ -101,7 +101,7 @@ def load_rates(table: str | os.PathLike[str] | Mapping[str, Any] | Rates) -> Rat
     """
     if isinstance(table, Rates):
         return table
-    found = _from_file(Path(table)) if isinstance(table, str) or hasattr(table, "__fspath__") else table
+    found = table if isinstance(table, Mapping) else _from_file(table)
     try:
         return Rates.model_validate(found)
     except ValidationError as error:
@@ -109,9 +109,10 @@ def load_rates(table: str | os.PathLike[str] | Mapping[str, Any] | Rates) -> Rat
         raise ValueError(f"bad exchange-rate table: {said}. {_HINT}") from None
 
 
-def _from_file(path: Path) -> object:
+def _from_file(place: str | os.PathLike[str]) -> object:
     try:
+        path = Path(place)
         text = path.read_text(encoding="utf-8")
         return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text, parse_float=Decimal)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"the exchange-rate table {str(path)!r} cannot be read: {error}. {_HINT}") from None
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"the exchange-rate table {str(place)!r} cannot be read: {error}. {_HINT}") from None

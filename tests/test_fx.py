@@ -75,6 +75,7 @@ def test_a_table_is_read_from_wherever_it_is(tmp_path: Path, kind: str) -> None:
         ({"date": "2026-11-20", "usd_per_unit": {"eur": 1.1}, "haircut": 2}, "less than or equal to 1"),
         ({"date": "2026-11-20", "usd_per_unit": {"eur": 1.1}, "hair": 1}, "hair: Extra inputs"),
         ("no/such/rates.toml", "cannot be read"),
+        (["eur", 1.1], "cannot be read"),
     ],
 )
 def test_a_table_that_could_be_wrong_is_refused(table: Any, words: str) -> None:
