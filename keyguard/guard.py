@@ -209,6 +209,7 @@ def _decide(ticket: Ticket, vendor: Vendor, key: VaultKey, new_id: Callable[[], 
         ticket.idempotent = operation.idempotent
         quote = ticket.quote = yield from _quote(ticket, vendor, key, operation, new_id)
         policy.check_endpoint(key, ticket.call, operation)
+        policy.check_rules(key, ticket.call, operation)
         policy.check_call_cap(key, operation, quote)
     except Refused as error:
         error.key_id, error.run_id, error.operation = key.key_id, key.run_id, operation.name

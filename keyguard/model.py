@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from keyguard._values import quick
+from keyguard.rules import FieldRules, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,6 +119,15 @@ def check_endpoint(item: str) -> str:
     )
 
 
+def _check_operation(value: str) -> str:
+    """Return the operation that a rule is for, `vendor:` kept: exactly one, because its fields are looked up."""
+    prefix = _VENDOR.match(value.strip())
+    name = value.strip()[prefix.end() :] if prefix else value.strip()
+    if not _OPERATION.fullmatch(name) or "*" in name:
+        raise ValueError(f"expected one operation such as 'payment_intents.create' (optionally behind 'stripe:'), got {value!r}")
+    return f"{prefix[1]}:{name}" if prefix else name
+
+
 def _check_secret(value: str) -> str:
     if not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*", value):
         # The value is not repeated: a user may have put the secret itself here.
@@ -142,6 +152,7 @@ Cap = Annotated[int, BeforeValidator(to_money), AfterValidator(_above_zero)]
 Seconds = Annotated[float, BeforeValidator(to_seconds)]
 Endpoint = Annotated[str, AfterValidator(check_endpoint)]
 Name = Annotated[str, AfterValidator(_check_name)]
+RuledOperation = Annotated[str, AfterValidator(_check_operation)]
 
 
 class Policy(BaseModel):
@@ -157,6 +168,7 @@ class Policy(BaseModel):
         refund_usd_cap: Dollars of own charges that a run may refund; None = what it charged. 0 allows none.
         max_calls: Calls, reads included, that a run may send.
         allowed_endpoints: The only endpoints that may be called; None = all.
+        rules: What the fields of an operation's requests may say, by operation and field: `keyguard.rules`.
         expires_in: Seconds from the key's issue to its expiry.
         agent_run_label: Free text for people; shown in the audit.
         mode: `enforce`, or `observe`, which never refuses and books the truth.
@@ -175,6 +187,7 @@ class Policy(BaseModel):
     refund_usd_cap: Usd | None = None
     max_calls: Annotated[int, Field(gt=0, strict=True)] | None = None
     allowed_endpoints: tuple[Endpoint, ...] | None = None
+    rules: dict[RuledOperation, FieldRules] | None = None
     expires_in: Seconds | None = None
     agent_run_label: Name | None = None
     mode: Literal["enforce", "observe"] = "enforce"
@@ -191,6 +204,8 @@ class Policy(BaseModel):
         known = {**fields}
         if isinstance(known.get("allowed_endpoints"), list):
             known["allowed_endpoints"] = tuple(known["allowed_endpoints"])
+        if known.get("rules"):
+            known["rules"] = {name: {field: Rule.restored(rule) for field, rule in of.items()} for name, of in known["rules"].items()}
         return cls.model_construct(**known)
 
 

@@ -12,6 +12,7 @@ from keyguard.model import show
 
 if TYPE_CHECKING:
     from keyguard.model import Policy
+    from keyguard.rules import Rule
 
 _CAPS = ("run_usd_cap", "daily_usd_cap", "call_usd_cap", "refund_usd_cap", "max_calls", "expires_in")
 _FIXED = ("name", "vendor", "secret", "agent_run_label")
@@ -41,6 +42,7 @@ def narrowed(force: Policy, asked: Policy, again: Policy, *, is_raised: bool) ->
     if is_raised:
         changes.pop("run_usd_cap", None)
     _fewest_endpoints(force, again, changes, warnings)
+    _all_rules(force, asked, again, changes, warnings)
     _strictest(force, again, changes, warnings)
     for field in _FIXED:
         if getattr(again, field) != getattr(asked, field):
@@ -73,6 +75,20 @@ def _fewest_endpoints(force: Policy, again: Policy, changes: dict[str, Any], war
         changes["allowed_endpoints"] = tuple(item for item in old if item in new)
 
 
+def _all_rules(force: Policy, asked: Policy, again: Policy, changes: dict[str, Any], warnings: list[str]) -> None:
+    """What any install asked for must hold; leaving a rule out, or a wider one, takes nothing back."""
+    old, new = force.rules or {}, again.rules or {}
+    met: dict[str, dict[str, Rule]] = {name: dict(rules) for name, rules in old.items()}
+    for name, rules in new.items():
+        for field, rule in rules.items():
+            earlier = met.setdefault(name, {}).get(field)
+            met[name][field] = rule if earlier is None else earlier.both(rule)
+    if met != old:
+        changes["rules"] = met
+    if new not in (met, asked.rules or {}):
+        warnings.append(_ignored("rules", met, new or None, "a later install cannot widen"))
+
+
 def _strictest(force: Policy, again: Policy, changes: dict[str, Any], warnings: list[str]) -> None:
     for field, width in (("mode", _mode_width), ("unpriced", _unpriced_width)):
         old, new = getattr(force, field), getattr(again, field)
@@ -95,6 +111,8 @@ def _ignored(field: str, old: Any, new: Any, why: str) -> str:
     def word(value: Any) -> str:
         if value is None:
             return "no limit" if field not in _FIXED else "nothing"
+        if field == "rules":
+            return ", ".join(f"{name}.{one} {rule}" for name, rules in value.items() for one, rule in rules.items())
         return show(value) if field.endswith("_usd_cap") else repr(value)
 
     return f"install() asked for {field}={word(new)}, but {word(old)} stays in force: {why}"

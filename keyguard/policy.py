@@ -17,11 +17,13 @@ from keyguard.errors import (
     KeyExpired,
     KeyRevoked,
     Refused,
+    RuleViolated,
     SpendCapExceeded,
     UnknownKey,
     UnpricedCall,
 )
 from keyguard.model import Leg, Quote, show
+from keyguard.rules import problem
 
 if TYPE_CHECKING:
     from keyguard.model import Call, Decision, Operation, Policy, VaultKey
@@ -73,6 +75,25 @@ def check_endpoint(key: VaultKey, call: Call, operation: Operation) -> None:
         f"Allowed: {allowed}. Nothing was sent. Add it to allowed_endpoints if the run should make this call.",
         **_who(key, operation),
     )
+
+
+def check_rules(key: VaultKey, call: Call, operation: Operation) -> None:
+    """
+    Refuse what the policy's rules for this operation do not let through.
+
+    Raises:
+        RuleViolated: names the field, what it may say, and the rule.
+    """
+    rules = key.policy.rules
+    if not rules:
+        return
+    pairs = None if call.body is None else (*call.query, *call.body)
+    for name in (operation.name, f"{call.vendor}:{operation.name}"):
+        said = problem(rules[name], pairs) if name in rules else None
+        if said is not None:
+            raise RuleViolated(
+                f"{operation.name}: {said}, by rules[{name!r}] of policy {key.policy_name!r}. Nothing was sent.", **_who(key, operation)
+            )
 
 
 def unpriced_quote(key: VaultKey, operation: Operation) -> Quote:

@@ -15,6 +15,7 @@ from keyguard.errors import ConfigurationError
 from keyguard.fx import load_rates
 from keyguard.ledgers import Durability
 from keyguard.model import Policy
+from keyguard.rules import FORM
 from keyguard.vendors import known_vendors
 
 if sys.version_info >= (3, 11):
@@ -102,8 +103,18 @@ def load_policy(policy: str | os.PathLike[str] | Mapping[str, Any] | Policy | No
     Make a policy from a TOML file, a mapping or a Policy, overlaid with single fields.
 
     Raises:
-        ConfigurationError: unknown field, bad value, or a file that cannot be read; lists the known fields.
+        ConfigurationError: unknown field, bad value, a rule for what no operation has, or a file that cannot be read; lists what is known.
     """
+    found = _loaded(policy, fields)
+    if found.rules:
+        # The tables of all vendors' parameters are not for those who have no rules.
+        from keyguard.vendors._ruled import check_rules
+
+        check_rules(found)
+    return found
+
+
+def _loaded(policy: str | os.PathLike[str] | Mapping[str, Any] | Policy | None, fields: Mapping[str, Any]) -> Policy:
     if isinstance(policy, Policy):
         base: Mapping[str, Any] = {name: getattr(policy, name) for name in policy.model_fields_set}
         if not fields:
@@ -136,6 +147,8 @@ def _explained(error: ValidationError) -> str:
     parts: list[str] = []
     for problem in error.errors(include_url=False, include_input=False):
         where = ".".join(str(part) for part in problem["loc"])
-        text = "unknown field" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+        text = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            text = f"unknown condition; expected {FORM}" if where.startswith("rules.") else "unknown field"
         parts.append(f"{where}: {text}")
     return "; ".join(parts)

@@ -19,6 +19,15 @@ _TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "max_calls": (10, [9], [11, None]),
     "expires_in": (60.0, [59.0], [61.0, None]),
     "allowed_endpoints": (("GET /a", "GET /b"), [("GET /b",), ()], [("GET /a", "GET /b", "GET /c"), None]),
+    "rules": (
+        {"a.b": {"x": {"max": 5}}},
+        [
+            {"a.b": {"x": {"max": 4}}},
+            {"a.b": {"x": {"max": 5}, "y": {"any_of": ["1"]}}},
+            {"a.b": {"x": {"max": 5}}, "c.d": {"x": {"max": 5}}},
+        ],
+        [{"a.b": {"x": {"max": 6}}}, {"a.b": {"x": {"max": 5, "optional": True}}}, None],
+    ),
     "mode": ("enforce", [], ["observe"]),
     "unpriced": (500, ["refuse", 501], ["allow", 499]),
     "name": ("a", [], ["b", None]),
@@ -29,7 +38,7 @@ _TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
 # A first install without a limit can only be narrowed.
 _FROM_NOTHING: dict[str, Any] = {
     "run_usd_cap": 500, "daily_usd_cap": 500, "call_usd_cap": 500, "refund_usd_cap": 0, "max_calls": 10, "expires_in": 60.0,
-    "allowed_endpoints": ("GET /a",),
+    "allowed_endpoints": ("GET /a",), "rules": {"a.b": {"x": {"any_of": ["1"]}}},
 }  # fmt: skip
 
 
@@ -64,7 +73,7 @@ def test_narrower_wishes_come_into_force(field: str, wish: Any) -> None:
     first = _policy(**{field: _TABLE[field][0]})
     force, warnings = narrowed(first, first, _policy(**{field: wish}), is_raised=False)
 
-    assert getattr(force, field) == wish
+    assert getattr(force, field) == getattr(_policy(**{field: wish}), field)
     assert warnings == ()
     assert [name for name in Policy.model_fields if getattr(force, name) != getattr(first, name)] == [field]
 
@@ -87,7 +96,7 @@ def test_a_limit_where_there_was_none_is_narrower(field: str) -> None:
     first = _policy()
     force, warnings = narrowed(first, first, _policy(**{field: _FROM_NOTHING[field]}), is_raised=False)
 
-    assert (getattr(force, field), warnings) == (_FROM_NOTHING[field], ())
+    assert (getattr(force, field), warnings) == (getattr(_policy(**{field: _FROM_NOTHING[field]}), field), ())
 
 
 @pytest.mark.parametrize(("first", "again", "expected"), [("observe", "enforce", "enforce"), ("observe", "observe", "observe")])
@@ -117,6 +126,17 @@ def test_unpriced_writes_narrow_from_allow_over_an_amount_to_refuse(first: Any, 
     force, warnings = narrowed(before, before, _policy(unpriced=again), is_raised=False)
 
     assert (force.unpriced, len(warnings)) == (expected, int(is_warned))
+
+
+def test_rules_that_exclude_each_other_let_nothing_through() -> None:
+    """Two different rules of one field both hold: the longer prefix, the values in both lists, the narrower bounds."""
+    first = _policy(rules={"a.b": {"x": {"any_of": ["1", "2"]}, "y": {"prefix": ["+1", "+44"]}, "z": {"min": 1, "max": 9}}})
+    again = _policy(rules={"a.b": {"x": {"any_of": ["3"]}, "y": {"prefix": ["+1212", "+49"]}, "z": {"min": 2, "optional": True}}})
+    force, warnings = narrowed(first, first, again, is_raised=False)
+    rules = (Policy.restored(force.stored()).rules or {})["a.b"]
+
+    assert (rules["x"].any_of, rules["y"].prefix, rules["z"].stored()) == ((), ("+1212",), {"min": "2", "max": "9"})
+    assert len(warnings) == 1
 
 
 def test_a_list_of_other_endpoints_keeps_what_both_have() -> None:

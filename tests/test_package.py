@@ -26,6 +26,7 @@ ROOT = Path(keyguard.__file__).parent
 RUNGS = {
     "_values": -1,
     "fx": 0,
+    "rules": 0,
     "model": 0,
     "errors": 1,
     "interpreter": 1,

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from keyguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from keyguard.model import Call, Operation, Outcome, Quote, Reply
 
 
@@ -74,6 +76,10 @@ class Vendor(Protocol):
 
     def read(self, call: Call, operation: Operation, quote: Quote, reply: Reply) -> Outcome:
         """Say how an attempt that got this reply ended. Never raises: what cannot be read is doubt."""
+        ...
+
+    def parameters(self) -> Mapping[str, frozenset[str] | None]:
+        """Return each operation that a policy may have `rules` for, with its top-level parameters; None = the plug does not know them."""
         ...
 
 

@@ -8,6 +8,7 @@ from keyguard.errors import MalformedCall, UnpricedCall
 from keyguard.model import Memory, Money, Quote
 from keyguard.vendors import Ask, Recall
 from keyguard.vendors import _stripe_money as money
+from keyguard.vendors import _stripe_parameters as named
 from keyguard.vendors import _stripe_paths as paths
 from keyguard.vendors import _stripe_replies as replies
 
@@ -30,6 +31,7 @@ class Stripe:
     # The functions themselves: both are asked on every call.
     classify = staticmethod(paths.classify)
     read = staticmethod(replies.read)
+    parameters = staticmethod(named.parameters)
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """
