@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from keyguard.fx import Rates
-    from keyguard.model import Attempt, Call, Closing, Decision, Operation, Outcome, Quote, Receipt, VaultKey
+    from keyguard.model import Attempt, Call, Closing, Decision, Operation, Outcome, Pairs, Quote, Receipt, VaultKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ class Ticket:
         begun: Attempts that were started; more than `len(attempts)` means one whose ending nobody saw.
         attempts: The attempts that ended.
         in_attempt: A seam is reporting the current attempt already; seams below it stay silent.
+        tags: Pairs that an SDK's seam adds to the form, so that the vendor's object names the run.
         secret: The vendor's real secret, when the caller carries a vault token.
         backend: Who decides this call; set when its payer is known.
         reservation_id: Set from before the reserve until the ledger has confirmed the close.
@@ -78,7 +79,7 @@ class Ticket:
     __slots__ = (
         "__weakref__", "attempts", "backend", "begun", "call", "closed", "closing", "decision", "flow", "idempotent",
         "in_attempt", "is_decided", "key", "operation", "outcome", "owner", "pid", "quote", "receipt", "refusal", "reservation_id",
-        "rest", "run", "secret", "tail",
+        "rest", "run", "secret", "tags", "tail",
     )  # fmt: skip
 
     def __init__(self, call: Call) -> None:
@@ -91,6 +92,7 @@ class Ticket:
         self.attempts: list[Attempt] = []
         self.in_attempt = False
         self.secret: str | None = None
+        self.tags: Pairs = ()
         self.backend: Any = None
         self.flow: weakref.ref[Any] | None = None
         # What the guard learns on the way, for spans and logs.

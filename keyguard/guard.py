@@ -24,8 +24,8 @@ from keyguard.vendors import Ask, Recall
 
 if TYPE_CHECKING:
     from keyguard.context import Ticket
-    from keyguard.model import Memory, Receipt, VaultKey
-    from keyguard.vendors import Vendor
+    from keyguard.model import Memory, Pairs, Receipt, VaultKey
+    from keyguard.vendors import Tagging, Vendor
 
 Finder: TypeAlias = "Callable[[Ticket, bool], VaultKey | None]"
 Identify: TypeAlias = "Callable[[Ticket, VaultKey], str]"
@@ -211,6 +211,7 @@ def _decide(ticket: Ticket, vendor: Vendor, key: VaultKey, new_id: Callable[[], 
         policy.check_endpoint(key, ticket.call, operation)
         policy.check_rules(key, ticket.call, operation)
         policy.check_call_cap(key, operation, quote)
+        ticket.tags = _tags(ticket, vendor, key, operation, quote)
     except Refused as error:
         error.key_id, error.run_id, error.operation = key.key_id, key.run_id, operation.name
         yield from _audit_refusal(_order(ticket, key, operation, quote, new_id(), ""), error)
@@ -220,6 +221,11 @@ def _decide(ticket: Ticket, vendor: Vendor, key: VaultKey, new_id: Callable[[], 
         # Nobody could bound the cost now: retryable when enforcing, and no reason to stop an observed call.
         _tolerate(key, error, ticket)
     return _order(ticket, key, operation, quote, new_id(), identity(ticket, key) if ticket.call.is_write else "")
+
+
+def _tags(ticket: Ticket, vendor: Vendor, key: VaultKey, operation: Operation, quote: Quote) -> Pairs:
+    tag: Tagging | None = getattr(vendor, "tag", None) if key.policy.tag_objects else None
+    return () if tag is None or key.run_id is None else tag(ticket.call, operation, quote, key.run_id)
 
 
 def _audit_refusal(order: Order, error: Refused) -> Generator[Step, Any, None]:

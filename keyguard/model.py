@@ -173,6 +173,8 @@ class Policy(BaseModel):
         agent_run_label: Free text for people; shown in the audit.
         mode: `enforce`, or `observe`, which never refuses and books the truth.
         unpriced: What to do with a write nobody priced: `refuse`, `allow`, or a flat amount in dollars.
+        tag_objects: Write the run's id into what a vendor's SDK creates for money (Stripe: `metadata[keyguard_run]`). Raw requests
+            leave as they were written. Not for an Idempotency-Key of your own that several runs share: their bodies would differ.
         secret: `env:NAME`, where the vendor's real secret is when a call carries a vault token.
     """
 
@@ -192,6 +194,7 @@ class Policy(BaseModel):
     agent_run_label: Name | None = None
     mode: Literal["enforce", "observe"] = "enforce"
     unpriced: Literal["refuse", "allow"] | Usd = "refuse"
+    tag_objects: Annotated[bool, Field(strict=True)] = False
     secret: Annotated[str, AfterValidator(_check_secret)] | None = None
 
     def stored(self) -> dict[str, Any]:

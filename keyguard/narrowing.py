@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from keyguard.rules import Rule
 
 _CAPS = ("run_usd_cap", "daily_usd_cap", "call_usd_cap", "refund_usd_cap", "max_calls", "expires_in")
-_FIXED = ("name", "vendor", "secret", "agent_run_label")
+_FIXED = ("name", "vendor", "secret", "agent_run_label", "tag_objects")
 
 
 def narrowed(force: Policy, asked: Policy, again: Policy, *, is_raised: bool) -> tuple[Policy, tuple[str, ...]]:

@@ -31,6 +31,7 @@ _TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "mode": ("enforce", [], ["observe"]),
     "unpriced": (500, ["refuse", 501], ["allow", 499]),
     "name": ("a", [], ["b", None]),
+    "tag_objects": (False, [], [True]),
     "vendor": ("stripe", [], ["twilio", None]),
     "secret": ("env:A", [], ["env:B", None]),
     "agent_run_label": ("a", [], ["b", None]),

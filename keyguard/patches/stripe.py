@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import anyio.from_thread
 import wrapt
@@ -171,6 +171,7 @@ class _Watched(wrapt.ObjectProxy[Any]):
     def _self_attempt(self, name: str, method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool) -> Any:
         ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
         headers = headers if ticket.secret is None else _with(headers, ticket.secret)
+        data = _tagged(data, ticket) if ticket.tags else data
         with ticket.attempt() as ended:
             try:
                 answer = getattr(client, name)(method, url, headers, data, **more)
@@ -185,6 +186,7 @@ class _Watched(wrapt.ObjectProxy[Any]):
     ) -> Any:
         ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
         headers = headers if ticket.secret is None else _with(headers, ticket.secret)
+        data = _tagged(data, ticket) if ticket.tags else data
         with ticket.attempt() as ended:
             try:
                 answer = await getattr(client, name)(method, url, headers, data, **more)
@@ -193,6 +195,11 @@ class _Watched(wrapt.ObjectProxy[Any]):
                 raise
             ended(Attempt(reply=_reply(None if is_stream else answer[0], answer[1], answer[2])))
             return answer
+
+
+def _tagged(data: Any, ticket: context.Ticket) -> Any:
+    """Return a form with the ticket's tags; a body of any other kind as it is."""
+    return "&".join(filter(None, (data, urlencode(ticket.tags)))) if isinstance(data, str) else data
 
 
 def _tries_once(client: Any, name: str, method: str) -> bool:

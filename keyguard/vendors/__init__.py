@@ -21,7 +21,7 @@ from keyguard.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from keyguard.model import Call, Operation, Outcome, Quote, Reply
+    from keyguard.model import Call, Operation, Outcome, Pairs, Quote, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,14 @@ class Vendor(Protocol):
 
     def parameters(self) -> Mapping[str, frozenset[str] | None]:
         """Return each operation that a policy may have `rules` for, with its top-level parameters; None = the plug does not know them."""
+        ...
+
+
+class Tagging(Protocol):
+    """What a vendor plug may offer as `tag`, where objects at the vendor can carry a run's id."""
+
+    def __call__(self, call: Call, operation: Operation, quote: Quote, run_id: str, /) -> Pairs:
+        """Return the pairs to add to the call's form before it is sent, () = none. Never raises."""
         ...
 
 

@@ -32,6 +32,7 @@ class Stripe:
     classify = staticmethod(paths.classify)
     read = staticmethod(replies.read)
     parameters = staticmethod(named.parameters)
+    tag = staticmethod(named.tag)
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """
