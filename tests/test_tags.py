@@ -122,14 +122,24 @@ def test_there_is_no_tag_where_it_would_do_harm(operation: str, body: Any, docum
     assert tag(_call(("amount", "1")), CREATE, Quote(1), "r" * 501) == ()
 
 
+def _noting(handler: Any, seen: list[bytes]) -> None:
+    """Note what each identity is made from."""
+    own = handler._identity
+
+    def identity(ticket: Any, key: Any) -> Any:
+        seen.append(canonical(ticket.call))
+        return own(ticket, key)
+
+    handler._identity = identity
+
+
 def test_the_tag_is_outside_the_identity(server: StripeServer) -> None:
     """The logical charge is the same with and without the tag: the seam adds it when all is decided."""
     seen: list[bytes] = []
     for is_tagged in (False, True):
         with keyguard.run(id="r"):
             keyguard.install("sqlite://", run_usd_cap=100, tag_objects=is_tagged)
-            handler: Any = context.handler()
-            handler._identity = lambda ticket, _key, own=handler._identity: (own(ticket, _key), seen.append(canonical(ticket.call)))[0]
+            _noting(context.handler(), seen)
             stripe.PaymentIntent.create(**GOOD)
         keyguard.uninstall()
 
