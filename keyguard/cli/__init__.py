@@ -82,6 +82,20 @@ def status(
 
 
 @app.command()
+def doctor(
+    policy: Annotated[str | None, typer.Option(metavar="FILE", help="A policy file to look at too.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Refold the ledger's whole log and compare.")] = False,  # noqa: FBT002 -- a flag
+    ledger: LedgerUrl = None,
+    as_json: AsJson = False,  # noqa: FBT002 -- a flag
+) -> None:
+    """Say what would be guarded here, and what not: clients, seams, ledger, mode, secrets, prices."""
+    from keyguard.cli.examining import examine
+    from keyguard.cli.showing import show_findings
+
+    raise typer.Exit(show_findings(examine(policy, ledger, is_verified=verify), as_json=as_json))
+
+
+@app.command()
 def revoke(
     run: Annotated[str | None, typer.Option(help="Every key of this run.")] = None,
     key: Annotated[str | None, typer.Option(help="This key, by its key id.")] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,7 +17,10 @@ from keyguard.demo.report import JsonReport, RichReport
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from keyguard.cli.examining import Finding
+
 _STATES = {"active": "[green]active[/]", "revoked": "[red]revoked[/]", "expired": "[red]expired[/]"}
+_LEVELS = {"ok": "[green]ok     [/]", "note": "[cyan]note   [/]", "warning": "[yellow]warning[/]", "problem": "[red]problem[/]"}
 _AMOUNTS = ("cap", "spent", "held", "in_doubt", "remaining")
 
 
@@ -45,6 +49,20 @@ def show_status(rows: Sequence[dict[str, Any]], url: str, *, as_json: bool) -> N
     for row in rows:
         for line in _lines(row):
             console.print(line, highlight=False, soft_wrap=True)
+
+
+def show_findings(findings: Sequence[Finding], *, as_json: bool) -> int:
+    """Print what the doctor found, and return the exit code: 1 for a problem."""
+    code = int(any(finding.level == "problem" for finding in findings))
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+        return code
+    console = Console()
+    for finding in findings:
+        console.print(
+            f"{_LEVELS[finding.level]}  [bold]{escape(finding.about)}[/]: {escape(finding.text)}", highlight=False, soft_wrap=True
+        )
+    return code
 
 
 def show_done(text: str, value: dict[str, Any], *, as_json: bool) -> None:

@@ -28,6 +28,8 @@ class Stripe:
     hosts = frozenset({"api.stripe.com", "files.stripe.com", "connect.stripe.com", "meter-events.stripe.com"})
     secret_env = "STRIPE_SECRET_KEY"  # noqa: S105 -- the variable's name
 
+    live_prefixes = ("sk_live_", "rk_live_")
+
     # The functions themselves: both are asked on every call.
     classify = staticmethod(paths.classify)
     read = staticmethod(replies.read)
