@@ -108,7 +108,13 @@ def unpacked(name: str) -> Path:
 
 @contextmanager
 def node_peer(
-    name: str, args: Sequence[str], *, script: str | None = None, env: Mapping[str, str] | None = None, starting: float = _STARTING
+    name: str,
+    args: Sequence[str],
+    *,
+    script: str | None = None,
+    code: str | None = None,
+    env: Mapping[str, str] | None = None,
+    starting: float = _STARTING,
 ) -> Iterator[Peer]:
     """
     Run a server of a package until the block ends.
@@ -117,6 +123,7 @@ def node_peer(
         name: The package, which tests/peers/package.json pins.
         args: Its arguments; `{port}` in them, and in the values of `env`, is the port it must listen on.
         script: Its program inside the package; None = what it declares as its (first) `bin`.
+        code: JavaScript that starts a package without a program: `process.argv[1]` is its folder, the arguments come after it.
         env: Added to the environment.
         starting: Seconds until it must accept connections.
 
@@ -124,7 +131,8 @@ def node_peer(
         Missing: Node or the package cannot be had.
     """
     folder, port = package(name), _free_port()
-    command = [node(), str(folder / (script or _bin(folder))), *(arg.format(port=port) for arg in args)]
+    program = ["-e", code, str(folder)] if code is not None else [str(folder / (script or _bin(folder)))]
+    command = [node(), *program, *(arg.format(port=port) for arg in args)]
     added = {key: value.format(port=port) for key, value in (env or {}).items()}
     with tempfile.TemporaryDirectory() as place:
         log = Path(place) / "log"

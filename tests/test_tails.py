@@ -324,6 +324,15 @@ def test_what_is_kept_of_an_answer_is_bounded(installed: keyguard.Installation) 
     assert counted(installed) == DOUBT
 
 
+@pytest.mark.parametrize("said", [{"content-type": "text/html; charset=utf-8"}, {}])
+def test_an_answer_of_a_priced_call_is_read_whatever_it_is_called(installed: keyguard.Installation, said: dict[str, str]) -> None:
+    """A vendor's replay may call its JSON text: what it says the call cost counts all the same."""
+    with Answer(headers=said).client() as client:
+        client.post(URL, data=FORM).json()
+
+    assert counted(installed) == SETTLED
+
+
 def test_a_download_is_no_ones_business(installed: keyguard.Installation) -> None:
     """What is no JSON says nothing about money: the call is closed when its head is there, and its stream is the client's own."""
     answer = Answer(headers={"content-type": "application/pdf"})

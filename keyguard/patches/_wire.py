@@ -17,6 +17,8 @@ from keyguard.vendors import claimant
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from keyguard.context import Ticket
+
 # What belongs to a write and not to the question about it.
 BODY_HEADERS = ("idempotency-key", "content-type", "content-length", "content-encoding", "transfer-encoding")
 # One live mapping, filled by `install()`: netloc → vendor.
@@ -58,6 +60,11 @@ def split_path(path: str, vendor: str, netloc: str) -> tuple[str, str]:
     if is_listed and ticket is not None and not ticket.is_over and path.endswith(ticket.call.path):
         return path.removesuffix(ticket.call.path), ticket.call.path
     return "", path
+
+
+def is_telling(ticket: Ticket, content_type: str) -> bool:
+    """Say whether an answer's body is needed: it is JSON, or whatever it says it is where money is held (a replay may be called text)."""
+    return ticket.reservation_id is not None and ("json" in content_type or (ticket.quote is not None and ticket.quote.amount > 0))
 
 
 def call_of(vendor: str, method: str, url: str, path: str, headers: Mapping[str, str], content: str | bytes | None) -> Call:

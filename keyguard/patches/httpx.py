@@ -20,7 +20,7 @@ from keyguard.patches import Outgoing, Seam
 from keyguard.patches._headers import credential_of, with_credential
 from keyguard.patches._proof import is_unsent
 from keyguard.patches._tail import Tail
-from keyguard.patches._wire import BODY_HEADERS, LISTED, call_of, check_token, split_path, vendor_of
+from keyguard.patches._wire import BODY_HEADERS, LISTED, call_of, check_token, is_telling, split_path, vendor_of
 from keyguard.vendors import claimant
 
 if TYPE_CHECKING:
@@ -173,8 +173,7 @@ def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], instance
     """Report an answer; one whose body says what the call cost and is not read yet, once more when it has been read."""
     reported = len(ticket.attempts)
     ended(Attempt(reply=_reply(response, response.content if response.is_closed else None)))
-    is_telling = "json" in response.headers.get("content-type", "") and ticket.reservation_id is not None
-    if is_telling and not response.is_closed and len(ticket.attempts) > reported:
+    if is_telling(ticket, response.headers.get("content-type", "")) and not response.is_closed and len(ticket.attempts) > reported:
         response.stream = _tail_of(_library(instance))(response.stream, ticket, partial(_decoded, response))
 
 
