@@ -67,7 +67,9 @@ class Ticket:
         begun: Attempts that were started; more than `len(attempts)` means one whose ending nobody saw.
         attempts: The attempts that ended.
         in_attempt: A seam is reporting the current attempt already; seams below it stay silent.
-        tags: Pairs that an SDK's seam adds to the form, so that the vendor's object names the run.
+        is_writable: Its seam can add pairs to its form.
+        defaults: Pairs of the policy's rules that were added to the call; with them it is decided.
+        tags: Pairs that name the run in the vendor's object; outside of what is decided.
         secret: The vendor's real secret, when the caller carries a vault token.
         backend: Who decides this call; set when its payer is known.
         reservation_id: Set from before the reserve until the ledger has confirmed the close.
@@ -77,9 +79,9 @@ class Ticket:
     """
 
     __slots__ = (
-        "__weakref__", "attempts", "backend", "begun", "call", "closed", "closing", "decision", "flow", "idempotent",
-        "in_attempt", "is_decided", "key", "operation", "outcome", "owner", "pid", "quote", "receipt", "refusal", "reservation_id",
-        "rest", "run", "secret", "tags", "tail",
+        "__weakref__", "attempts", "backend", "begun", "call", "closed", "closing", "decision", "defaults", "flow", "idempotent",
+        "in_attempt", "is_decided", "is_writable", "key", "operation", "outcome", "owner", "pid", "quote", "receipt", "refusal",
+        "reservation_id", "rest", "run", "secret", "tags", "tail",
     )  # fmt: skip
 
     def __init__(self, call: Call) -> None:
@@ -92,6 +94,8 @@ class Ticket:
         self.attempts: list[Attempt] = []
         self.in_attempt = False
         self.secret: str | None = None
+        self.is_writable = False
+        self.defaults: Pairs = ()
         self.tags: Pairs = ()
         self.backend: Any = None
         self.flow: weakref.ref[Any] | None = None
@@ -112,6 +116,11 @@ class Ticket:
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
         return f"<Ticket {self.call.method} {self.call.vendor}{self.call.path} {state}, {self.begun} attempts>"
+
+    @property
+    def added(self) -> Pairs:
+        """What the seam adds to the form."""
+        return (*self.defaults, *self.tags)
 
     @property
     def is_over(self) -> bool:

@@ -207,6 +207,7 @@ def _decide(ticket: Ticket, vendor: Vendor, key: VaultKey, new_id: Callable[[], 
     try:
         operation = ticket.operation = vendor.classify(ticket.call)
         ticket.idempotent = operation.idempotent
+        _complete(ticket, key, operation)
         quote = ticket.quote = yield from _quote(ticket, vendor, key, operation, new_id)
         policy.check_endpoint(key, ticket.call, operation)
         policy.check_rules(key, ticket.call, operation)
@@ -223,8 +224,16 @@ def _decide(ticket: Ticket, vendor: Vendor, key: VaultKey, new_id: Callable[[], 
     return _order(ticket, key, operation, quote, new_id(), identity(ticket, key) if ticket.call.is_write else "")
 
 
+def _complete(ticket: Ticket, key: VaultKey, operation: Operation) -> None:
+    """Add what the policy's rules add, where the seam can: quote, rules and identity are of the call as it will be sent."""
+    added = policy.additions(key, ticket.call, operation) if ticket.is_writable else ()
+    if added:
+        ticket.defaults = (*ticket.defaults, *added)
+        ticket.call = replace(ticket.call, body=(*(ticket.call.body or ()), *added))
+
+
 def _tags(ticket: Ticket, vendor: Vendor, key: VaultKey, operation: Operation, quote: Quote) -> Pairs:
-    tag: Tagging | None = getattr(vendor, "tag", None) if key.policy.tag_objects else None
+    tag: Tagging | None = getattr(vendor, "tag", None) if key.policy.tag_objects and ticket.is_writable else None
     return () if tag is None or key.run_id is None else tag(ticket.call, operation, quote, key.run_id)
 
 

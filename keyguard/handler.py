@@ -102,6 +102,7 @@ class CallHandler:
 
     def _opened(self, outgoing: Outgoing) -> tuple[context.Ticket, Flow]:
         ticket = context.Ticket(outgoing.call)
+        ticket.is_writable = outgoing.is_writable
         flow = guarded(ticket, vendor_named(outgoing.call.vendor), self._finder_for(outgoing), identity=self._identity)
         ticket.flow = weakref.ref(flow)
         return ticket, flow

@@ -23,10 +23,11 @@ from keyguard.errors import (
     UnpricedCall,
 )
 from keyguard.model import Leg, Quote, show
+from keyguard.rules import additions as additions_of
 from keyguard.rules import problem
 
 if TYPE_CHECKING:
-    from keyguard.model import Call, Decision, Operation, Policy, VaultKey
+    from keyguard.model import Call, Decision, Operation, Pairs, Policy, VaultKey
 
 
 @lru_cache(maxsize=1024)
@@ -75,6 +76,15 @@ def check_endpoint(key: VaultKey, call: Call, operation: Operation) -> None:
         f"Allowed: {allowed}. Nothing was sent. Add it to allowed_endpoints if the run should make this call.",
         **_who(key, operation),
     )
+
+
+def additions(key: VaultKey, call: Call, operation: Operation) -> Pairs:
+    """Return what the rules of the policy add to a form that leaves a field out, so that its cost is bounded; nothing when observing."""
+    rules, body = key.policy.rules, call.body
+    if not rules or body is None or call.document is not None or call.method != "POST" or key.policy.mode == "observe":
+        return ()
+    names = (operation.name, f"{call.vendor}:{operation.name}")
+    return tuple(pair for name in names if name in rules for pair in additions_of(rules[name], (*call.query, *body)))
 
 
 def check_rules(key: VaultKey, call: Call, operation: Operation) -> None:

@@ -27,7 +27,7 @@ _NUMBER = re.compile(r"-?\d{1,30}(\.\d{1,30})?", re.ASCII)
 _FIELD = re.compile(r"[A-Za-z_][\w.-]*(\[[^\[\]]*\])*", re.ASCII)
 # What may stand in an error's text: words, currencies and ids; no telephone number and no address.
 _SHOWABLE = re.compile(r"[A-Za-z_][\w.]{0,60}|-?\d{1,6}", re.ASCII)
-FORM = "a list of the values allowed, or a table with any_of, prefix, suffix, min, max, optional or absent"
+FORM = "a list of the values allowed, or a table with any_of, prefix, suffix, min, max, default, optional or absent"
 
 
 def _texts(value: object) -> object:
@@ -53,6 +53,11 @@ def _bound(value: object) -> object:
     return Decimal(str(value))
 
 
+def _one(value: object) -> object:
+    return _text(value)
+
+
+_One = Annotated[str, BeforeValidator(_one)]
 _Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 _Bound = Annotated[Decimal, BeforeValidator(_bound)]
 
@@ -66,6 +71,8 @@ class Rule(BaseModel):
         prefix: What a value must begin with, one of these.
         suffix: What a value must end with, one of these.
         min, max: Bounds, both inclusive, in the unit of the field itself. A value that is no plain number is outside.
+        default: What is added to a form that leaves the field out, where the call goes through the vendor's SDK (`TimeLimit` of
+            a phone call, so that its cost is bounded). A raw request leaves as it was written, or not at all.
         optional: The field may be left out. It may not by default: left out, a vendor often means "all".
         absent: The field, and all below it, must be left out.
     """
@@ -77,13 +84,14 @@ class Rule(BaseModel):
     suffix: _Texts | None = None
     min: _Bound | None = None
     max: _Bound | None = None
+    default: _One | None = None
     optional: bool = False
     absent: bool = False
 
     @property
     def conditions(self) -> frozenset[str]:
         """The names of what is set beside `optional`."""
-        return frozenset(name for name in ("any_of", "prefix", "suffix", "min", "max") if getattr(self, name) is not None)
+        return frozenset(name for name in ("any_of", "prefix", "suffix", "min", "max", "default") if getattr(self, name) is not None)
 
     def fits(self, value: str) -> bool:
         """Say whether one value may be sent."""
@@ -108,6 +116,9 @@ class Rule(BaseModel):
             suffix=_common(self.suffix, other.suffix, _longer_suffix),
             min=max((bound for bound in (self.min, other.min) if bound is not None), default=None),
             max=min((bound for bound in (self.max, other.max) if bound is not None), default=None),
+            default=next(
+                (text for text in (self.default, other.default) if text is not None and self.fits(text) and other.fits(text)), None
+            ),
             optional=self.optional and other.optional,
             absent=self.absent or other.absent,
         )
@@ -117,6 +128,7 @@ class Rule(BaseModel):
         """Return the plain form that `restored` reads back: only what is set."""
         texts = {name: list(values) for name in ("any_of", "prefix", "suffix") if (values := getattr(self, name)) is not None}
         bounds = {name: str(bound) for name in ("min", "max") if (bound := getattr(self, name)) is not None}
+        bounds |= {"default": self.default} if self.default is not None else {}
         return texts | bounds | {name: True for name in ("optional", "absent") if getattr(self, name)}
 
     @classmethod
@@ -170,6 +182,8 @@ def _read_rule(value: object) -> object:
         raise ValueError(f"a rule says nothing; expected {FORM}")
     if found.absent and (found.conditions or found.optional):
         raise ValueError("a field that must be absent can have no other condition")
+    if found.default is not None and not found.fits(found.default):
+        raise ValueError(f"its default does not fit it: it must be {found}")
     return found
 
 
@@ -179,9 +193,23 @@ def _check_field(name: str) -> str:
     return _PLACE.sub("[*]", name)
 
 
+def _check_defaults(rules: dict[str, Rule]) -> dict[str, Rule]:
+    for field, rule in rules.items():
+        if rule.default is not None and "[*]" in field:
+            raise ValueError(f"{field} can have no default: nobody could say at which place")
+    return rules
+
+
 Field: TypeAlias = Annotated[str, AfterValidator(_check_field)]
 Rules: TypeAlias = "Mapping[str, Mapping[str, Rule]]"
-FieldRules = dict[Field, Annotated[Rule, BeforeValidator(_read_rule)]]
+FieldRules = Annotated[dict[Field, Annotated[Rule, BeforeValidator(_read_rule)]], AfterValidator(_check_defaults)]
+
+
+def additions(rules: Mapping[str, Rule], pairs: Pairs) -> Pairs:
+    """Return the pairs that rules add to a form which leaves their fields out."""
+    names = {_PLACE.sub("[*]", name) for name, _ in pairs}
+    missing = [(field, rule.default) for field, rule in rules.items() if names.isdisjoint(_spellings(field))]
+    return tuple((field, default) for field, default in missing if default is not None)
 
 
 def problem(rules: Mapping[str, Rule], pairs: Pairs | None) -> str | None:
@@ -222,5 +250,10 @@ def _said_of(rule: Rule, field: str, given: list[tuple[str, str]], members: set[
     if wrong is not None:
         return f"{field} must be {rule}" + (f", got {wrong}" if _SHOWABLE.fullmatch(wrong) else "")
     if not rule.optional and {at for at, _ in given} != members:
-        return f"{field} is left out, and must be {rule} (optional = true in its rule lets calls without it through)"
+        hint = (
+            "optional = true in its rule lets calls without it through"
+            if rule.default is None
+            else "added only to calls of the vendor's SDK"
+        )
+        return f"{field} is left out, and must be {rule} ({hint})"
     return None

@@ -35,7 +35,7 @@ def _declining_card(url: str) -> str:
 def _charged(url: str) -> int:
     """Return what the vendor says it took, and kept at the moment of capture, in micro-USD."""
     found = httpx.get(f"{url}/v1/charges", params={"limit": 100}, auth=(SECRET, "")).raise_for_status().json()["data"]
-    return sum(charge["amount"] for charge in found if charge["status"] == "succeeded") * 10_000
+    return 10_000 * sum(int(charge["amount"]) for charge in found if charge["status"] == "succeeded")
 
 
 @pytest.mark.parametrize("style", STYLES)

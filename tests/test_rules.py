@@ -166,6 +166,8 @@ def test_a_stored_rule_comes_back_as_it_was() -> None:
         ({"payment_intents.create": {"amount": []}}, "expected at least one value"),
         ({"payment_intents.create": {"amount": [1.5]}}, "expected a text or a whole number, got float"),
         ({"payment_intents.create": {"amount": {"absent": True, "max": 5}}}, "can have no other condition"),
+        ({"payment_intents.create": {"amount": {"max": 5, "default": 6}}}, "its default does not fit it: it must be at most 5"),
+        ({"payment_intents.create": {"expand[0]": {"default": "x"}}}, "can have no default"),
         ({"payment_intents.create": {"a b": ["c"]}}, "expected a field such as amount"),
         ({"payment_intents.create": ["amount"]}, "valid dictionary"),
     ],
@@ -228,6 +230,35 @@ def test_a_call_against_a_rule_is_not_sent(server: StripeServer, client: str, ch
     _raw(server, **good)
 
     assert len(server.requests) == 1
+
+
+def test_a_default_is_added_to_the_sdks_form(server: StripeServer) -> None:
+    """Where the caller leaves it out every attempt carries it, and the call is decided with it."""
+    rules: Any = {"payment_intents.create": {"amount": {"max": 700, "default": 700}, "description": {"default": "a & b"}}}
+    installed = keyguard.install("sqlite://", run_usd_cap=100, rules=rules)
+    params: Any = {"currency": "usd", "confirm": True}
+    stripe.PaymentIntent.create(**params, description="mine")
+    stripe.PaymentIntent.create(**params, amount=300)
+
+    assert [(form["amount"], form["description"]) for form in server.charges] == [("700", "mine"), ("300", "a & b")]
+    assert (installed.usage().spent, installed.usage().overrun) == (10_000_000, 0)
+
+
+def test_observing_adds_nothing(server: StripeServer) -> None:
+    """An observed request leaves as it was written."""
+    keyguard.install("sqlite://", mode="observe", rules={"payment_intents.create": {"description": {"default": "x"}}})
+    stripe.PaymentIntent.create(amount=100, currency="usd")
+
+    assert [("description" in form) for form in server.charges] == [False]
+
+
+def test_a_raw_request_gets_no_default(server: StripeServer) -> None:
+    """It leaves as it was written, or not at all; the message says who would have got it."""
+    keyguard.install("sqlite://", run_usd_cap=100, rules={"payment_intents.create": {"description": {"default": "x"}}})
+    with pytest.raises(RuleViolated, match=r"description is left out, and must be given \(added only to calls of the vendor's SDK\)"):
+        _raw(server, amount="500", currency="usd")
+
+    assert server.requests == []
 
 
 def test_a_rule_behind_its_vendor_holds_too(server: StripeServer) -> None:

@@ -44,11 +44,13 @@ class Outgoing:
         credential: The secret or token as it stands in the request, "" where there is none.
         ask: Sends `GET path` with the same client and credentials (the second argument replaces the
             credential where it is not None) and returns the reply; for quotes.
+        is_writable: The body is a form to which the seam adds `ticket.added` when it sends.
     """
 
     call: Call
     credential: str = field(repr=False, default="")
     ask: Callable[[str, str | None], Reply] | None = field(repr=False, default=None)
+    is_writable: bool = False
 
 
 class Read(Protocol):

@@ -121,7 +121,9 @@ def _outgoing(args: tuple[Any, ...], kwargs: dict[str, Any], get: Callable[[str,
             content, status, received = get(f"{base}{path}", _with(kept, secret))
         return _reply(content, status, received)
 
-    return Outgoing(call, credential_of(said.get("authorization", "")), ask)
+    # Text that was read as a form; what is uploaded in parts is bytes, and not read.
+    is_writable = body is not None and document is None and (post_data is None or isinstance(post_data, str))
+    return Outgoing(call, credential_of(said.get("authorization", "")), ask, is_writable)
 
 
 @lru_cache(maxsize=1024)
@@ -171,7 +173,7 @@ class _Watched(wrapt.ObjectProxy[Any]):
     def _self_attempt(self, name: str, method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool) -> Any:
         ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
         headers = headers if ticket.secret is None else _with(headers, ticket.secret)
-        data = _tagged(data, ticket) if ticket.tags else data
+        data = _completed(data, ticket) if ticket.is_writable and ticket.added else data
         with ticket.attempt() as ended:
             try:
                 answer = getattr(client, name)(method, url, headers, data, **more)
@@ -186,7 +188,7 @@ class _Watched(wrapt.ObjectProxy[Any]):
     ) -> Any:
         ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
         headers = headers if ticket.secret is None else _with(headers, ticket.secret)
-        data = _tagged(data, ticket) if ticket.tags else data
+        data = _completed(data, ticket) if ticket.is_writable and ticket.added else data
         with ticket.attempt() as ended:
             try:
                 answer = await getattr(client, name)(method, url, headers, data, **more)
@@ -197,9 +199,9 @@ class _Watched(wrapt.ObjectProxy[Any]):
             return answer
 
 
-def _tagged(data: Any, ticket: context.Ticket) -> Any:
-    """Return a form with the ticket's tags; a body of any other kind as it is."""
-    return "&".join(filter(None, (data, urlencode(ticket.tags)))) if isinstance(data, str) else data
+def _completed(form: str | None, ticket: context.Ticket) -> str:
+    """Return a form with what the policy adds to it."""
+    return "&".join(filter(None, (form, urlencode(ticket.added))))
 
 
 def _tries_once(client: Any, name: str, method: str) -> bool:
