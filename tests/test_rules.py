@@ -247,7 +247,7 @@ def test_a_default_is_added_to_the_sdks_form(server: StripeServer) -> None:
 def test_observing_adds_nothing(server: StripeServer) -> None:
     """An observed request leaves as it was written."""
     keyguard.install("sqlite://", mode="observe", rules={"payment_intents.create": {"description": {"default": "x"}}})
-    stripe.PaymentIntent.create(amount=100, currency="usd")
+    stripe.PaymentIntent.create(amount=100, currency="usd", confirm=True)
 
     assert [("description" in form) for form in server.charges] == [False]
 
