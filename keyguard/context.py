@@ -231,6 +231,7 @@ class _State:
     providers: dict[str, RunProvider] = field(default_factory=dict[str, RunProvider])
     vendor_hosts: dict[str, str] = field(default_factory=dict[str, str])
     rates: Rates | None = None
+    unit_prices: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 _state = _State()
@@ -282,6 +283,16 @@ def rates() -> Rates | None:
 def set_rates(new: Rates | None) -> None:
     """Pin exchange rates for this process."""
     _state.rates = new
+
+
+def unit_prices() -> Mapping[str, int]:
+    """Return what the settings say that one unit of a vendor costs: vendor → micro-USD; without an entry its dated list price holds."""
+    return _state.unit_prices
+
+
+def set_unit_prices(prices: Mapping[str, int]) -> None:
+    """Replace the prices that the settings give."""
+    _state.unit_prices = prices
 
 
 def register_provider(name: str, provider: RunProvider) -> None:

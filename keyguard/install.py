@@ -219,6 +219,7 @@ def _named(asked: Policy, run: context.RunRef | None) -> Policy:
 
 def _arm() -> None:
     context.set_vendor_hosts(_armed.settings.vendor_hosts)
+    context.set_unit_prices(_armed.settings.unit_prices)
     patches.arm()
     if context.handler() is None:
         context.set_handler(CallHandler(partial(finder_for, _armed), partial(identity, _armed), partial(only_observes, _armed)))
@@ -252,6 +253,7 @@ def uninstall() -> None:
     with _armed.lock:
         context.set_handler(None)
         context.set_rates(None)
+        context.set_unit_prices({})
         patches.disarm()
         for backend in dict.fromkeys(_armed.backends.values()):
             backend.shut()

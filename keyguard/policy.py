@@ -29,6 +29,8 @@ from keyguard.rules import problem
 if TYPE_CHECKING:
     from keyguard.model import Call, Decision, Operation, Pairs, Policy, VaultKey
 
+_PERSONAL = re.compile(r"[^/]*(?:@|%40)[^/]*|(?<=/)(?:\+|%2b)?[0-9]{7,15}(?=/|$)", re.IGNORECASE)
+
 
 @lru_cache(maxsize=1024)
 def _allowed(items: tuple[str, ...]) -> re.Pattern[str]:
@@ -72,7 +74,7 @@ def check_endpoint(key: VaultKey, call: Call, operation: Operation) -> None:
         return
     allowed = ", ".join(key.policy.allowed_endpoints or (f"any {key.policy.vendor} endpoint",))
     raise EndpointNotAllowed(
-        f"{call.method} {call.path} ({call.vendor} {operation.name}) is not allowed by policy {key.policy_name!r}. "
+        f"{call.method} {_shown(call.path)} ({call.vendor} {operation.name}) is not allowed by policy {key.policy_name!r}. "
         f"Allowed: {allowed}. Nothing was sent. Add it to allowed_endpoints if the run should make this call.",
         **_who(key, operation),
     )
@@ -104,6 +106,11 @@ def check_rules(key: VaultKey, call: Call, operation: Operation) -> None:
             raise RuleViolated(
                 f"{operation.name}: {said}, by rules[{name!r}] of policy {key.policy_name!r}. Nothing was sent.", **_who(key, operation)
             )
+
+
+def _shown(path: str) -> str:
+    """Return a path as it may stand in a message: some vendors have addresses and phone numbers in theirs."""
+    return _PERSONAL.sub("*", path)
 
 
 def unpriced_quote(key: VaultKey, operation: Operation) -> Quote:

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from keyguard.errors import ConfigurationError
 from keyguard.fx import load_rates
 from keyguard.ledgers import Durability
-from keyguard.model import Policy
+from keyguard.model import Policy, Usd
 from keyguard.rules import FORM
 from keyguard.vendors import known_vendors
 
@@ -39,6 +39,8 @@ class Settings(BaseSettings):
         key: `KEYGUARD_KEY`, a vault token that pays where no run is known.
         run_id: `KEYGUARD_RUN_ID`, names the run outside an orchestrator.
         fx_file: `KEYGUARD_FX_FILE`, a dated table of exchange rates (`keyguard.fx`); without it only US dollars are priced.
+        resend_unit_usd: `KEYGUARD_RESEND_UNIT_USD`, what one recipient of an e-mail costs at Resend, in dollars (kept as micro-USD);
+            without it the dated list price (0.0009, `vendors/resend_prices.json`).
         vendor_hosts: `KEYGUARD_VENDOR_HOSTS`, `stripe=127.0.0.1:8420,…`: stand-ins and proxies treated as the vendor's own.
     """
 
@@ -49,7 +51,13 @@ class Settings(BaseSettings):
     key: SecretStr | None = None
     run_id: str | None = None
     fx_file: Path | None = None
+    resend_unit_usd: Usd | None = None
     vendor_hosts: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict[str, str])
+
+    @property
+    def unit_prices(self) -> Mapping[str, int]:
+        """What one unit of a vendor costs where it is set here: vendor → micro-USD."""
+        return {} if self.resend_unit_usd is None else {"resend": self.resend_unit_usd}
 
     @field_validator("vendor_hosts", mode="before")
     @classmethod

@@ -152,3 +152,21 @@ def test_every_other_reason_has_its_error(reason: Any, kind: type[Refused], says
     assert type(error) is kind
     assert says in str(error)
     assert error.key_id == "k1"
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/contacts/steve@example.com", "/contacts/*"),
+        ("/inboxes/steve%40example.com/threads", "/inboxes/*/threads"),
+        ("/v2/PhoneNumbers/+15558675310", "/v2/PhoneNumbers/*"),
+        ("/v1/customers/cus_12345678", "/v1/customers/cus_12345678"),
+        ("/2010-04-01/Accounts", "/2010-04-01/Accounts"),
+    ],
+)
+def test_no_address_or_number_of_a_path_is_in_a_message(path: str, shown: str) -> None:
+    """Who would have been written to or looked up is not said; other ids are, because they help."""
+    with pytest.raises(EndpointNotAllowed) as error:
+        policy.check_endpoint(_key(allowed_endpoints=("POST /x",)), _call("GET", path), CREATE)
+
+    assert str(error.value).startswith(f"GET {shown} (")

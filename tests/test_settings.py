@@ -21,10 +21,12 @@ def test_the_environment_is_read_with_its_prefix(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("KEYGUARD_KEY", "vault_key_secret_part")
     monkeypatch.setenv("KEYGUARD_RUN_ID", "nightly")
     monkeypatch.setenv("KEYGUARD_VENDOR_HOSTS", "stripe=127.0.0.1:8420, stripe=Proxy.Test")
+    monkeypatch.setenv("KEYGUARD_RESEND_UNIT_USD", "0.0004")
     settings = load_settings()
 
     assert (settings.url, settings.durability, settings.run_id) == ("sqlite:///x.db", "process", "nightly")
     assert settings.vendor_hosts == {"127.0.0.1:8420": "stripe", "proxy.test": "stripe"}
+    assert settings.unit_prices == {"resend": 400}
     assert "secret_part" not in repr(settings)
 
 
@@ -35,6 +37,7 @@ def test_the_environment_is_read_with_its_prefix(monkeypatch: pytest.MonkeyPatch
         ("KEYGUARD_VENDOR_HOSTS", "127.0.0.1:8420", "expected vendor=host"),
         ("KEYGUARD_VENDOR_HOSTS", "stripe=http://x/", "expected vendor=host"),
         ("KEYGUARD_VENDOR_HOSTS", "acme=x", "stripe"),
+        ("KEYGUARD_RESEND_UNIT_USD", "cheap", "resend_unit_usd: expected an amount in US dollars"),
     ],
 )
 def test_a_bad_setting_says_which_and_what_is_allowed(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
