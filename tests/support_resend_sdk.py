@@ -24,11 +24,12 @@ def requests() -> frozenset[tuple[str, str]]:
     for path in Path(resend.__file__).parent.rglob("*.py"):
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                found |= set(_made_in(function))
+                found |= set(made_in(function))
     return frozenset(found)
 
 
-def _made_in(function: ast.AST) -> Iterator[tuple[str, str]]:
+def made_in(function: ast.AST) -> Iterator[tuple[str, str]]:
+    """Yield (method, path) of every request that a function makes."""
     names: dict[str, list[ast.expr]] = {}
     for assigned in (node for node in ast.walk(function) if isinstance(node, ast.Assign)):
         for target in assigned.targets:

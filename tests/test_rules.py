@@ -17,7 +17,7 @@ from keyguard.model import Call, Operation, Policy, VaultKey
 from keyguard.patches._headers import document_pairs, form_pairs
 from keyguard.policy import check_rules
 from keyguard.rules import Rule, problem
-from tests import stripe_parameters
+from tests import resend_parameters, stripe_parameters
 from tests.support_stripe_server import StripeServer
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ def test_a_stored_rule_comes_back_as_it_was() -> None:
         ({"payment_intents.create": {"ammount": {"max": 5}}}, r"no field 'ammount'; did you mean amount\b.*Its fields: allowed_payment"),
         ({"payment_intent.create": {"amount": {"max": 5}}}, "no operation 'payment_intent.create'; did you mean payment_intents.create"),
         ({"stripe:messages.create": {"To": ["a"]}}, "no operation 'messages.create'"),
+        ({"emails.send": {"To": ["a"]}}, "no field 'To'; did you mean to.*Its fields: attachments, bcc"),
         ({"nobody:messages.create": {"To": ["a"]}}, "unknown vendor 'nobody'"),
         ({"payment_intents.*": {"amount": {"max": 5}}}, "expected one operation"),
         ({"payment_intents.create": {"amount": {"maximum": 5}}}, "unknown condition; expected a list of the values allowed"),
@@ -180,9 +181,10 @@ def test_a_rule_that_could_not_work_is_refused_at_once(rules: Any, words: str) -
         keyguard.issue("sqlite://", rules=rules)
 
 
-def test_the_table_of_parameters_is_of_the_installed_sdk() -> None:
-    """What Stripe's operations have is read from Stripe's own types, and nobody edited it by hand."""
-    assert stripe_parameters.TARGET.read_text(encoding="utf-8") == stripe_parameters.generate()
+@pytest.mark.parametrize("table", [stripe_parameters, resend_parameters])
+def test_the_table_of_parameters_is_of_the_installed_sdk(table: Any) -> None:
+    """What the operations have is read from the SDK's own types, and nobody edited it by hand."""
+    assert table.TARGET.read_text(encoding="utf-8") == table.generate()
 
 
 # -- at work ---------------------------------------------------------------------------------------

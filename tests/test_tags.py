@@ -14,7 +14,7 @@ import keyguard
 from keyguard import context
 from keyguard.identity import canonical
 from keyguard.model import Call, Operation, Quote
-from keyguard.vendors._stripe_parameters import tag
+from keyguard.vendors._stripe_tags import tag
 from tests.support_stripe_server import StripeServer
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from keyguard.model import Policy
     from keyguard.patches import Patch
     from keyguard.settings import Settings
+    from keyguard.vendors import Dated
 
 Level = Literal["ok", "note", "warning", "problem"]
 # Ways to a vendor that no seam stands in; by distribution, "" = always there.
@@ -233,7 +234,7 @@ def _secrets(for_tests: list[str]) -> Findings:
 
 def _prices(today: date) -> Findings:
     for name in known_vendors():
-        dated: Callable[[], tuple[date, str]] | None = getattr(vendor_named(name), "prices", None)
+        dated: Dated | None = getattr(vendor_named(name), "prices", None)
         if dated is None:
             continue
         day, source = dated()

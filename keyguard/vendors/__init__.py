@@ -20,6 +20,7 @@ from keyguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import date
 
     from keyguard.model import Call, Operation, Outcome, Pairs, Quote, Reply
 
@@ -88,6 +89,14 @@ class Tagging(Protocol):
 
     def __call__(self, call: Call, operation: Operation, quote: Quote, run_id: str, /) -> Pairs:
         """Return the pairs to add to the call's form before it is sent, () = none. Never raises."""
+        ...
+
+
+class Dated(Protocol):
+    """What a vendor plug may offer as `prices`, where it counts by a list of its own."""
+
+    def __call__(self) -> tuple[date, str]:
+        """Return when the list was read, and where."""
         ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,9 +30,19 @@ def unit() -> Money:
     return _list_price() if found is None else found
 
 
+def dated() -> tuple[date, str]:
+    """Return when the list price was read, and where."""
+    return date.fromisoformat(_listed()["date"]), _listed()["source"]
+
+
 @cache
 def _list_price() -> Money:
-    return to_money(json.loads(Path(__file__).with_name("resend_prices.json").read_text(encoding="utf-8"))["unit_usd"])
+    return to_money(_listed()["unit_usd"])
+
+
+def _listed() -> dict[str, str]:
+    found: dict[str, str] = json.loads(Path(__file__).with_name("resend_prices.json").read_text(encoding="utf-8"))
+    return found
 
 
 def emails(call: Call, *, is_batch: bool) -> tuple[int, ...]:

@@ -45,7 +45,8 @@ def _fields_of(name: str, operation: str, tables: Mapping[str, Mapping[str, froz
 
 
 def _no(kind: str, name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name, known, n=3)
+    spelt = {one.lower(): one for one in known}
+    close = [spelt[found] for found in get_close_matches(name.lower(), spelt, n=3)]
     return f"there is no {kind} {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else "")
 
 

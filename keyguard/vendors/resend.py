@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from keyguard.errors import UnpricedCall
@@ -9,6 +10,7 @@ from keyguard.model import Quote
 from keyguard.vendors import _resend_money as money
 from keyguard.vendors import _resend_paths as paths
 from keyguard.vendors import _resend_replies as replies
+from keyguard.vendors._tables import parameters_of
 
 if TYPE_CHECKING:
     from keyguard.model import Call, Operation
@@ -24,6 +26,8 @@ class Resend:
 
     classify = staticmethod(paths.classify)
     read = staticmethod(replies.read)
+    parameters = staticmethod(partial(parameters_of, "resend"))
+    prices = staticmethod(money.dated)
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from keyguard.errors import MalformedCall, UnpricedCall
 from keyguard.model import Memory, Money, Quote
 from keyguard.vendors import Ask, Recall
 from keyguard.vendors import _stripe_money as money
-from keyguard.vendors import _stripe_parameters as named
 from keyguard.vendors import _stripe_paths as paths
 from keyguard.vendors import _stripe_replies as replies
+from keyguard.vendors import _stripe_tags as tags
+from keyguard.vendors._tables import parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -33,8 +35,8 @@ class Stripe:
     # The functions themselves: both are asked on every call.
     classify = staticmethod(paths.classify)
     read = staticmethod(replies.read)
-    parameters = staticmethod(named.parameters)
-    tag = staticmethod(named.tag)
+    parameters = staticmethod(partial(parameters_of, "stripe"))
+    tag = staticmethod(tags.tag)
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """
