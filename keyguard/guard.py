@@ -248,18 +248,26 @@ def _audit_refusal(order: Order, error: Refused) -> Generator[Step, Any, None]:
 def _quote(ticket: Ticket, vendor: Vendor, key: VaultKey, operation: Operation, new_id: Callable[[], str]) -> Generator[Step, Any, Quote]:
     """Drive the plug's quote: its questions become steps."""
     if not operation.known:
-        return policy.unpriced_quote(key, operation)
+        return policy.unpriced_quote(key, ticket.call, operation, operation.unbounded)
     quoting, answer = vendor.quote(ticket.call, operation), None
     while True:
         try:
             question = quoting.send(answer)
         except StopIteration as stop:
             found: Quote = stop.value
-            return found
+            return _bounded(ticket, key, operation, found)
         if isinstance(question, Recall):
             answer = yield Remember(key, question.object_id)
         else:
             answer = yield from _ask(ticket, key, question, new_id)
+
+
+def _bounded(ticket: Ticket, key: VaultKey, operation: Operation, quote: Quote) -> Quote:
+    """Put the policy's flat amount in the place of a bound that cannot be had; what is held already stays held."""
+    if quote.unbounded is None:
+        return quote
+    flat = policy.unpriced_quote(key, ticket.call, operation, quote.unbounded)
+    return replace(quote, amount=quote.amount + flat.amount)
 
 
 def _ask(ticket: Ticket, key: VaultKey, question: Ask, new_id: Callable[[], str]) -> Generator[Step, Any, Reply]:

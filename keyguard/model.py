@@ -172,7 +172,8 @@ class Policy(BaseModel):
         expires_in: Seconds from the key's issue to its expiry.
         agent_run_label: Free text for people; shown in the audit.
         mode: `enforce`, or `observe`, which never refuses and books the truth.
-        unpriced: What to do with a write nobody priced: `refuse`, `allow`, or a flat amount in dollars.
+        unpriced: What to do with a write that nobody can price: `refuse`, `allow`, or a flat amount in dollars. A write that no cap
+            can express (a credential, an address for payouts) must be named in `allowed_endpoints` besides.
         tag_objects: Write the run's id into what a vendor's SDK creates for money (Stripe: `metadata[keyguard_run]`). Raw requests
             leave as they were written. Not for an Idempotency-Key of your own that several runs share: their bodies would differ.
         secret: `env:NAME`, where the vendor's real secret is when a call carries a vault token.
@@ -318,6 +319,20 @@ class Attempt:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Unbounded:
+    """
+    Why nobody can say what a write may cost, so that the policy's `unpriced` decides.
+
+    Attributes:
+        reason: In words that follow "this call": `charges a fee that is not in the request`.
+        is_by_design: No cap can express it: only a policy that names this very operation lets it through.
+    """
+
+    reason: str
+    is_by_design: bool = False
+
+
 @quick
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -329,12 +344,14 @@ class Operation:
         object_id: The vendor object named in the path, if any.
         known: False = nobody priced this write.
         idempotent: A second attempt of this very request cannot be executed twice by the vendor.
+        unbounded: Of a write that the plug knows and nobody can price: why.
     """
 
     name: str
     object_id: str | None = None
     known: bool = True
     idempotent: bool = False
+    unbounded: Unbounded | None = None
 
 
 @quick
@@ -349,6 +366,8 @@ class Quote:
         object_id: The vendor object the money belongs to, where it exists already.
         adopts: Take over the open hold of that object instead of holding twice.
         prior: What that object had cost in total before this call (for objects of other runs).
+        unbounded: Why this request has no bound, where its operation mostly has one; the policy's `unpriced` is its amount then.
+        recurring: The vendor itself may charge again later, without a call that could be capped: only the first charge is in `amount`.
     """
 
     amount: Money
@@ -356,6 +375,8 @@ class Quote:
     object_id: str | None = None
     adopts: bool = False
     prior: Money = 0
+    unbounded: Unbounded | None = None
+    recurring: bool = False
 
 
 @quick

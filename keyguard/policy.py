@@ -27,7 +27,7 @@ from keyguard.rules import additions as additions_of
 from keyguard.rules import problem
 
 if TYPE_CHECKING:
-    from keyguard.model import Call, Decision, Operation, Pairs, Policy, VaultKey
+    from keyguard.model import Call, Decision, Operation, Pairs, Policy, Unbounded, VaultKey
 
 _PERSONAL = re.compile(r"[^/]*(?:@|%40)[^/]*|(?<=/)(?:\+|%2b)?[0-9]{7,15}(?=/|$)", re.IGNORECASE)
 
@@ -113,21 +113,36 @@ def _shown(path: str) -> str:
     return _PERSONAL.sub("*", path)
 
 
-def unpriced_quote(key: VaultKey, operation: Operation) -> Quote:
+def unpriced_quote(key: VaultKey, call: Call, operation: Operation, why: Unbounded | None) -> Quote:
     """
-    Say what a write that nobody priced may cost, by the policy's `unpriced`.
+    Say what a write that nobody can price may cost, by the policy's `unpriced`.
 
     Raises:
-        UnpricedCall: the policy says `refuse` (the default).
+        UnpricedCall: the policy says `refuse` (the default), or does not name an operation that no cap can express.
     """
     unpriced = key.policy.unpriced
-    if unpriced == "refuse":
+    if why is not None and why.is_by_design and (unpriced == "refuse" or not _is_named(key.policy, call, operation)):
         raise UnpricedCall(
-            f"{operation.name} is a write whose cost keyguard cannot bound, so policy {key.policy_name!r} refuses it. Nothing was "
+            f"{operation.name} is a write that no cap can express: it {why.reason}. Policy {key.policy_name!r} refuses it, and nothing "
+            f"was sent. To let it through, name {operation.name!r} itself in allowed_endpoints, beside all else that the run may call "
+            f"('* /**' is everything; no wildcard names this one), and set unpriced='allow' or a flat amount.",
+            **_who(key, operation),
+        )
+    if unpriced == "refuse":
+        because = f" (it {why.reason})" if why is not None else ""
+        raise UnpricedCall(
+            f"{operation.name} is a write whose cost keyguard cannot bound{because}, so policy {key.policy_name!r} refuses it. Nothing was "
             f"sent. If it is harmless, set unpriced='allow', or unpriced=<dollars> to count a flat amount for each such call.",
             **_who(key, operation),
         )
     return Quote(0 if unpriced == "allow" else int(unpriced))
+
+
+def _is_named(policy: Policy, call: Call, operation: Operation) -> bool:
+    """Say whether the allowlist has this very operation, or this very method and path, without a wildcard."""
+    own = {operation.name, f"{call.method} {call.path}"}
+    own |= {f"{call.vendor}:{name}" for name in own}
+    return not own.isdisjoint(policy.allowed_endpoints or ())
 
 
 def check_call_cap(key: VaultKey, operation: Operation, quote: Quote) -> None:

@@ -190,7 +190,7 @@ def test_what_aiohttp_may_send_twice_is_not_proven_unsent(
         async def send() -> None:
             own = stripe.AIOHTTPClient()
             try:
-                await _sdk(url, own).raw_request_async(method, "/v1/customers/cus_1")
+                await _sdk(url, own).raw_request_async(method, "/v1/invented/x_1")
             finally:
                 await own.close_async()  # type: ignore[no-untyped-call]  # -- stripe's own
 

@@ -108,7 +108,7 @@ def test_a_stale_key_is_read_again_and_the_decision_redone() -> None:
         ({}, create_call(amount="10.5"), MalformedCall),
         ({}, create_call(amount="-1"), MalformedCall),
         ({}, create_call(currency="eur"), UnpricedCall),
-        ({}, Call("stripe", "POST", "https", "api.stripe.com", "/v1/payouts", body=(("amount", "1"),)), UnpricedCall),
+        ({}, Call("stripe", "POST", "https", "api.stripe.com", "/v1/payouts", body=(("currency", "usd"),)), UnpricedCall),
         ({}, Call("stripe", "POST", "https", "api.stripe.com", "/v1/customers/../payment_intents"), MalformedCall),
     ],
 )
@@ -127,12 +127,12 @@ def test_a_rule_that_refuses_is_audited_and_sends_nothing(policy: dict[str, Any]
 
 def test_unpriced_writes_can_be_allowed_or_counted_flat() -> None:
     """`unpriced` lets an unknown write go free, or counts a flat amount for it."""
-    payout = Call("stripe", "POST", "https", "api.stripe.com", "/v1/customers", body=(("name", "x"),))
+    unknown = Call("stripe", "POST", "https", "api.stripe.com", "/v1/invented", body=(("name", "x"),))
     free, flat = World({"unpriced": "allow"}), World({"unpriced": 2, "run_usd_cap": 3})
-    free.call(free.charges(Reply(200, {}, b"{}")), payout)
-    flat.call(flat.charges(Reply(200, {}, b"{}")), payout)
+    free.call(free.charges(Reply(200, {}, b"{}")), unknown)
+    flat.call(flat.charges(Reply(200, {}, b"{}")), unknown)
     with pytest.raises(SpendCapExceeded):
-        flat.call(flat.charges(Reply(200, {}, b"{}")), payout)
+        flat.call(flat.charges(Reply(200, {}, b"{}")), unknown)
 
     assert free.counted == (0, 0, 0)
     assert flat.counted == (200 * CENT, 0, 0)
@@ -143,7 +143,7 @@ def test_a_documented_refusal_of_an_unpriced_write_gives_the_flat_amount_back(st
     """A flat-priced write that the vendor refused to execute costs nothing."""
     world = World({"unpriced": 2, "run_usd_cap": 3})
     world.call(
-        world.charges(Reply(status, {}, b"{}")), Call("stripe", "POST", "https", "api.stripe.com", "/v1/customers", body=(("name", "x"),))
+        world.charges(Reply(status, {}, b"{}")), Call("stripe", "POST", "https", "api.stripe.com", "/v1/invented", body=(("name", "x"),))
     )
 
     assert world.counted == (0, 0, 0)

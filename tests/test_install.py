@@ -544,7 +544,7 @@ def test_unknown_urls_are_configuration_errors(vendor: StripeServer, bad: str) -
         (lambda: stripe.PaymentIntent.create(amount=10.5, currency="usd"), MalformedCall),  # type: ignore[arg-type]  # -- bad on purpose
         (lambda: stripe.PaymentIntent.create(amount=-1, currency="usd"), MalformedCall),
         (lambda: stripe.PaymentIntent.create(amount=100, currency="eur"), UnpricedCall),
-        (lambda: stripe.Payout.create(amount=100, currency="usd"), UnpricedCall),
+        (lambda: stripe.WebhookEndpoint.create(url="https://example.com", enabled_events=["*"]), UnpricedCall),
         (lambda: stripe.StripeClient("sk_test_12345", base_addresses={"api": stripe.api_base}).raw_request(
             "post", "/v1/customers/../payment_intents", amount=1, currency="usd"), MalformedCall),
         (lambda: stripe.StripeClient("sk_test_12345", base_addresses={"api": stripe.api_base}).raw_request(

@@ -315,7 +315,7 @@ def test_raw_calls_are_decided_like_the_sdks(server: StripeServer, tmp_path: Pat
         with pytest.raises(keyguard.SpendCapExceeded):
             httpx.post(f"{server.url}/v1/payment_intents", data=FORM)
         with pytest.raises(UnpricedCall):
-            httpx.post(f"{server.url}/v1/payouts", data=FORM)
+            httpx.post(f"{server.url}/v1/invented", data=FORM)
         usage = installed.usage()
     keyguard.uninstall()
 

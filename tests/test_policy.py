@@ -75,13 +75,13 @@ def test_a_vendor_restriction_refuses_other_vendors() -> None:
 @pytest.mark.parametrize(("unpriced", "amount"), [("allow", 0), (0.5, 500_000)])
 def test_unpriced_says_what_an_unknown_write_counts(unpriced: Any, amount: int) -> None:
     """`allow` counts nothing, an amount counts flat."""
-    assert policy.unpriced_quote(_key(unpriced=unpriced), CREATE) == Quote(amount)
+    assert policy.unpriced_quote(_key(unpriced=unpriced), _call(), CREATE, None) == Quote(amount)
 
 
 def test_unpriced_refuses_by_default() -> None:
     """The default refuses, and says what would let the call through."""
     with pytest.raises(UnpricedCall, match="unpriced='allow'"):
-        policy.unpriced_quote(_key(), CREATE)
+        policy.unpriced_quote(_key(), _call(), CREATE, None)
 
 
 def test_the_call_cap_is_inclusive_and_does_not_touch_refunds() -> None:

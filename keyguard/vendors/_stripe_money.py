@@ -48,19 +48,20 @@ def parameters(call: Call) -> dict[str, str]:
         raise MalformedCall(f"the body of POST {call.path} could not be read, so its cost cannot be bounded; nothing was sent")
     found: dict[str, str] = {}
     for name, value in call.body:
-        root = _root(name)
+        root = root_of(name)
         if root in _GUARDED and (root != name or root in found):
             raise MalformedCall(f"the parameter {root!r} may be sent only once and not nested, got {name!r}; nothing was sent")
         found[name] = value
     for name, _ in call.query:
-        if _root(name) in _GUARDED:
-            raise MalformedCall(f"the parameter {_root(name)!r} of a POST belongs in its body, not in the query; nothing was sent")
+        if root_of(name) in _GUARDED:
+            raise MalformedCall(f"the parameter {root_of(name)!r} of a POST belongs in its body, not in the query; nothing was sent")
     return found
 
 
 # Forms repeat their few names on every call.
 @lru_cache(maxsize=1024)
-def _root(name: str) -> str:
+def root_of(name: str) -> str:
+    """Return the name of a parameter without what is nested in it, as a lenient reader would find it."""
     found = _ROOT.match(name)
     return found.group(1).strip(" \t\r\n\x00") if found else name  # pragma: no branch -- the pattern matches everything
 

@@ -1,4 +1,4 @@
-"""Stripe's paths: strict reading, and operation names of bounded cardinality. No money here; part of the stripe plug.
+"""Stripe's paths: strict reading, and what each write is (`stripe_writes.txt`). No money here; part of the stripe plug.
 
 A name is made of the words of one matching path template (`stripe_paths.txt`) and a verb, so that no
 id and no invented segment can become part of it; what matches no template is `unknown.<method>`.
@@ -7,30 +7,17 @@ id and no invented segment can become part of it; what matches no template is `u
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyguard.errors import MalformedCall
-from keyguard.model import Operation
+from keyguard.model import Operation, Unbounded
 
 if TYPE_CHECKING:
     from keyguard.model import Call
 
-# Template of a priced POST → operation. The same refund can be asked for on three paths.
-PRICED = {
-    "/v1/payment_intents": "payment_intents.create",
-    "/v1/payment_intents/*": "payment_intents.update",
-    "/v1/payment_intents/*/confirm": "payment_intents.confirm",
-    "/v1/payment_intents/*/capture": "payment_intents.capture",
-    "/v1/payment_intents/*/increment_authorization": "payment_intents.increment_authorization",
-    "/v1/payment_intents/*/cancel": "payment_intents.cancel",
-    "/v1/charges": "charges.create",
-    "/v1/charges/*/capture": "charges.capture",
-    "/v1/refunds": "refunds.create",
-    "/v1/charges/*/refund": "refunds.create",
-    "/v1/charges/*/refunds": "refunds.create",
-}
 _METHODS = frozenset({"get", "head", "options", "post", "put", "patch", "delete"})
 _ROOTS = frozenset({"v1", "v2", "oauth"})
 _SINGLETONS = frozenset({"balance_settings", "settings"})
@@ -54,21 +41,56 @@ def classify(call: Call) -> Operation:
     return _classified(call.method, call.path, call.is_write, bool(call.idempotency_key))
 
 
+@dataclass(frozen=True, slots=True)
+class Write:
+    """
+    One row of the table of writes.
+
+    Attributes:
+        kind: `priced`, `free`, `flat` or `refused`; the head of the table says what they mean.
+        name: The operation's.
+        unbounded: Why no amount can be told, of the last two kinds.
+    """
+
+    kind: str
+    name: str
+    unbounded: Unbounded | None = None
+
+
 @lru_cache(maxsize=4096)
 def _classified(method: str, path: str, is_write: bool, has_key: bool) -> Operation:  # noqa: FBT001 -- the cache's key
     segments = _segments(path, is_write=is_write)
     template = _match(segments)
-    priced = PRICED.get(template or "") if method == "POST" else None
+    write = writes().get((method, template or ""))
     ids = [text for word, text in zip((template or "").split("/"), ["", *segments], strict=False) if word == "*"]
-    if priced and not all(is_object_id(text) for text in ids):
+    if write is not None and write.kind == "priced" and not all(is_object_id(text) for text in ids):
         raise MalformedCall(f"the object id in {path!r} may hold only letters, digits and '_'; nothing was sent")
     is_v1_post = method == "POST" and segments[:1] == ["v1"]
     return Operation(
-        priced or _name(method.lower(), template),
+        write.name if write is not None else _name(method.lower(), template),
         object_id=ids[0] if ids and is_object_id(ids[0]) else None,
-        known=priced is not None or not is_write,
+        known=not is_write or (write is not None and write.unbounded is None),
         idempotent=not is_write or (is_v1_post and has_key),
+        unbounded=write.unbounded if write is not None else None,
     )
+
+
+@cache
+def writes() -> dict[tuple[str, str], Write]:
+    """Return every write of the table, by method and path template."""
+    text = Path(__file__).with_name("stripe_writes.txt").read_text(encoding="utf-8")
+    found: dict[tuple[str, str], Write] = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            method, template, kind, name, *reason = line.split(maxsplit=4)
+            found[method, template] = Write(kind, name, Unbounded(reason[0], is_by_design=kind == "refused") if reason else None)
+    return found
+
+
+@cache
+def free() -> frozenset[str]:
+    """Return the names of the operations that cost nothing."""
+    return frozenset(write.name for write in writes().values() if write.kind == "free")
 
 
 def _segments(path: str, *, is_write: bool) -> list[str]:

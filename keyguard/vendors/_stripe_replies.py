@@ -1,58 +1,18 @@
-"""What Stripe's replies say about money: facts of objects, endings of attempts. Part of the stripe plug."""
+"""What Stripe's replies say about money: facts of payments, and of whatever a read shows. Part of the stripe plug."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from keyguard.model import Fact, Outcome
+from keyguard.model import Fact
 from keyguard.vendors import _stripe_money as money
 
 if TYPE_CHECKING:
-    from keyguard.model import Call, Operation, Quote, Reply
+    from keyguard.model import Call, Money, Reply
 
-# "Stripe 400/401/403/404/429 and declines": documented as not executed.
-_NOT_EXECUTED = frozenset({400, 401, 402, 403, 404, 429})
-_COUNTED_READS = ("/v1/payment_intents", "/v1/charges")
+_COUNTED_READS = ("/v1/payment_intents", "/v1/charges", "/v1/invoices", "/v1/checkout/sessions")
 _LONGEST_LIST = 100
-
-
-def read(call: Call, operation: Operation, quote: Quote, reply: Reply) -> Outcome:
-    """Say how an attempt with this reply ended. Never raises: what cannot be read is doubt."""
-    request_id = reply.headers.get("request-id")
-    if not call.is_write:
-        return Outcome("settled", facts=_facts_of_read(call, reply), request_id=request_id)
-    if reply.status in _NOT_EXECUTED:
-        return Outcome("released", request_id=request_id)
-    if not 200 <= reply.status < 300:
-        return Outcome("doubt", request_id=request_id)
-    try:
-        return _settled(operation, quote, money.parsed(reply.body), request_id)
-    except (ValueError, RecursionError):
-        return Outcome("doubt", request_id=request_id)
-
-
-def _settled(operation: Operation, quote: Quote, body: dict[str, Any], request_id: str | None) -> Outcome:
-    if not money.is_priced(money.currency_of(body)):
-        raise ValueError("answered in a currency that nobody priced")
-    kind = str(body.get("object"))
-    if operation.name == "refunds.create" and kind in {"refund", "charge"}:
-        return _refunded(quote, body, kind, request_id)
-    expected = "payment_intent" if operation.name.startswith("payment_intents.") else "charge"
-    if kind != expected:
-        raise ValueError(f"expected a {expected}")
-    fact = intent_fact(body) if kind == "payment_intent" else charge_fact(body, is_final=True)
-    if quote.object_id is not None and quote.object_id != fact.object_id:
-        raise ValueError("the reply is about another object")
-    return Outcome("settled", facts=(fact,), request_id=request_id)
-
-
-def _refunded(quote: Quote, body: dict[str, Any], kind: str, request_id: str | None) -> Outcome:
-    if kind == "refund" and body.get("status") in {"failed", "canceled"}:
-        return Outcome("released", request_id=request_id)
-    # The older path answers with the charge, whose totals do not tell this refund from earlier ones.
-    cost = money.units(body, "amount") if kind == "refund" else quote.amount
-    charge = body if kind == "charge" else body.get("payment_intent") or body.get("charge")
-    return Outcome("settled", cost=cost, refund_of=quote.object_id or money.id_of(charge), request_id=request_id)
+_CLOSED_INVOICES = frozenset({"paid", "void", "uncollectible", "deleted"})
 
 
 def intent_fact(body: dict[str, Any]) -> Fact:
@@ -95,6 +55,45 @@ def charge_fact(body: dict[str, Any], *, is_final: bool) -> Fact:
     return Fact(_own_id(body), spent, held, amount, refunded, status, aliases=(intent,) if intent else (), currency=money.currency_of(body))
 
 
+def invoice_fact(body: dict[str, Any]) -> Fact:
+    """
+    Read an invoice's totals: from its draft on, what is left of it may be paid.
+
+    Raises:
+        ValueError: its id or an amount cannot be read.
+    """
+    status, amount = str(body.get("status")), money.units(body, "amount_due")
+    # What the customer paid elsewhere was never charged here.
+    elsewhere = money.units(body, "amount_paid_off_stripe", 0)
+    spent = 0 if body.get("paid_out_of_band") is True else max(0, money.units(body, "amount_paid", 0) - elsewhere)
+    held = 0 if status in _CLOSED_INVOICES else money.units(body, "amount_remaining", max(0, amount - spent))
+    found = (money.id_of(body.get(name)) for name in ("payment_intent", "charge"))
+    aliases = tuple(name for name in found if name is not None)
+    return Fact(_own_id(body), spent, held, amount, status=status, aliases=aliases, currency=_currency(body))
+
+
+def session_fact(body: dict[str, Any], *, bound: Money = 0) -> Fact:
+    """
+    Read a Checkout session's total; `bound` = what was held for it, which its customer may still choose up to.
+
+    Raises:
+        ValueError: its id or its total cannot be read.
+    """
+    status, amount = str(body.get("status")), money.units(body, "amount_total", 0)
+    is_paid = status == "complete" and body.get("payment_status") in {"paid", "no_payment_required"}
+    held = 0 if is_paid or status == "expired" else amount if status == "complete" else max(amount, bound)
+    aliases = tuple(name for name in (money.id_of(body.get(key)) for key in ("payment_intent", "invoice")) if name is not None)
+    code = _currency(body) if amount else "usd"
+    return Fact(_own_id(body), amount if is_paid else 0, held, max(amount, held), status=status, aliases=aliases, currency=code)
+
+
+def _currency(body: dict[str, Any]) -> str:
+    code = money.currency_of(body)
+    if not money.is_priced(code):
+        raise ValueError("answered in a currency that nobody priced")
+    return code
+
+
 def _own_id(body: dict[str, Any]) -> str:
     found = money.id_of(body.get("id"))
     if found is None:
@@ -102,7 +101,8 @@ def _own_id(body: dict[str, Any]) -> str:
     return found
 
 
-def _facts_of_read(call: Call, reply: Reply) -> tuple[Fact, ...]:
+def facts_of_read(call: Call, reply: Reply) -> tuple[Fact, ...]:
+    """Return what a read shows of objects that cost money; what it cannot be read from says nothing."""
     is_counted = any(call.path == path or call.path.startswith(f"{path}/") for path in _COUNTED_READS)
     if not is_counted or not 200 <= reply.status < 300:
         return ()
@@ -124,6 +124,11 @@ def _fact(item: dict[str, Any]) -> Fact | None:
             return intent_fact(item)
         if item.get("object") == "charge":
             return _read_charge(item)
+        if item.get("object") == "invoice":
+            return invoice_fact(item)
+        # An open one says less than what is held for it.
+        if item.get("object") == "checkout.session" and item.get("status") != "open":
+            return session_fact(item)
     except ValueError:
         return None
     return None
