@@ -43,7 +43,7 @@ def write(path: str, method: str = "POST", **body: str) -> Call:
 
 
 def test_the_sdk_is_walked() -> None:
-    """The walk finds what stripe.md counted: some 650 requests, v2 and OAuth among them."""
+    """The walk finds some 650 requests, v2 and OAuth among them."""
     found = sdk_operations()
 
     assert len(found) > 640
