@@ -73,7 +73,7 @@ EXPECTED = {
 }
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 each_scenario = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-each_file = pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.name)
+each_file = pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.name)
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_each_cassette_plays_without_the_guard(scenario: Scenario) -> None:
 
 def test_every_file_is_a_scenarios_and_every_scenario_is_judged() -> None:
     """No file lies in the folder that no test replays, and each scenario has its expected books, or its refusal."""
-    assert {path.name for path in FOLDER.iterdir()} == {scenario.path.name for scenario in SCENARIOS}
+    assert {path.name for path in FOLDER.glob("*.yaml")} == {scenario.path.name for scenario in SCENARIOS}
     assert {*EXPECTED, "jpy"} == set(BY_NAME)
 
 
@@ -281,7 +281,7 @@ def test_a_new_recording_is_the_committed_one(tmp_path: Path) -> None:
         subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, timeout=40, check=True).stdout for _ in range(2)
     )
 
-    for committed in sorted(FOLDER.iterdir()):
+    for committed in sorted(FOLDER.glob("*.yaml")):
         assert interactions(tmp_path / committed.name) == interactions(committed)
     assert (first.count(": written"), second.count(": unchanged")) == (len(SCENARIOS), len(SCENARIOS))
 
