@@ -1,38 +1,34 @@
-"""Records `cassettes/` anew, against localstripe on a loopback port: `python -m tests.record_cassettes [FOLDER]`.
+"""Records `cassettes/` anew, against stand-ins on loopback ports: `python -m tests.record_cassettes [--into FOLDER] [STAND-IN...]`.
 
 A file whose traffic and versions have not changed stays as it is, its date too.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
+from tests.support_cassettes import FOLDER, Origin, Readable, Scenario
+from tests.support_resend_cassettes import RESEND_LOCAL
+from tests.support_stripe_cassettes import LOCALSTRIPE, STATEFUL_MOCK
 
-import keyguard.demo
-from keyguard.demo.children import started
-from tests.support_cassettes import API_KEY, FOLDER, SCENARIOS, Readable, Scenario, client, origin, player, renaming
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ORIGINS = {origin.name: origin for origin in (LOCALSTRIPE, STATEFUL_MOCK, RESEND_LOCAL)}
 
 
-def record(scenario: Scenario, api_base: str, path: Path, recorded_on: str) -> None:
-    """Record one scenario, through the Stripe SDK and without keyguard, into a new file."""
-    card = _make_card(api_base, scenario.number) if scenario.number else scenario.card
-    with player(before_save_interaction=renaming()).use_cassette(path, record_mode="all") as cassette:
-        for key, value in origin(recorded_on).items():
+def record(origin: Origin, scenario: Scenario, url: str, path: Path, recorded_on: str) -> None:
+    """Record one scenario, through the vendor's SDK and without keyguard, into a new file."""
+    given = scenario.given if scenario.prepare is None else scenario.prepare(url)
+    with origin.player(before_save_interaction=origin.renaming()).use_cassette(path, record_mode="all") as cassette:
+        for key, value in origin.header(recorded_on).items():
             cassette.get_metadata(key, value)
-        scenario.play(client(api_base), card)
-
-
-def _make_card(api_base: str, number: str) -> str:
-    """Make a card at the stand-in, before the recording: a card number never gets into a cassette."""
-    form = {"type": "card", "card[number]": number, "card[exp_month]": "12", "card[exp_year]": "2030", "card[cvc]": "123"}
-    with httpx.Client(base_url=api_base, auth=(API_KEY, ""), trust_env=False) as direct:
-        return str(direct.post("/v1/payment_methods", data=form).raise_for_status().json()["id"])
+        scenario.play(url, given)
 
 
 def put(new: Path, old: Path) -> str:
@@ -49,21 +45,24 @@ def _undated(path: Path) -> dict[str, Any]:
     return found
 
 
-def main(arguments: list[str]) -> None:
-    """Record every scenario."""
-    folder = Path(arguments[0]) if arguments else FOLDER
-    folder.mkdir(exist_ok=True)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Record every scenario of the stand-ins that are named, or of all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--into", type=Path, default=FOLDER)
+    parser.add_argument("names", nargs="*", choices=[*ORIGINS, []], default=[])
+    asked = parser.parse_args(arguments)
     # A proxy of the machine has no business between two processes of it.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
     today = datetime.now(timezone.utc).date().isoformat()
-    script = Path(keyguard.demo.__file__).with_name("standin.py")
-    with tempfile.TemporaryDirectory() as place, started([sys.executable, str(script)], log=Path(place) / "standin.log") as standin:
-        api_base = f"http://127.0.0.1:{int(standin.readline())}"
-        for scenario in SCENARIOS:
-            new = Path(place) / scenario.path.name
-            record(scenario, api_base, new, today)
-            print(f"{scenario.path.name}: {put(new, folder / new.name)}")
+    for origin in [ORIGINS[name] for name in asked.names or ORIGINS]:
+        folder = asked.into / origin.name
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as place, origin.running() as url:
+            for scenario in origin.scenarios:
+                new = Path(place) / f"{scenario.name}.yaml"
+                record(origin, scenario, url, new, today)
+                print(f"{origin.name}/{new.name}: {put(new, folder / new.name)}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +12,11 @@ import resend
 from resend.exceptions import ResendError
 
 import keyguard
-from tests.support_cassettes import Readable
 from tests.support_node import Missing, skip_or_fail
-from tests.support_resend_cassettes import RESEND_FOLDER, SCENARIOS
 from tests.support_resend_local import Local, resend_local
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from keyguard.ledgers import Ledger
 
@@ -129,14 +124,3 @@ def test_a_raw_request_is_counted_as_the_sdks(local: Local, before: int, is_asyn
 
     assert answer.status_code == 200
     assert (local.recipients - before, installed.usage().spent) == (4, 4 * UNIT)
-
-
-def test_a_new_recording_is_the_committed_one(local: Local, tmp_path: Path) -> None:
-    """The script, run against a resend-local of its own, records the same interactions as the files in `cassettes/resend`."""
-    command = [sys.executable, "-m", "tests.record_resend_cassettes", str(tmp_path)]
-    done = subprocess.run(command, cwd=RESEND_FOLDER.parents[1], capture_output=True, text=True, timeout=100, check=True).stdout
-
-    assert done.count(": written") == len(SCENARIOS)
-    for committed in sorted(RESEND_FOLDER.iterdir()):
-        new, old = (Readable.deserialize(path.read_text(encoding="utf-8")) for path in (tmp_path / committed.name, committed))
-        assert new["interactions"] == old["interactions"]

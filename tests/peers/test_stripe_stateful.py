@@ -9,6 +9,7 @@ import pytest
 
 import keyguard
 from tests.support_node import Missing, Peer, node_peer, skip_or_fail
+from tests.support_stripe_cassettes import STATEFUL, STATEFUL_PROGRAM
 from tests.support_styles import SECRET, STYLES, status_of
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")]
 
-_CODE = "require('http').createServer(require(process.argv[1]).createExpressApp()).listen(Number(process.argv[2]), '127.0.0.1')"
 USD = 1_000_000
 
 
@@ -24,7 +24,7 @@ USD = 1_000_000
 def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
     """A fresh server, guarded like Stripe's own host."""
     try:
-        with node_peer("stripe-stateful-mock", ["{port}"], code=_CODE) as found:
+        with node_peer(STATEFUL, ["{port}"], code=STATEFUL_PROGRAM) as found:
             monkeypatch.setenv("KEYGUARD_VENDOR_HOSTS", f"stripe={found.host}")
             yield found
     except Missing as missing:
