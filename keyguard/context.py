@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from keyguard.model import Attempt, Call, Closing, Decision, Operation, Outcome, Pairs, Quote, Receipt, VaultKey
 
 
+# Answers of which no vendor says that the request was executed: it belongs elsewhere, or lacks a credential, or came too often.
+MOVED = frozenset({301, 302, 307, 308})
+_NOT_EXECUTED = frozenset({401, 407, 429})
+
+
 @dataclass(frozen=True, slots=True)
 class RunRef:
     """
@@ -144,7 +149,7 @@ class Ticket:
             and self.pid == os.getpid()
             and self.owner == threading.get_ident()
             and (self.call.vendor, self.call.method, self.call.path) == (call.vendor, call.method, call.path)
-            and (self.in_attempt or self.begun == 0 or self.idempotent)
+            and (self.in_attempt or self.idempotent or self.begun == sum(_gives_back(attempt) for attempt in self.attempts))
         )
 
     def attempt(self) -> AbstractContextManager[Callable[[Attempt], None]]:
@@ -155,6 +160,11 @@ class Ticket:
         and makes the ticket doubtful. Inside an attempt that an outer seam reports, reports nothing.
         """
         return _UNREPORTED if self.in_attempt else _Reported(self)
+
+
+def _gives_back(attempt: Attempt) -> bool:
+    """Say whether an attempt surely was not executed, so that the next one is covered by the same reservation."""
+    return attempt.unsent or (attempt.reply is not None and (attempt.reply.status in MOVED or attempt.reply.status in _NOT_EXECUTED))
 
 
 # Written out: `@contextmanager` costs a microsecond more, and these are entered on every call.

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from keyguard import policy
+from keyguard.context import MOVED
 from keyguard.errors import BackendError, Refused, told_while_observing
 from keyguard.model import Closing, Decision, Operation, Order, Outcome, Quote, Reply
 from keyguard.vendors import Ask, Recall
@@ -389,6 +390,9 @@ def _outcomes(ticket: Ticket, vendor: Vendor) -> list[Outcome]:
 
 
 def _read(ticket: Ticket, vendor: Vendor, operation: Operation, quote: Quote, reply: Reply) -> Outcome:
+    if reply.status in MOVED:
+        # The vendor asks for the request elsewhere, and has not executed it; 303 is the answer to one that was.
+        return _RELEASED
     if not operation.known:
         # Nobody can read the cost of a write nobody priced: the flat amount is its cost once it was answered.
         refused = reply.status in {400, 401, 403, 404, 429}

@@ -65,6 +65,12 @@ class Passes(Protocol):
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool: ...
 
 
+class Follow(Protocol):
+    """Follows the redirects of an answer as its client would, each by a call of the patched method; awaited for async seams."""
+
+    def __call__(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], answer: Any, /) -> Any: ...
+
+
 class Send(Protocol):
     """Calls the client's own method under a ticket, reporting its attempts; a coroutine function for async seams."""
 
@@ -85,6 +91,8 @@ class Seam:
         read, send: The plug's two translations. A seam without `send` only checks: `read` may raise.
         is_async: The method is a coroutine function.
         passes: For a seam that sees the requests of hosts nobody guards: all that those pay.
+        follow: For a method that would follow redirects by itself: it is called with `allow_redirects=False`, and this goes on from its
+            answer, outside the ticket, so that every hop is decided anew.
     """
 
     name: str
@@ -94,6 +102,7 @@ class Seam:
     send: Send | None = None
     is_async: bool = False
     passes: Passes | None = None
+    follow: Follow | None = None
 
 
 class Patch(Protocol):
@@ -119,19 +128,18 @@ class Patch(Protocol):
 
 # Plain functions: `wrapt`'s wrappers do the same for half a microsecond more, on requests that nobody guards too.
 def _sync_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
-    read, passes, passing = seam.read, seam.passes, _passing(owner, method)
+    read, passes, passing, follow = seam.read, seam.passes, _passing(owner, method), seam.follow
 
     def seen(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         handler = context.deciding()
         if handler is None:
             return passing(instance, *args, **kwargs)
-        try:
-            outgoing = read(instance, args, kwargs)
-        except ConfigurationError as error:
-            if not handler.tolerates(error):
-                raise
-            outgoing = None
-        send = seam.send
+        if follow is None:
+            return decided(handler, instance, args, kwargs)
+        return follow(instance, args, kwargs, decided(handler, instance, args, {**kwargs, "allow_redirects": False}))
+
+    def decided(handler: context.Handler, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        outgoing, send = _read(handler, read, instance, args, kwargs), seam.send
         if outgoing is None or send is None:
             return passing(instance, *args, **kwargs)
         wrapped = MethodType(passing, instance)
@@ -151,19 +159,18 @@ def _sync_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
 
 
 def _async_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
-    read, passes, passing = seam.read, seam.passes, _passing(owner, method)
+    read, passes, passing, follow = seam.read, seam.passes, _passing(owner, method), seam.follow
 
     async def seen(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         handler = context.deciding()
         if handler is None:
             return await passing(instance, *args, **kwargs)
-        try:
-            outgoing = read(instance, args, kwargs)
-        except ConfigurationError as error:
-            if not handler.tolerates(error):
-                raise
-            outgoing = None
-        send = seam.send
+        if follow is None:
+            return await decided(handler, instance, args, kwargs)
+        return await follow(instance, args, kwargs, await decided(handler, instance, args, {**kwargs, "allow_redirects": False}))
+
+    async def decided(handler: context.Handler, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        outgoing, send = _read(handler, read, instance, args, kwargs), seam.send
         if outgoing is None or send is None:
             return await passing(instance, *args, **kwargs)
         wrapped = MethodType(passing, instance)
@@ -180,6 +187,16 @@ def _async_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
         return await seen(instance, args, kwargs)
 
     return wrapper
+
+
+def _read(handler: context.Handler, read: Read, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoing | None:
+    """Read a call; one that cannot be guarded is an error, unless everything only observes."""
+    try:
+        return read(instance, args, kwargs)
+    except ConfigurationError as error:
+        if not handler.tolerates(error):
+            raise
+        return None
 
 
 def _passing(owner: Any, method: Any) -> Callable[..., Any]:

@@ -45,43 +45,46 @@ class Tail:
     def __iter__(self) -> Iterator[bytes]:
         """Yield the parts."""
         for part in self._stream:
-            self._keep(part)
+            self.keep(part)
             yield part
-        self._end()
+        self.end()
 
     def close(self) -> None:
         """Let the connection go."""
         try:
             self._stream.close()
         finally:
-            self._end()
+            self.end()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the parts."""
         async for part in self._stream:
-            self._keep(part)
+            self.keep(part)
             yield part
-        await self._aend()
+        await self.aend()
 
     async def aclose(self) -> None:
         """Let the connection go."""
         try:
             await self._stream.aclose()
         finally:
-            await self._aend()
+            await self.aend()
 
-    def _keep(self, part: bytes) -> None:
+    def keep(self, part: bytes) -> None:
+        """Keep a part that was passed on, while all of them are not too long."""
         self._left -= len(part)
         if self._left >= 0:
             self._parts.append(part)
         else:
             self._parts.clear()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Tell the ticket that the answer has ended, once."""
         if self._is_ending() and self._ticket.rest is not None:
             self._ticket.rest.close()
 
-    async def _aend(self) -> None:
+    async def aend(self) -> None:
+        """Tell it from a coroutine."""
         if isinstance(sys.exc_info()[1], GeneratorExit):
             # A coroutine that is closed may not await; the backend finds the hold by its dead ticket.
             self._ticket.tail = None

@@ -36,6 +36,12 @@ def vendor_of(host: str, netloc: str) -> str | None:
     return claimant(host) or LISTED.get(netloc)
 
 
+def netloc_of(url: str) -> tuple[str, str]:
+    """Return the host of a URL in lower case, and its netloc without what stands before an `@`."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.netloc.rpartition("@")[2].lower()
+
+
 def check_token(headers: Iterable[tuple[str, str]], netloc: str) -> None:
     """
     Let a request to a foreign host pass.
