@@ -125,7 +125,11 @@ def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], response
     reported, is_read = len(ticket.attempts), response._content_consumed  # noqa: SLF001 -- `content` would read it
     ended(Attempt(reply=_reply(response, response.content if is_read else None)))
     if not is_read and len(ticket.attempts) > reported and is_telling(ticket, response.headers.get("content-type", "")):
-        response.raw = _Raw(response.raw, Tail(None, ticket, partial(_reply, response)), "content-encoding" in response.headers)
+        response.raw = _Raw(
+            response.raw,
+            Tail(None, ticket, partial(Reply, response.status_code, Lowered(response.headers))),
+            "content-encoding" in response.headers,
+        )
 
 
 def _reply(response: Any, body: bytes | None) -> Reply:
