@@ -213,10 +213,9 @@ def _passing(owner: Any, method: Any) -> Callable[..., Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """What was put into a class: the wrappers of ours that may stand there, and the method that stood there before."""
+    """What was put into a class: each wrapper of ours that may stand there, and the method that belongs there without it."""
 
-    wrappers: tuple[Any, ...]
-    method: Any
+    methods: tuple[tuple[Any, Any], ...]
 
 
 @dataclass(slots=True)
@@ -225,7 +224,8 @@ class _Arming:
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     is_wanted: bool = False
-    placed: dict[str, _Placed] = field(default_factory=dict[str, _Placed])
+    # Of one seam more than once where another library put an older method back, and may put ours back yet.
+    placed: dict[str, list[_Placed]] = field(default_factory=dict[str, "list[_Placed]"])
     hooked: set[str] = field(default_factory=set[str])  # by the first seam that waits: two plugs may wait for one module
 
 
@@ -354,12 +354,14 @@ def _wrap(patch: Patch, seam: Seam, module: Any) -> None:
         )
     method = vars(owner)[name]
     make = _async_wrapper if seam.is_async else _sync_wrapper
-    wrapper, understudy = make(seam, owner, method), make(seam, owner, method)
+    # Some libraries remove whatever is outermost by its `__wrapped__` (ddtrace's `unwrap`, OpenTelemetry's for requests). It is their own
+    # wrapper that they mean, on which ours was put: they are left with one that guards as well, without theirs.
+    meant = getattr(method, "__wrapped__", method)
+    wrapper, understudy = make(seam, owner, method), make(seam, owner, meant)
     for one in (wrapper, understudy):
         one._keyguard_seam = seam.name  # type: ignore[attr-defined]  # noqa: SLF001 -- a mark on a function of ours
-    # Some libraries remove whatever is outermost by its `__wrapped__` (ddtrace's `unwrap`): they are left with one that guards as well.
     wrapper.__wrapped__ = understudy  # type: ignore[attr-defined]  # -- functools.wraps has set it
-    _arming.placed[seam.name] = _Placed((wrapper, understudy), method)
+    _arming.placed.setdefault(seam.name, []).append(_Placed(((wrapper, method), (understudy, meant))))
     setattr(owner, name, wrapper)
 
 
@@ -390,10 +392,12 @@ def _is_live(seam: Seam) -> bool:
 
 
 def _take_away(seam: Seam) -> None:
-    placed = _arming.placed.get(seam.name)
     current, owner, name = _installed_at(seam)
-    # By identity: the proxy of another library equals what it wraps.
-    if placed is not None and any(current is one for one in placed.wrappers):
-        setattr(owner, name, placed.method)
-        # What somebody wrapped over is kept: it may be outermost when asked again.
-        del _arming.placed[seam.name]
+    for placed in _arming.placed.get(seam.name, ()):
+        # By identity: the proxy of another library equals what it wraps.
+        method = next((method for wrapper, method in placed.methods if current is wrapper), None)
+        if method is not None:
+            setattr(owner, name, method)
+            # What somebody wrapped over is kept: it may be outermost when asked again.
+            _arming.placed[seam.name].remove(placed)
+            return

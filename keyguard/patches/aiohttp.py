@@ -17,8 +17,9 @@ import anyio.from_thread
 import wrapt
 
 from keyguard import context
+from keyguard.errors import ConfigurationError
 from keyguard.model import TOKEN_PREFIX, Attempt, Reply
-from keyguard.patches import Outgoing, Seam
+from keyguard.patches import Outgoing, Seam, arm
 from keyguard.patches._headers import Lowered, credential_of, with_credential
 from keyguard.patches._proof import is_unsent, sends_once
 from keyguard.patches._tail import Tail
@@ -44,14 +45,39 @@ class AiohttpPatch:
 
     @property
     def seams(self) -> tuple[Seam, ...]:
-        """The request of a session."""
-        return (Seam("aiohttp.async", "aiohttp.client", "ClientSession._request", read, send, is_async=True, follow=follow),)
+        """The request of a session, and the check that none comes to a connection without it."""
+        return (
+            Seam("aiohttp.async", "aiohttp.client", "ClientSession._request", read, send, is_async=True, follow=follow),
+            Seam("aiohttp.check", "aiohttp.connector", "BaseConnector.connect", check, is_async=True),
+        )
 
     def supports(self, installed: str) -> bool:
         """Say whether an installed version has this seam."""
         major, _, rest = installed.partition(".")
         minor = rest.partition(".")[0]
         return major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= _FIRST
+
+
+def check(_instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> None:
+    """
+    Refuse a connection to a guarded host that no guarded call asks for.
+
+    Some libraries replace a session's method for a while and put the old one back (vcrpy, at the end of a cassette).
+
+    Raises:
+        ConfigurationError: and the guard is put in place again.
+    """
+    request = args[0] if args else kwargs["req"]
+    if not LISTED and claimant(request.url.raw_host or "") is None:
+        return
+    host, netloc = netloc_of(str(request.url))
+    ticket = context.open_ticket()
+    if vendor_of(host, netloc) is not None and (ticket is None or ticket.is_over):
+        arm()
+        raise ConfigurationError(
+            f"this request to {netloc} came round keyguard's guard, so nothing was sent: another library has put an older "
+            "ClientSession._request of aiohttp back, as vcrpy does at the end of a cassette. The guard is in place again; repeat the call."
+        )
 
 
 def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None:

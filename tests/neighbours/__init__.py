@@ -26,13 +26,13 @@ class Neighbour(ABC):
 
     Attributes:
         hooks: Which layers it sees: `stripe` (the SDK's own methods), `requests`, `httpx`.
+        replaces: Seams whose very method it replaces, and puts the old one back when it leaves: their clients are left out here.
         answers: It replaces the wire: what it answers never reaches the server.
-        stays_under_ours: Its removal strips what is outermost, so that where our patch lies over its own, its own goes on.
     """
 
     hooks: frozenset[str]
+    replaces: frozenset[str] = frozenset()
     answers = False
-    stays_under_ours = False
 
     def prepare(self, rehearse: Callable[[], None]) -> None:  # noqa: B027 -- most have nothing to prepare
         """Do what must precede everything; `rehearse` makes all calls of the walk once, while nothing is guarded."""

@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
+import requests
+import requests.adapters
 import stripe
+from yarl import URL
 
 from keyguard import context
 from keyguard.errors import ConfigurationError
@@ -79,6 +84,38 @@ def _run_awire(library: Any) -> None:
     asyncio.run(_awire(library))
 
 
+class _Nowhere(requests.adapters.BaseAdapter):
+    """Sends nothing."""
+
+    def send(self, *_: Any, **__: Any) -> Any:
+        """Refuse."""
+        raise OSError
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+def _with_requests() -> None:
+    with requests.Session() as session:
+        session.mount("https://", _Nowhere())
+        session.get(_URL)
+
+
+def _unmade(*_: Any, **__: Any) -> Any:
+    raise OSError
+
+
+async def _with_aiohttp() -> None:
+    # Without a class of requests nothing can be sent.
+    async with aiohttp.ClientSession(request_class=_unmade) as session:  # type: ignore[arg-type]  # -- never made
+        await session.get(_URL)
+
+
+async def _connect() -> None:
+    async with aiohttp.TCPConnector() as connector:
+        await connector.connect(SimpleNamespace(url=URL(_URL)), traces=[], timeout=aiohttp.ClientTimeout())  # type: ignore[arg-type]  # -- no request
+
+
 def _sdk() -> None:
     _Silent().request_with_retries("get", _URL, {}, None)
 
@@ -98,11 +135,17 @@ async def _acheck() -> None:
 _CALLS: dict[str, Callable[[], Any]] = {
     **{f"{name}.sync": partial(_wire, library) for name, library in HTTPX.items()},
     **{f"{name}.async": partial(_run_awire, library) for name, library in HTTPX.items()},
+    "requests.sync": _with_requests,
+    "aiohttp.async": lambda: asyncio.run(_with_aiohttp()),
     "stripe.sync": _sdk,
     "stripe.async": lambda: asyncio.run(_asdk()),
 }
 # Apart and last: they import what Stripe's SDK loads at its first use, whose seams stand only then.
-_CHECKS: dict[str, Callable[[], Any]] = {"stripe.check": _check, "stripe.check_async": lambda: asyncio.run(_acheck())}
+_CHECKS: dict[str, Callable[[], Any]] = {
+    "aiohttp.check": lambda: asyncio.run(_connect()),
+    "stripe.check": _check,
+    "stripe.check_async": lambda: asyncio.run(_acheck()),
+}
 CANARIES = {*_CALLS, *_CHECKS}
 
 

@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
+import requests
 import stripe
 
 from tests.support_libraries import HTTPX
@@ -99,6 +101,17 @@ def _with_async(library: Any) -> Callable[[str, int], tuple[str, int, str]]:
     return lambda base, cents: asyncio.run(charge(base, cents))
 
 
+def _with_requests(base: str, cents: int) -> tuple[str, int, str]:
+    with requests.Session() as session:
+        return _answered(session.post(**_raw(base, cents)))
+
+
+async def _with_aiohttp(base: str, cents: int) -> tuple[str, int, str]:
+    async with aiohttp.ClientSession() as session, session.post(**_raw(base, cents)) as response:
+        intent = await response.json()
+        return intent["id"], intent["amount"], intent["status"]
+
+
 # A further client is a further line.
 CLIENTS = (
     Client("stripe-requests", frozenset({"stripe", "requests"}), "stripe.sync", _with_sdk(stripe.RequestsClient)),
@@ -120,6 +133,8 @@ CLIENTS = (
         "stripe.async",
         _with_async_sdk(lambda: stripe.AIOHTTPClient()),
     ),
+    Client("requests", frozenset({"requests"}), "requests.sync", _with_requests),
+    Client("aiohttp", frozenset({"aiohttp"}), "aiohttp.async", lambda base, cents: asyncio.run(_with_aiohttp(base, cents))),
     *(Client(name, frozenset({name}), f"{name}.sync", _with(library)) for name, library in HTTPX.items()),
     *(Client(f"{name}-async", frozenset({name}), f"{name}.async", _with_async(library)) for name, library in HTTPX.items()),
 )

@@ -42,9 +42,10 @@ class _Walk:
     def __init__(self, neighbour: Neighbour, order: Order, server: StripeServer) -> None:
         self._neighbour, self._order, self._server = neighbour, order, server
         self._is_armed = self._is_beside = False
-        self._calls = {client.name: 0 for client in CLIENTS}
+        self._clients = [client for client in CLIENTS if client.seam not in neighbour.replaces]
+        self._calls = {client.name: 0 for client in self._clients}
         self._reserved = dict(self._calls)
-        self._faults: dict[str, list[str]] = {client.name: [] for client in CLIENTS}
+        self._faults: dict[str, list[str]] = {client.name: [] for client in self._clients}
         self._installation: Installation
 
     def go(self, url: str) -> dict[str, Cell]:
@@ -70,7 +71,7 @@ class _Walk:
 
     def _leave(self) -> None:
         self._neighbour.remove()
-        self._is_beside = self._neighbour.stays_under_ours and self._order.is_inner and self._order.leaves_first
+        self._is_beside = False
 
     def _arm(self, url: str) -> None:
         self._installation = keyguard.install(url, run_usd_cap=_CAP_USD)
@@ -82,14 +83,14 @@ class _Walk:
 
     def _rehearse(self) -> None:
         for phase in _PHASES:
-            for client in CLIENTS:
+            for client in self._clients:
                 client.charge(self._server.url, _cents(phase, client))
 
     # -- what each client meets ----------------------------------------------------------------
 
     def _phase(self, phase: str) -> None:
         tried = self._try_seams()
-        for client in CLIENTS:
+        for client in self._clients:
             faults = [f"seams says {name}: {said}, not {stands}" for name, (said, stands) in _of(client, tried) if said != stands]
             faults += self._charge(client, _cents(phase, client))
             if self._is_armed:
@@ -136,7 +137,7 @@ class _Walk:
 
     def _failures(self) -> None:
         """Make calls that fail on the wire, where the neighbour leaves it in place: what is not proven unsent stays counted."""
-        for client in CLIENTS:
+        for client in self._clients:
             if self._neighbour.answers and self._neighbour.hooks & client.layers:
                 continue
             cents = 50 + CLIENTS.index(client)
@@ -159,7 +160,7 @@ class _Walk:
         # What somebody had wrapped over is taken away when it is outermost again.
         keyguard.uninstall()
         tried = self._try_seams()
-        for client in CLIENTS:
+        for client in self._clients:
             self._faults[client.name] += [f"gone: {name} still stands" for name, (_, stands) in _of(client, tried) if stands]
 
 

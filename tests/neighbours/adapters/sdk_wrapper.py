@@ -16,7 +16,6 @@ class SDKWrapper(Neighbour):
     """No library hooks these methods today; this is how ddtrace hooks those that it does."""
 
     hooks = frozenset({"stripe"})
-    stays_under_ours = True
 
     def __init__(self) -> None:
         self._calls = 0
