@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from keyguard.fx import Rates
     from keyguard.model import Attempt, Call, Closing, Decision, Operation, Outcome, Pairs, Quote, Receipt, VaultKey
+    from keyguard.vendors import Vendor
 
 
 # Answers of which no vendor says that the request was executed: it belongs elsewhere, or lacks a credential, or came too often.
@@ -242,6 +243,8 @@ class _State:
     vendor_hosts: dict[str, str] = field(default_factory=dict[str, str])
     rates: Rates | None = None
     unit_prices: Mapping[str, int] = field(default_factory=dict[str, int])
+    vendors: Mapping[str, Vendor] = field(default_factory=dict[str, "Vendor"])
+    registering: threading.RLock = field(default_factory=threading.RLock)
 
 
 _state = _State()
@@ -303,6 +306,26 @@ def unit_prices() -> Mapping[str, int]:
 def set_unit_prices(prices: Mapping[str, int]) -> None:
     """Replace the prices that the settings give."""
     _state.unit_prices = prices
+
+
+def registered_vendors() -> Mapping[str, Vendor]:
+    """Return the vendors that the user's code has registered, by name; a change makes another mapping (keyguard.vendors)."""
+    return _state.vendors
+
+
+def set_registered_vendors(vendors: Mapping[str, Vendor]) -> None:
+    """Replace the registered vendors; by who holds `registering()`."""
+    _state.vendors = vendors
+
+
+def registering() -> threading.RLock:
+    """Return the lock of those who change what is registered, or remember what they found in it."""
+    return _state.registering
+
+
+def renew_lock() -> None:
+    """Take a new lock: in a forked child nobody is left to release the old one."""
+    _state.registering = threading.RLock()
 
 
 def register_provider(name: str, provider: RunProvider) -> None:

@@ -30,6 +30,7 @@ from keyguard.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from keyguard.errors import Refused
     from keyguard.model import Call, Reply
 
 
@@ -45,12 +46,14 @@ class Outgoing:
         ask: Sends `GET path` with the same client and credentials (the second argument replaces the
             credential where it is not None) and returns the reply; for quotes.
         is_writable: The body is a form to which the seam adds `ticket.added` when it sends.
+        respond: Makes the client's own answer of a refusal (keyguard.refusals), for vendors that want it so; awaited for async seams.
     """
 
     call: Call
     credential: str = field(repr=False, default="")
     ask: Callable[[str, str | None], Reply] | None = field(repr=False, default=None)
     is_writable: bool = False
+    respond: Callable[[Refused], Any] | None = field(repr=False, default=None)
 
 
 class Read(Protocol):

@@ -21,16 +21,16 @@ def lowered(name: object) -> str:
 
 
 def credential_of(authorization: str) -> str:
-    """Return the secret or token of a Bearer header, or the user of a Basic one; "" for what cannot be read."""
-    scheme, _, value = authorization.partition(" ")
-    return _pair(value)[0] if scheme.lower() == "basic" else value.strip()
+    """Return the secret or token of a header, behind whatever scheme it names, or the user of a Basic one; "" for what cannot be read."""
+    scheme, blank, value = authorization.strip().partition(" ")
+    return _pair(value)[0] if scheme.lower() == "basic" else value.strip() if blank else scheme
 
 
 def with_credential(authorization: str, secret: str) -> str:
-    """Return the header with another secret, in the scheme that it had: some vendors read only one of the two."""
-    scheme, _, value = authorization.partition(" ")
+    """Return the header with another secret, in the scheme that it had: vendors read only the one that they document."""
+    scheme, blank, value = authorization.strip().partition(" ")
     if scheme.lower() != "basic":
-        return f"Bearer {secret}"
+        return f"{scheme} {secret}" if blank else secret if scheme else f"Bearer {secret}"
     return "Basic " + base64.b64encode(f"{secret}:{_pair(value)[1]}".encode()).decode()
 
 

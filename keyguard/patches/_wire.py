@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from keyguard import context
 from keyguard.errors import EndpointNotAllowed
 from keyguard.model import TOKEN_PREFIX, Call
-from keyguard.patches._headers import form_pairs, is_carrying, read_body
-from keyguard.vendors import claimant
+from keyguard.patches._headers import credential_of, form_pairs, is_carrying, read_body, with_credential
+from keyguard.vendors import claimant, vendor_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # What belongs to a write and not to the question about it.
 BODY_HEADERS = ("idempotency-key", "content-type", "content-length", "content-encoding", "transfer-encoding")
+_AUTHORIZATION = ("authorization",)
 # One live mapping, filled by `install()`: netloc → vendor.
 LISTED = context.vendor_hosts()
 
@@ -55,6 +56,37 @@ def check_token(headers: Iterable[tuple[str, str]], netloc: str) -> None:
                 f"this request carries a vault token to {netloc}, which is no vendor's host; nothing was sent. If it is a "
                 f"stand-in or proxy of yours, set KEYGUARD_VENDOR_HOSTS=VENDOR={netloc}"
             )
+
+
+def credential_in(headers: Mapping[str, str], vendor: str, netloc: str) -> str:
+    """
+    Return the vault token in a vendor's credential headers, else the credential in the first of them that is there.
+
+    Raises:
+        EndpointNotAllowed: a vault token is in another header, where nobody would put the real secret in its place.
+        ConfigurationError: nobody has made this vendor known yet.
+    """
+    found = [credential_of(value) for name in _credential_headers(vendor) if (value := headers.get(name))]
+    if not found:
+        stray = next((name for name, value in headers.items() if is_carrying(value, TOKEN_PREFIX)), None)
+        if stray is not None:
+            raise EndpointNotAllowed(
+                f"this request to {netloc} carries a vault token in its header {stray!r}, which is none of {vendor}'s credential headers "
+                f"({', '.join(_credential_headers(vendor))}); nothing was sent."
+            )
+        return ""
+    return next((one for one in found if one.startswith(TOKEN_PREFIX)), found[0])
+
+
+def with_secret(headers: Mapping[str, str], vendor: str, secret: str) -> dict[str, str]:
+    """Return the credential headers that carry a vault token, with the real secret in its place; names in lower case."""
+    said = {name: headers.get(name) or "" for name in _credential_headers(vendor)}
+    return {name: with_credential(value, secret) for name, value in said.items() if is_carrying(value, TOKEN_PREFIX)}
+
+
+def _credential_headers(vendor: str) -> tuple[str, ...]:
+    found: tuple[str, ...] = getattr(vendor_named(vendor), "credential_headers", _AUTHORIZATION)
+    return found
 
 
 def split_path(path: str, vendor: str, netloc: str) -> tuple[str, str]:

@@ -6,11 +6,14 @@ time, and `follow` goes on by aiohttp's own rules (those of 3.14, read November 
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import inspect
 import sys
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import anyio.from_thread
@@ -20,14 +23,28 @@ from keyguard import context
 from keyguard.errors import ConfigurationError
 from keyguard.model import TOKEN_PREFIX, Attempt, Reply
 from keyguard.patches import Outgoing, Seam, arm
-from keyguard.patches._headers import Lowered, credential_of, with_credential
+from keyguard.patches._headers import Lowered
 from keyguard.patches._proof import is_unsent, sends_once
 from keyguard.patches._tail import Tail
-from keyguard.patches._wire import BODY_HEADERS, LISTED, call_of, check_token, is_telling, netloc_of, split_path, vendor_of
+from keyguard.patches._wire import (
+    BODY_HEADERS,
+    LISTED,
+    call_of,
+    check_token,
+    credential_in,
+    is_telling,
+    netloc_of,
+    split_path,
+    vendor_of,
+    with_secret,
+)
+from keyguard.refusals import REASON, STATUS, answer_of
 from keyguard.vendors import claimant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from keyguard.errors import Refused
 
 _FIRST = (3, 8)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -97,6 +114,7 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Out
     if vendor is None:
         check_token([*headers.items(), ("authorization", authorization)], netloc)
         return None
+    said = {**headers, "authorization": authorization} if authorization else headers
     prefix, path = split_path(url.raw_path, vendor, netloc)
     content, kind = _content(instance, kwargs)
     call = call_of(vendor, method, str(_with(url.with_user(None), kwargs.get("params"))), path, {"content-type": kind, **headers}, content)
@@ -104,12 +122,12 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Out
     def ask(path: str, secret: str | None) -> Reply:
         """GET a path with the same session, its way and its credentials, on the event loop that waits for it."""
         question = url.with_user(None).with_path(f"{prefix}{path.partition('?')[0]}", encoded=True).with_query(path.partition("?")[2])
-        kept = {name: value for name, value in headers.items() if name not in (*BODY_HEADERS, "authorization")}
-        kept |= {"authorization": with_credential(authorization, secret) if secret is not None else authorization} if authorization else {}
+        kept = {name: value for name, value in said.items() if name not in BODY_HEADERS}
+        kept |= {} if secret is None else with_secret(said, vendor, secret)
         way = {name: kwargs[name] for name in _WAY if name in kwargs}
         return anyio.from_thread.run(partial(_asked, _Bare(instance), question, headers=kept, **way))
 
-    return Outgoing(call, credential_of(authorization), ask)
+    return Outgoing(call, credential_in(said, vendor, netloc), ask, respond=partial(_respond, instance, method, url, kwargs))
 
 
 async def _asked(session: Any, url: Any, **options: Any) -> Reply:
@@ -196,7 +214,7 @@ async def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: An
     with ticket.attempt() as ended:
         try:
             response = await (
-                wrapped(*args, **kwargs) if ticket.secret is None else _swapped(wrapped, instance, method, url, kwargs, ticket.secret)
+                wrapped(*args, **kwargs) if ticket.secret is None else _swapped(wrapped, instance, method, url, kwargs, ticket)
             )
         except Exception as error:
             ended(_failed(instance, method, error, handled, kwargs))
@@ -214,11 +232,15 @@ def _failed(instance: Any, method: str, error: Exception, handled: BaseException
     return Attempt(error=type(error).__name__, unsent=once and is_unsent(error, handled))
 
 
-async def _swapped(wrapped: Any, instance: Any, method: str, given: Any, kwargs: dict[str, Any], secret: str) -> Any:
+async def _swapped(wrapped: Any, instance: Any, method: str, given: Any, kwargs: dict[str, Any], ticket: context.Ticket) -> Any:
     """Send with the real secret in the place of the token, through a session that adds nothing of its own."""
     url = instance._build_url(given)  # noqa: SLF001 -- as in `read`
     headers = instance._prepare_headers(kwargs.get("headers"))  # noqa: SLF001 -- as in `read`
-    headers["Authorization"] = with_credential(_authorization(instance, url, kwargs), secret)
+    authorization = _authorization(instance, url, kwargs)
+    if authorization:
+        headers["Authorization"] = authorization
+    said = {str(name).lower(): str(value) for name, value in headers.items()}
+    headers.update(with_secret(said, ticket.call.vendor, ticket.secret or ""))
     rest = {name: value for name, value in kwargs.items() if name not in {"method", "str_or_url"}}
     return await wrapped.__func__(_Bare(instance), method, url.with_user(None), **{**rest, "headers": headers, "auth": None})
 
@@ -303,6 +325,38 @@ def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], response
         response.content = _Content(response.content, tail)
         for name in ("release", "close"):
             setattr(response, name, partial(_let_go, tail, weakref.ref(response), name))
+
+
+async def _respond(instance: Any, method: str, url: Any, kwargs: dict[str, Any], refusal: Refused) -> Any:
+    """Return the answer that stands for a refusal, or raise for its status where the call or the session wants that."""
+    response = _answer(instance, method, url, kwargs, refusal)
+    wanted: Any = kwargs.get("raise_for_status")
+    wanted = instance._raise_for_status if wanted is None else wanted  # noqa: SLF001 -- of the session alone
+    if wanted and not callable(wanted):
+        response.raise_for_status()
+    elif wanted:
+        await wanted(response)
+    return response
+
+
+def _answer(instance: Any, method: str, url: Any, kwargs: dict[str, Any], refusal: Refused) -> Any:
+    library, answer, loop = sys.modules["aiohttp"], answer_of(refusal), asyncio.get_running_loop()
+    headers, multidict = instance._prepare_headers(kwargs.get("headers")), sys.modules["multidict"]  # noqa: SLF001 -- as in `read`
+    about = library.RequestInfo(url.with_user(None), method.upper(), multidict.CIMultiDictProxy(headers), url)
+    kind: Any = instance._response_class  # noqa: SLF001 -- of the session alone
+    made_of: dict[str, Any] = {
+        "writer": None, "continue100": None, "timer": None, "request_info": about, "traces": [], "loop": loop, "session": instance,
+        "stream_writer": SimpleNamespace(output_size=0),
+    }  # fmt: skip
+    known = inspect.signature(library.ClientResponse.__init__).parameters
+    response = kind(method.upper(), url.with_user(None), **{name: value for name, value in made_of.items() if name in known})
+    response.version, response.status, response.reason = library.HttpVersion11, STATUS, REASON
+    response._headers = multidict.CIMultiDictProxy(multidict.CIMultiDict(answer.headers))  # noqa: SLF001 -- what `headers` shows
+    response._raw_headers = tuple((name.encode(), value.encode()) for name, value in answer.headers.items())  # noqa: SLF001 -- as above
+    response.content = library.StreamReader(sys.modules["aiohttp.base_protocol"].BaseProtocol(loop), 2**16, loop=loop)
+    response.content.feed_data(answer.body)
+    response.content.feed_eof()
+    return response
 
 
 def _let_go(tail: Tail, found: weakref.ref[Any], name: str) -> Any:

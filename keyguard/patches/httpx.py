@@ -8,6 +8,7 @@ parameter, because httpx2 has the same classes under another name.
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from functools import cache, partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -17,15 +18,26 @@ import anyio.from_thread
 from keyguard import context
 from keyguard.model import TOKEN_PREFIX, Attempt, Reply
 from keyguard.patches import Outgoing, Seam
-from keyguard.patches._headers import credential_of, with_credential
 from keyguard.patches._proof import is_unsent
 from keyguard.patches._tail import Tail
-from keyguard.patches._wire import BODY_HEADERS, LISTED, call_of, check_token, is_telling, split_path, vendor_of
+from keyguard.patches._wire import (
+    BODY_HEADERS,
+    LISTED,
+    call_of,
+    check_token,
+    credential_in,
+    is_telling,
+    split_path,
+    vendor_of,
+    with_secret,
+)
+from keyguard.refusals import STATUS, answer_of
 from keyguard.vendors import claimant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from keyguard.errors import Refused
     from keyguard.patches import Read
 
 _TOKEN = TOKEN_PREFIX.encode()
@@ -79,8 +91,8 @@ def passes(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
     return values.find(_TOKEN) < 0 and values.find(b"asic ") < 0
 
 
-def _reader(get: Callable[[Any, Any], Any]) -> Read:
-    """Make the function that reads one request; its quote reads go through `get`, with the same client."""
+def _reader(get: Callable[[Any, Any], Any], respond: Callable[[Any, Any, Refused], Any]) -> Read:
+    """Make the function that reads one request; its quote reads go through `get`, with the same client, its refusals by `respond`."""
 
     def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None:
         request = args[0] if args else kwargs["request"]
@@ -89,7 +101,9 @@ def _reader(get: Callable[[Any, Any], Any]) -> Read:
         if vendor is None:
             check_token(((name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers.raw), netloc)
             return None
-        return None if _is_prefects(instance, request) else _outgoing(request, vendor, partial(get, instance))
+        if _is_prefects(instance, request):
+            return None
+        return _outgoing(request, vendor, partial(get, instance), partial(respond, instance, request))
 
     return read
 
@@ -105,7 +119,7 @@ def _is_prefects(instance: Any, request: Any) -> bool:
     return is_client and claimant(_host(request)) is None
 
 
-def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any]) -> Outgoing:
+def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any], respond: Callable[[Refused], Any]) -> Outgoing:
     headers, netloc = request.headers, request.url.netloc.decode("ascii")
     prefix, path = split_path(request.url.raw_path.partition(b"?")[0].decode("ascii"), vendor, netloc)
     # A generator's body is the transport's to read, once.
@@ -117,11 +131,11 @@ def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any]) -> Outgoing:
         question.extensions = {**request.extensions}
         for name in BODY_HEADERS:
             question.headers.pop(name, None)
-        with _Swapped(question, secret):
+        with _Swapped(question, vendor, secret):
             found = get(question)
         return _reply(found, found.content)
 
-    return Outgoing(call, credential=credential_of(headers.get("authorization", "")), ask=ask)
+    return Outgoing(call, credential=credential_in(headers, vendor, netloc), ask=ask, respond=respond)
 
 
 def _get(instance: Any, question: Any) -> Any:
@@ -146,7 +160,7 @@ async def _aget(instance: Any, question: Any) -> Any:
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one request; its answer is the caller's to read, whole or in parts."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
-    with ticket.attempt() as ended, _Swapped(request, ticket.secret):
+    with ticket.attempt() as ended, _Swapped(request, ticket.call.vendor, ticket.secret):
         try:
             response = wrapped(*args, **kwargs)
         except Exception as error:
@@ -159,7 +173,7 @@ def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, arg
 async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one awaited request."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
-    with ticket.attempt() as ended, _Swapped(request, ticket.secret):
+    with ticket.attempt() as ended, _Swapped(request, ticket.call.vendor, ticket.secret):
         try:
             response = await wrapped(*args, **kwargs)
         except Exception as error:
@@ -195,6 +209,18 @@ def _decoded(response: Any, raw: bytes | None) -> Reply:
         return _reply(response, None)
 
 
+def _respond(instance: Any, request: Any, refusal: Refused) -> Any:
+    """Return the answer that stands for a refusal, as the library's own transport would have given it."""
+    answer = answer_of(refusal)
+    response = sys.modules[_library(instance)].Response(STATUS, headers=dict(answer.headers), content=answer.body, request=request)
+    response.elapsed = timedelta(0)
+    return response
+
+
+async def _arespond(instance: Any, request: Any, refusal: Refused) -> Any:
+    return _respond(instance, request, refusal)
+
+
 def _tries_once(instance: Any, request: Any) -> bool:
     """Say whether the library's own transport is at work: a foreign one may try again unseen, and raise only its last error."""
     transport = type(instance._transport_for_url(request.url))  # noqa: SLF001 -- a mounted transport is known to nothing else
@@ -214,22 +240,20 @@ def _reply(response: Any, body: bytes | None) -> Reply:
 class _Swapped:
     """Puts the real secret into a request while it is sent, and the token back afterwards."""
 
-    def __init__(self, request: Any, secret: str | None) -> None:
-        self._request, self._secret = request, secret
-        self._token: str | None = request.headers.get("authorization")
+    def __init__(self, request: Any, vendor: str, secret: str | None) -> None:
+        self._headers = request.headers
+        self._secrets = {} if secret is None else with_secret(self._headers, vendor, secret)
+        self._tokens = {name: self._headers[name] for name in self._secrets}
 
     def __enter__(self) -> None:
-        if self._secret is not None:
-            self._request.headers["authorization"] = with_credential(self._token or "", self._secret)
+        for name, value in self._secrets.items():
+            self._headers[name] = value
 
     def __exit__(self, *_: object) -> None:
-        if self._secret is None:
-            return
-        del self._request.headers["authorization"]
-        if self._token is not None:
-            self._request.headers["authorization"] = self._token
+        for name, value in self._tokens.items():
+            self._headers[name] = value
 
 
-read, aread = _reader(_get), _reader(_get_from_thread)
+read, aread = _reader(_get, _respond), _reader(_get_from_thread, _arespond)
 # `_send_single_request` has stood in httpx's clients since 0.14 (7 versions checked), in httpx2's from its first (2.16 run November 2026).
 patches = (HttpxPatch("httpx", (0, 27)), HttpxPatch("httpx2", (2, 0)))

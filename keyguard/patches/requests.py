@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from functools import partial
@@ -13,14 +14,28 @@ import wrapt
 from keyguard import context
 from keyguard.model import TOKEN_PREFIX, Attempt, Reply
 from keyguard.patches import Outgoing, Seam
-from keyguard.patches._headers import Lowered, credential_of, with_credential
+from keyguard.patches._headers import Lowered
 from keyguard.patches._proof import is_unsent, sends_once
 from keyguard.patches._tail import Tail
-from keyguard.patches._wire import BODY_HEADERS, LISTED, call_of, check_token, is_telling, netloc_of, split_path, vendor_of
+from keyguard.patches._wire import (
+    BODY_HEADERS,
+    LISTED,
+    call_of,
+    check_token,
+    credential_in,
+    is_telling,
+    netloc_of,
+    split_path,
+    vendor_of,
+    with_secret,
+)
+from keyguard.refusals import REASON, STATUS, answer_of
 from keyguard.vendors import claimant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from keyguard.errors import Refused
 
 _FIRST = (2, 25)
 # A URL whose host every reader sees alike; any other is read with care.
@@ -79,17 +94,17 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Out
         question.url = urlsplit(url)._replace(path=f"{prefix}{path}", query="", fragment="").geturl()
         for name in BODY_HEADERS:
             question.headers.pop(name, None)
-        with context.own_traffic(), _Swapped(question, secret):
+        with context.own_traffic(), _Swapped(question, vendor, secret):
             found = instance.send(question, **{**kwargs, "stream": False, "allow_redirects": False})
         return _reply(found, found.content)
 
-    return Outgoing(call, credential_of(headers.get("authorization", "")), ask)
+    return Outgoing(call, credential_in(headers, vendor, netloc), ask, respond=partial(_respond, request, kwargs))
 
 
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one request; its answer is the caller's to read, whole or in parts."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
-    with ticket.attempt() as ended, _Swapped(request, ticket.secret):
+    with ticket.attempt() as ended, _Swapped(request, ticket.call.vendor, ticket.secret):
         try:
             response = wrapped(*args, **kwargs)
         except Exception as error:
@@ -130,6 +145,19 @@ def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], response
             Tail(None, ticket, partial(Reply, response.status_code, Lowered(response.headers))),
             "content-encoding" in response.headers,
         )
+
+
+def _respond(request: Any, kwargs: dict[str, Any], refusal: Refused) -> Any:
+    """Return the answer that stands for a refusal, through the request's own hooks, as `Session.send` gives one."""
+    library, answer = sys.modules["requests"], answer_of(refusal)
+    response = library.Response()
+    response.status_code, response.reason, response.encoding = STATUS, REASON, "utf-8"
+    response.headers.update(answer.headers)
+    response.request, response.url = request, request.url
+    response.raw = io.BytesIO(answer.body)
+    response._content, response._content_consumed = answer.body, True  # noqa: SLF001 -- where a body that was read is kept
+    options = {name: value for name, value in kwargs.items() if name not in {"allow_redirects", "request"}}
+    return library.hooks.dispatch_hook("response", request.hooks, response, **options)
 
 
 def _reply(response: Any, body: bytes | None) -> Reply:
@@ -188,20 +216,19 @@ class _Raw(wrapt.ObjectProxy[Any]):
 class _Swapped:
     """Puts the real secret into a request while it is sent, and the token back afterwards."""
 
-    def __init__(self, request: Any, secret: str | None) -> None:
-        self._request, self._secret = request, secret
-        self._token = request.headers.get("Authorization")
+    def __init__(self, request: Any, vendor: str, secret: str | None) -> None:
+        self._headers = request.headers
+        said = {} if secret is None else {str(name).lower(): _text(value) for name, value in self._headers.items()}
+        self._secrets = {} if secret is None else with_secret(said, vendor, secret)
+        self._tokens = {name: self._headers[name] for name in self._secrets}
 
     def __enter__(self) -> None:
-        if self._secret is not None:
-            self._request.headers["Authorization"] = with_credential(_text(self._token or ""), self._secret)
+        for name, value in self._secrets.items():
+            self._headers[name] = value
 
     def __exit__(self, *_: object) -> None:
-        if self._secret is None:
-            return
-        del self._request.headers["Authorization"]
-        if self._token is not None:
-            self._request.headers["Authorization"] = self._token
+        for name, value in self._tokens.items():
+            self._headers[name] = value
 
 
 def _path_of(request: Any) -> str:
