@@ -37,12 +37,12 @@ def answer_of(refusal: Refused) -> Answer:
     """Write a refusal as an answer; its figures go along, in micro-USD, under their own names."""
     # What a ledger decided is a value of ours; its figures are in the other fields.
     figures = {name: value for name, value in vars(refusal).items() if name != "decision" and isinstance(value, str | int | float)}
-    said = {"error": type(refusal).__name__, "reason": refusal.reason, "message": str(refusal), **figures}
-    error = {"type": _snaked(type(refusal).__name__), "code": refusal.reason, "message": str(refusal), "param": None}
+    said = {"error": type(refusal).__name__, "reason": refusal.reason, **figures}
+    error = {"type": _snaked(type(refusal).__name__), "code": refusal.reason, "message": str(refusal)}
     body = json.dumps({"type": "error", "error": error, "keyguard": said}).encode()
     # `x-should-retry` is read by the SDKs of OpenAI and Anthropic, before they look at the status.
-    headers = {"content-type": "application/json", "content-length": str(len(body)), "x-should-retry": "false", HEADER: json.dumps(said)}
-    return Answer(headers, body)
+    headers = {"content-type": "application/json", "content-length": str(len(body)), "x-should-retry": "false"}
+    return Answer({**headers, HEADER: json.dumps({**said, "message": str(refusal)})}, body)
 
 
 def refusal_of(found: object) -> Refused | None:

@@ -105,6 +105,11 @@ def is_telling(ticket: Ticket, content_type: str) -> bool:
     return ticket.reservation_id is not None and ("json" in content_type or (ticket.quote is not None and ticket.quote.amount > 0))
 
 
+def is_events(headers: Mapping[str, str]) -> bool:
+    """Say whether an answer is a stream of events, each of which can be read without the others."""
+    return "event-stream" in headers.get("content-type", "") and "content-encoding" not in headers
+
+
 def call_of(vendor: str, method: str, url: str, path: str, headers: Mapping[str, str], content: str | bytes | None) -> Call:
     """
     Read one request as the vendor will see it.

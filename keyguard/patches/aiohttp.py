@@ -32,6 +32,7 @@ from keyguard.patches._wire import (
     call_of,
     check_token,
     credential_in,
+    is_events,
     is_telling,
     netloc_of,
     split_path,
@@ -321,7 +322,8 @@ def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], response
     ended(Attempt(reply=_reply(response, None)))
     if len(ticket.attempts) > reported and is_telling(ticket, response.headers.get("content-type", "")):
         # Nothing here refers to the answer: one that is dropped unread must be gone at once.
-        tail = Tail(None, ticket, partial(Reply, response.status, Lowered(response.headers)))
+        headers = Lowered(response.headers)
+        tail = Tail(None, ticket, partial(Reply, response.status, headers), is_events=is_events(headers))
         response.content = _Content(response.content, tail)
         for name in ("release", "close"):
             setattr(response, name, partial(_let_go, tail, weakref.ref(response), name))
@@ -332,10 +334,11 @@ async def _respond(instance: Any, method: str, url: Any, kwargs: dict[str, Any],
     response = _answer(instance, method, url, kwargs, refusal)
     wanted: Any = kwargs.get("raise_for_status")
     wanted = instance._raise_for_status if wanted is None else wanted  # noqa: SLF001 -- of the session alone
-    if wanted and not callable(wanted):
-        response.raise_for_status()
+    asked: Callable[[Any], Any] | None = wanted if callable(wanted) else None
+    if asked is not None:
+        await asked(response)
     elif wanted:
-        await wanted(response)
+        response.raise_for_status()
     return response
 
 

@@ -26,6 +26,7 @@ from keyguard.patches._wire import (
     call_of,
     check_token,
     credential_in,
+    is_events,
     is_telling,
     split_path,
     vendor_of,
@@ -188,7 +189,8 @@ def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], instance
     reported = len(ticket.attempts)
     ended(Attempt(reply=_reply(response, response.content if response.is_closed else None)))
     if is_telling(ticket, response.headers.get("content-type", "")) and not response.is_closed and len(ticket.attempts) > reported:
-        response.stream = _tail_of(_library(instance))(response.stream, ticket, partial(_decoded, response))
+        tail = _tail_of(_library(instance))
+        response.stream = tail(response.stream, ticket, partial(_decoded, response), is_events=is_events(response.headers))
 
 
 @cache

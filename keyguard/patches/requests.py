@@ -23,6 +23,7 @@ from keyguard.patches._wire import (
     call_of,
     check_token,
     credential_in,
+    is_events,
     is_telling,
     netloc_of,
     split_path,
@@ -140,11 +141,9 @@ def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], response
     reported, is_read = len(ticket.attempts), response._content_consumed  # noqa: SLF001 -- `content` would read it
     ended(Attempt(reply=_reply(response, response.content if is_read else None)))
     if not is_read and len(ticket.attempts) > reported and is_telling(ticket, response.headers.get("content-type", "")):
-        response.raw = _Raw(
-            response.raw,
-            Tail(None, ticket, partial(Reply, response.status_code, Lowered(response.headers))),
-            "content-encoding" in response.headers,
-        )
+        headers = Lowered(response.headers)
+        tail = Tail(None, ticket, partial(Reply, response.status_code, headers), is_events=is_events(headers))
+        response.raw = _Raw(response.raw, tail, "content-encoding" in headers)
 
 
 def _respond(request: Any, kwargs: dict[str, Any], refusal: Refused) -> Any:
