@@ -30,7 +30,8 @@ TRUTH = INPUT * INPUT_PRICE + OUTPUT * OUTPUT_PRICE  # micro-USD
 def bound(call: Call) -> float:
     """A token of the input is a byte of it at least, and the output has a limit."""
     size = len(str(call.document["messages"]).encode())
-    return (size * INPUT_PRICE + call.document["max_tokens"] * OUTPUT_PRICE) / 1e6
+    most: int = call.document["max_tokens"]
+    return (size * INPUT_PRICE + most * OUTPUT_PRICE) / 1e6
 
 
 def cost(_call: Call, reply: Reply) -> float | None:
@@ -41,11 +42,10 @@ def cost(_call: Call, reply: Reply) -> float | None:
     merged = {name: value for usage in usages for name, value in usage.items()}
     if not merged or not is_whole:
         return None
-    tokens_in, tokens_out = (
-        merged.get("prompt_tokens", merged.get("input_tokens")),
-        merged.get("completion_tokens", merged.get("output_tokens")),
-    )
-    return (tokens_in * INPUT_PRICE + tokens_out * OUTPUT_PRICE) / 1e6
+    tokens_in = next(merged[name] for name in ("prompt_tokens", "input_tokens") if name in merged)
+    tokens_out = next(merged[name] for name in ("completion_tokens", "output_tokens") if name in merged)
+    found: float = (tokens_in * INPUT_PRICE + tokens_out * OUTPUT_PRICE) / 1e6
+    return found
 
 
 @dataclass(frozen=True)

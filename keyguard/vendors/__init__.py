@@ -156,6 +156,11 @@ def _plugged_in() -> Mapping[str, EntryPoint]:
     return found
 
 
+def brought_by(name: str) -> str:
+    """Return where a vendor plug comes from, for people: `the distribution acme-guard`; "" for ours and for registered ones."""
+    return _distribution(_plugged_in()[name]) if name in _plugged_in() else ""
+
+
 def _distribution(point: EntryPoint) -> str:
     return f"the distribution {point.dist.name}" if point.dist is not None else f"{point.value}"
 
