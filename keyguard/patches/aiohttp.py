@@ -6,14 +6,11 @@ time, and `follow` goes on by aiohttp's own rules (those of 3.14, read November 
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import inspect
 import sys
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import anyio.from_thread
@@ -23,6 +20,7 @@ from keyguard import context
 from keyguard.errors import ConfigurationError
 from keyguard.model import TOKEN_PREFIX, Attempt, Reply
 from keyguard.patches import Outgoing, Seam, arm
+from keyguard.patches._answers import of_aiohttp
 from keyguard.patches._headers import Lowered
 from keyguard.patches._proof import is_unsent, sends_once
 from keyguard.patches._tail import Tail
@@ -39,7 +37,6 @@ from keyguard.patches._wire import (
     vendor_of,
     with_secret,
 )
-from keyguard.refusals import REASON, STATUS, answer_of
 from keyguard.vendors import claimant
 
 if TYPE_CHECKING:
@@ -331,7 +328,8 @@ def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], response
 
 async def _respond(instance: Any, method: str, url: Any, kwargs: dict[str, Any], refusal: Refused) -> Any:
     """Return the answer that stands for a refusal, or raise for its status where the call or the session wants that."""
-    response = _answer(instance, method, url, kwargs, refusal)
+    headers = instance._prepare_headers(kwargs.get("headers"))  # noqa: SLF001 -- as in `read`
+    response = of_aiohttp(instance, method.upper(), url.with_user(None), headers, refusal)
     wanted: Any = kwargs.get("raise_for_status")
     wanted = instance._raise_for_status if wanted is None else wanted  # noqa: SLF001 -- of the session alone
     asked: Callable[[Any], Any] | None = wanted if callable(wanted) else None
@@ -339,26 +337,6 @@ async def _respond(instance: Any, method: str, url: Any, kwargs: dict[str, Any],
         await asked(response)
     elif wanted:
         response.raise_for_status()
-    return response
-
-
-def _answer(instance: Any, method: str, url: Any, kwargs: dict[str, Any], refusal: Refused) -> Any:
-    library, answer, loop = sys.modules["aiohttp"], answer_of(refusal), asyncio.get_running_loop()
-    headers, multidict = instance._prepare_headers(kwargs.get("headers")), sys.modules["multidict"]  # noqa: SLF001 -- as in `read`
-    about = library.RequestInfo(url.with_user(None), method.upper(), multidict.CIMultiDictProxy(headers), url)
-    kind: Any = instance._response_class  # noqa: SLF001 -- of the session alone
-    made_of: dict[str, Any] = {
-        "writer": None, "continue100": None, "timer": None, "request_info": about, "traces": [], "loop": loop, "session": instance,
-        "stream_writer": SimpleNamespace(output_size=0),
-    }  # fmt: skip
-    known = inspect.signature(library.ClientResponse.__init__).parameters
-    response = kind(method.upper(), url.with_user(None), **{name: value for name, value in made_of.items() if name in known})
-    response.version, response.status, response.reason = library.HttpVersion11, STATUS, REASON
-    response._headers = multidict.CIMultiDictProxy(multidict.CIMultiDict(answer.headers))  # noqa: SLF001 -- what `headers` shows
-    response._raw_headers = tuple((name.encode(), value.encode()) for name, value in answer.headers.items())  # noqa: SLF001 -- as above
-    response.content = library.StreamReader(sys.modules["aiohttp.base_protocol"].BaseProtocol(loop), 2**16, loop=loop)
-    response.content.feed_data(answer.body)
-    response.content.feed_eof()
     return response
 
 

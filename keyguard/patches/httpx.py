@@ -8,7 +8,6 @@ parameter, because httpx2 has the same classes under another name.
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
 from functools import cache, partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import anyio.from_thread
 from keyguard import context
 from keyguard.model import TOKEN_PREFIX, Attempt, Reply
 from keyguard.patches import Outgoing, Seam
+from keyguard.patches._answers import of_httpx
 from keyguard.patches._proof import is_unsent
 from keyguard.patches._tail import Tail
 from keyguard.patches._wire import (
@@ -32,7 +32,6 @@ from keyguard.patches._wire import (
     vendor_of,
     with_secret,
 )
-from keyguard.refusals import STATUS, answer_of
 from keyguard.vendors import claimant
 
 if TYPE_CHECKING:
@@ -212,15 +211,11 @@ def _decoded(response: Any, raw: bytes | None) -> Reply:
 
 
 def _respond(instance: Any, request: Any, refusal: Refused) -> Any:
-    """Return the answer that stands for a refusal, as the library's own transport would have given it."""
-    answer = answer_of(refusal)
-    response = sys.modules[_library(instance)].Response(STATUS, headers=dict(answer.headers), content=answer.body, request=request)
-    response.elapsed = timedelta(0)
-    return response
+    return of_httpx(_library(instance), request, refusal)
 
 
 async def _arespond(instance: Any, request: Any, refusal: Refused) -> Any:
-    return _respond(instance, request, refusal)
+    return of_httpx(_library(instance), request, refusal)
 
 
 def _tries_once(instance: Any, request: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 from functools import partial
@@ -14,6 +13,7 @@ import wrapt
 from keyguard import context
 from keyguard.model import TOKEN_PREFIX, Attempt, Reply
 from keyguard.patches import Outgoing, Seam
+from keyguard.patches._answers import of_requests
 from keyguard.patches._headers import Lowered
 from keyguard.patches._proof import is_unsent, sends_once
 from keyguard.patches._tail import Tail
@@ -30,13 +30,10 @@ from keyguard.patches._wire import (
     vendor_of,
     with_secret,
 )
-from keyguard.refusals import REASON, STATUS, answer_of
 from keyguard.vendors import claimant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from keyguard.errors import Refused
 
 _FIRST = (2, 25)
 # A URL whose host every reader sees alike; any other is read with care.
@@ -99,7 +96,7 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Out
             found = instance.send(question, **{**kwargs, "stream": False, "allow_redirects": False})
         return _reply(found, found.content)
 
-    return Outgoing(call, credential_in(headers, vendor, netloc), ask, respond=partial(_respond, request, kwargs))
+    return Outgoing(call, credential_in(headers, vendor, netloc), ask, respond=partial(of_requests, request, kwargs))
 
 
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -144,19 +141,6 @@ def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], response
         headers = Lowered(response.headers)
         tail = Tail(None, ticket, partial(Reply, response.status_code, headers), is_events=is_events(headers))
         response.raw = _Raw(response.raw, tail, "content-encoding" in headers)
-
-
-def _respond(request: Any, kwargs: dict[str, Any], refusal: Refused) -> Any:
-    """Return the answer that stands for a refusal, through the request's own hooks, as `Session.send` gives one."""
-    library, answer = sys.modules["requests"], answer_of(refusal)
-    response = library.Response()
-    response.status_code, response.reason, response.encoding = STATUS, REASON, "utf-8"
-    response.headers.update(answer.headers)
-    response.request, response.url = request, request.url
-    response.raw = io.BytesIO(answer.body)
-    response._content, response._content_consumed = answer.body, True  # noqa: SLF001 -- where a body that was read is kept
-    options = {name: value for name, value in kwargs.items() if name not in {"allow_redirects", "request"}}
-    return library.hooks.dispatch_hook("response", request.hooks, response, **options)
 
 
 def _reply(response: Any, body: bytes | None) -> Reply:
