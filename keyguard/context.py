@@ -138,7 +138,8 @@ class Ticket:
     @property
     def is_dead(self) -> bool:
         """Whether nobody is left who would close its hold: while the caller has its answer's rest, he will."""
-        return self.is_over if self.tail is None else self.tail() is None
+        # While a call is open its client may drop an answer and try again.
+        return self.is_over and (self.tail is None or self.tail() is None)
 
     def covers(self, call: Call) -> bool:
         """Say whether a request seen by an inner seam is an attempt of this very ticket."""

@@ -87,7 +87,8 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Out
         url = instance._build_url(given)  # noqa: SLF001 -- where the session's base is added; missing, it stops every request
     except (KeyError, ValueError, TypeError):
         return None
-    if not LISTED and claimant(url.raw_host or "") is None and not _may_hide(instance, kwargs):
+    is_foreign = not LISTED and claimant(url.raw_host or "") is None and context.open_ticket() is None
+    if is_foreign and not _may_hide(instance, kwargs):
         # What a host that nobody guards pays.
         return None
     host, netloc = netloc_of(str(url))
@@ -218,7 +219,9 @@ async def _swapped(wrapped: Any, instance: Any, method: str, given: Any, kwargs:
     """Send with the real secret in the place of the token, through a session that adds nothing of its own."""
     url = instance._build_url(given)  # noqa: SLF001 -- as in `read`
     headers = instance._prepare_headers(kwargs.get("headers"))  # noqa: SLF001 -- as in `read`
-    headers["Authorization"] = with_credential(_authorization(instance, url, kwargs), secret)
+    authorization = _authorization(instance, url, kwargs)
+    if authorization:
+        headers["Authorization"] = with_credential(authorization, secret)
     rest = {name: value for name, value in kwargs.items() if name not in {"method", "str_or_url"}}
     return await wrapped.__func__(_Bare(instance), method, url.with_user(None), **{**rest, "headers": headers, "auth": None})
 

@@ -72,7 +72,8 @@ def passes(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
     """Say at once that nobody guards this request: the host is foreign, no stand-in is listed, and no header may carry a token."""
     request = args[0] if args else kwargs["request"]
     # A host that nobody guards pays this, with nothing of the caller's in the processor's caches: so private names, and few calls.
-    if LISTED or claimant(request.url._uri_reference.host) is not None:  # noqa: SLF001 -- missing, it stops every request
+    host = request.url._uri_reference.host  # noqa: SLF001 -- missing, it stops every request
+    if LISTED or claimant(host) is not None or context.open_ticket() is not None:
         return False
     # One search over all values, for nearly every request the only one; Basic hides a token in base64.
     values = b"\n".join(map(_VALUE, request.headers._list))  # noqa: SLF001 -- `raw` would copy each of its items first
@@ -216,16 +217,13 @@ class _Swapped:
 
     def __init__(self, request: Any, secret: str | None) -> None:
         self._request, self._secret = request, secret
-        self._token: str | None = request.headers.get("authorization")
+        self._token: str | None = request.headers.get("authorization") if secret is not None else None
 
     def __enter__(self) -> None:
-        if self._secret is not None:
-            self._request.headers["authorization"] = with_credential(self._token or "", self._secret)
+        if self._secret is not None and self._token is not None:
+            self._request.headers["authorization"] = with_credential(self._token, self._secret)
 
     def __exit__(self, *_: object) -> None:
-        if self._secret is None:
-            return
-        del self._request.headers["authorization"]
         if self._token is not None:
             self._request.headers["authorization"] = self._token
 

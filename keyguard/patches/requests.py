@@ -50,7 +50,7 @@ def passes(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
     """Say at once that nobody guards this request: the host is foreign, no stand-in is listed, and no header may carry a token."""
     request: Any = args[0] if args else kwargs.get("request")
     found = _PLAIN.match(getattr(request, "url", None) or "")
-    if LISTED or found is None or claimant(found[1].lower()) is not None:
+    if LISTED or found is None or claimant(found[1].lower()) is not None or context.open_ticket() is not None:
         return False
     # Basic hides a token in base64.
     return not any(TOKEN_PREFIX in value or "asic " in value for value in request.headers.values() if isinstance(value, str))
@@ -190,16 +190,13 @@ class _Swapped:
 
     def __init__(self, request: Any, secret: str | None) -> None:
         self._request, self._secret = request, secret
-        self._token = request.headers.get("Authorization")
+        self._token = request.headers.get("Authorization") if secret is not None else None
 
     def __enter__(self) -> None:
-        if self._secret is not None:
-            self._request.headers["Authorization"] = with_credential(_text(self._token or ""), self._secret)
+        if self._secret is not None and self._token is not None:
+            self._request.headers["Authorization"] = with_credential(_text(self._token), self._secret)
 
     def __exit__(self, *_: object) -> None:
-        if self._secret is None:
-            return
-        del self._request.headers["Authorization"]
         if self._token is not None:
             self._request.headers["Authorization"] = self._token
 
