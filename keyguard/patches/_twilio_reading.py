@@ -44,12 +44,6 @@ def address(uri: str, params: Any, *, is_async: bool) -> tuple[str, Pairs]:
     return path, form_pairs(parts.query)
 
 
-def account(path: str) -> str:
-    """Return the account that a path names: it is billed, whoever authenticates."""
-    before, found, after = path.partition("/Accounts/")
-    return after.partition("/")[0].partition(".")[0] if found and before.count("/") == 1 else ""
-
-
 def body_of(instance: Any, data: Any, kind: str | None) -> tuple[Pairs | None, Any]:
     """Return a body's pairs and document as the SDK's clients write them; None for what they do not write as a form or as JSON."""
     if kind not in JSON:

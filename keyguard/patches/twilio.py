@@ -19,6 +19,7 @@ from keyguard.patches import Outgoing, Seam, live_seams
 from keyguard.patches import _twilio_reading as reading
 from keyguard.patches._headers import Lowered, is_carrying, pair_with_secret, with_credential
 from keyguard.patches._proof import is_unsent, sends_once
+from keyguard.vendors import account_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -87,7 +88,8 @@ def aread(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgo
         query=query,
         body=body,
         document=document,
-        account=reading.account(path) or str(instance.account_sid or ""),
+        # A subaccount is billed for what its path names, whoever authenticates.
+        account=account_of("twilio", path) or str(instance.account_sid or ""),
     )  # fmt: skip
     is_writable = call.method in _PLAIN_WRITES and body is not None and headers.get("Content-Type") not in reading.JSON
     return Outgoing(call, reading.credential(instance, given.get("auth"), headers), is_writable=is_writable)
