@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from keyguard.fx import Rates
     from keyguard.model import Attempt, Call, Closing, Decision, Operation, Outcome, Pairs, Quote, Receipt, VaultKey
@@ -243,6 +244,7 @@ class _State:
     vendor_hosts: dict[str, str] = field(default_factory=dict[str, str])
     rates: Rates | None = None
     unit_prices: Mapping[str, int] = field(default_factory=dict[str, int])
+    price_files: Mapping[str, Path] = field(default_factory=dict[str, "Path"])
 
 
 _state = _State()
@@ -304,6 +306,16 @@ def unit_prices() -> Mapping[str, int]:
 def set_unit_prices(prices: Mapping[str, int]) -> None:
     """Replace the prices that the settings give."""
     _state.unit_prices = prices
+
+
+def price_files() -> Mapping[str, Path]:
+    """Return the price lists that the settings name: vendor → file; without an entry the list that keyguard comes with holds."""
+    return _state.price_files
+
+
+def set_price_files(files: Mapping[str, Path]) -> None:
+    """Replace the price lists that the settings name."""
+    _state.price_files = files
 
 
 def register_provider(name: str, provider: RunProvider) -> None:

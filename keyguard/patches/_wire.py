@@ -12,7 +12,7 @@ from keyguard import context
 from keyguard.errors import EndpointNotAllowed
 from keyguard.model import TOKEN_PREFIX, Call
 from keyguard.patches._headers import form_pairs, is_carrying, read_body
-from keyguard.vendors import claimant
+from keyguard.vendors import account_of, claimant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -103,6 +103,6 @@ def call_of(vendor: str, method: str, url: str, path: str, headers: Mapping[str,
         query=form_pairs(parts.query),
         body=body,
         document=document,
-        account="/".join(headers[name] for name in ("stripe-account", "stripe-context") if headers.get(name)),
+        account="/".join(headers[name] for name in ("stripe-account", "stripe-context") if headers.get(name)) or account_of(vendor, path),
         idempotency_key=headers.get("idempotency-key"),
     )

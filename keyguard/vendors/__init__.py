@@ -92,6 +92,14 @@ class Tagging(Protocol):
         ...
 
 
+class Accounting(Protocol):
+    """What a vendor plug may offer as `account`, where the path says whose money it is."""
+
+    def __call__(self, path: str, /) -> str:
+        """Return the account that a call to this path bills, "" = the path names none. Never raises."""
+        ...
+
+
 class Dated(Protocol):
     """What a vendor plug may offer as `prices`, where it counts by a list of its own."""
 
@@ -121,6 +129,12 @@ def vendor_named(name: str) -> Vendor:
         raise ConfigurationError(f"unknown vendor {name!r}; known: {', '.join(known_vendors())}")
     ours: Vendor = importlib.import_module(f"{__name__}.{name}").vendor
     return ours
+
+
+def account_of(vendor: str, path: str) -> str:
+    """Return the account that a path bills at a vendor; "" where the vendor's paths name none."""
+    account: Accounting | None = getattr(vendor_named(vendor), "account", None)
+    return "" if account is None else account(path)
 
 
 @cache
