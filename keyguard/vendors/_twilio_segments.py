@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from keyguard.vendors import _twilio_clusters as clusters
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -25,13 +27,12 @@ def segments(text: str) -> int:
     if (_BASIC | _EXTENSION).issuperset(text):
         sizes = [2 if character in _EXTENSION else 1 for character in text]
         return _filled(sizes, sum(sizes), _GSM_ALONE, _GSM_OF_MANY)
-    # A character beyond the Basic Multilingual Plane is a pair of code units.
-    sizes = [2 if character > "\uffff" else 1 for character in text]
+    sizes = clusters.sizes(text, _UCS_OF_MANY)
     return _filled(sizes, sum(sizes), _UCS_ALONE, _UCS_OF_MANY)
 
 
 def _filled(sizes: Iterable[int], total: int, alone: int, of_many: int) -> int:
-    """Fill segments one after the other: an escape and its character, or a pair, never straddle a border."""
+    """Fill segments one after the other: an escape and its character, or a cluster, never straddle a border."""
     if total <= alone:
         return 1
     count, left = 0, 0
