@@ -7,7 +7,6 @@ so attempts are reported by the wire seam that sees them, and here only where no
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,7 +17,6 @@ from keyguard.model import TOKEN_PREFIX, Attempt, Call, Reply
 from keyguard.patches import Outgoing, Seam, live_seams
 from keyguard.patches import _twilio_reading as reading
 from keyguard.patches._headers import Lowered, is_carrying, pair_with_secret, with_credential
-from keyguard.patches._proof import is_unsent, sends_once
 from keyguard.vendors import account_of
 
 if TYPE_CHECKING:
@@ -30,7 +28,13 @@ _FIRST_MAJOR = 8
 _ARGUMENTS = ("method", "uri", "params", "data", "headers", "auth", "timeout", "allow_redirects")
 _PLAIN_WRITES = frozenset({"POST", "PUT", "PATCH"})
 # The SDK's own clients, and the seam that each of their sends passes.
-_CLIENTS = {"twilio.http.http_client": "requests.sync", "twilio.http.async_http_client": "aiohttp.async"}
+_CLIENTS = {
+    "twilio.http.http_client": "requests.sync",
+    "twilio.http.validation_client": "requests.sync",
+    "twilio.http.async_http_client": "aiohttp.async",
+}
+# It signs the credentials that it is given.
+_SIGNING = "twilio.http.validation_client"
 _SESSIONS = frozenset({("requests.sessions", "Session"), ("aiohttp.client", "ClientSession")})
 
 
@@ -130,7 +134,7 @@ class _Sending(wrapt.ObjectProxy[Any]):
     def request(self, method: str, url: str, **options: Any) -> Any:
         """Send one request."""
         options = _decided(self.__wrapped__, options, self._self_ticket)
-        with _Unseen(self.__wrapped__, method, self._self_ticket) as unseen:
+        with _Unseen(self.__wrapped__, self._self_ticket) as unseen:
             unseen.answer = self.__wrapped__.request(method, url, **options)
         return unseen.answer
 
@@ -141,7 +145,7 @@ class _ASending(_Sending):
     async def request(self, method: str, url: str, **options: Any) -> Any:
         """Send one awaited request."""
         options = _decided(self.__wrapped__, options, self._self_ticket)
-        with _Unseen(self.__wrapped__, method, self._self_ticket) as unseen:
+        with _Unseen(self.__wrapped__, self._self_ticket) as unseen:
             unseen.answer = await self.__wrapped__.request(method, url, **options)
         return unseen.answer
 
@@ -149,9 +153,8 @@ class _ASending(_Sending):
 class _Unseen:
     """Reports an attempt of which no wire seam has told the ticket: a client of the user's own, over some other library."""
 
-    def __init__(self, http_client: Any, method: str, ticket: context.Ticket) -> None:
-        self._client, self._method, self._ticket = http_client, method, ticket
-        self._begun, self._handled = ticket.begun, sys.exc_info()[1]
+    def __init__(self, http_client: Any, ticket: context.Ticket) -> None:
+        self._client, self._ticket, self._begun = http_client, ticket, ticket.begun
         self.answer: Any = None
 
     def __enter__(self) -> _Unseen:
@@ -164,24 +167,17 @@ class _Unseen:
         if ticket.begun > self._begun or isinstance(error, KeyguardError):
             return
         with ticket.attempt() as ended:
-            if error is None:
+            if error is None and isinstance(getattr(self.answer, "status_code", None), int):
                 ended(Attempt(reply=_reply(self.answer)))
             elif isinstance(error, Exception):
-                ended(Attempt(error=type(error).__name__, unsent=self._is_unsent(error)))
-
-    def _is_unsent(self, error: Exception) -> bool:
-        """Say whether nothing left: a client whose sends are seen did not come to one; of the others the error must prove it."""
-        if _is_seen(self._client):
-            return True
-        session = getattr(self._client, "session", None)
-        is_own = type(self._client).__module__.startswith("twilio.http.") and "request" not in vars(self._client)
-        return is_own and (session is None or sends_once(session, self._method)) and is_unsent(error, self._handled)
+                # A client whose sends are seen did not come to one; what another one has tried before its error, nobody knows.
+                ended(Attempt(error=type(error).__name__, unsent=_is_seen(self._client)))
 
 
 def _reply(answer: Any) -> Reply:
     """Return the reply that the SDK's answer was made from."""
-    text = answer.text
-    return Reply(answer.status_code, Lowered(answer.headers or {}), text.encode() if isinstance(text, str) else None)
+    text, headers = getattr(answer, "text", None), getattr(answer, "headers", None)
+    return Reply(answer.status_code, Lowered(headers or {}), text.encode("utf-8", "replace") if isinstance(text, str) else None)
 
 
 def _is_seen(http_client: Any) -> bool:
@@ -213,7 +209,7 @@ def _decided(http_client: Any, options: dict[str, Any], ticket: context.Ticket) 
                 "password, so nobody knows whose key pays. Nothing was sent. Use Client(account_sid, token)."
             )
         return options
-    if _is_seen(http_client):
+    if _is_seen(http_client) and type(http_client).__module__ != _SIGNING:
         # It is put in on the wire: the SDK's clients keep the last request that they were given.
         return options
     swapped = {name: with_credential(value, ticket.secret) if name.lower() == "authorization" else value for name, value in headers.items()}
