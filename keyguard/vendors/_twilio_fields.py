@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from keyguard.errors import MalformedCall
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
 
 _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 _PLACE = re.compile(r"(\[\d*\])+$")
+
+
+@lru_cache(maxsize=64)
+def _spelt(names: tuple[str, ...]) -> dict[str, str]:
+    """Return the names under how they may be misspelt."""
+    return {name.lower(): name for name in names}
 
 
 class Fields:
@@ -31,10 +38,10 @@ class Fields:
                 "Nothing was sent."
             )
         many = frozenset(lists)
-        spelt = {name.lower(): name for name in (*names, *many)}
+        spelt = _spelt((*names, *many))
         self._values: dict[str, list[str]] = {}
         for written, value, is_in_body in [(*pair, True) for pair in call.body] + [(*pair, not call.is_write) for pair in call.query]:
-            name = _PLACE.sub("", written)
+            name = _PLACE.sub("", written) if "[" in written else written
             known = spelt.get(name.partition("[")[0].lower())
             if known is None:
                 continue

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _FIELDS = (
     "To", "From", "Body", "MessagingServiceSid", "ContentSid", "SendAsMms", "ShortenUrls", "RiskCheck", "ScheduleType", "SmartEncoded",
+    "FallbackFrom",
 )  # fmt: skip
 _BY_NUMBER = frozenset({"", "rcs", "whatsapp"})
 # Media that cannot be delivered goes out as a link in the text.
@@ -92,23 +93,29 @@ def bill_of(call: Call) -> Bill:
     if channel == "messenger":
         return Bill(whole=listed.price("channels", channel), extras=extras, is_scheduled=is_scheduled)
     place = places.place_of(rest)
-    unbounded = places.PREMIUM if place.kind == "premium" else None if place.regions else places.OUTSIDE
-    whole = _whole(fields, listed, channel, place)
-    if channel == "whatsapp":
+    unbounded, whole = places.why_unlisted(place), _whole(fields, listed, channel, place)
+    if channel == "whatsapp" and not fields.text("FallbackFrom"):
         return Bill(whole=whole, extras=extras, is_scheduled=is_scheduled, unbounded=unbounded)
     if not channel and not places.split(fields.text("From"))[0]:
         places.check_sender(fields.text("From"), place)
-    rates = [listed.price("sms", region) + listed.price("sms_carrier", region) for region in place.regions]
-    return Bill(max(rates, default=0), _segments(fields, listed), whole, extras, is_scheduled, unbounded)
+    return Bill(segment_price(listed, place), _segments(fields, listed), whole, extras, is_scheduled, unbounded)
+
+
+def segment_price(listed: prices.Prices, place: places.Place) -> Money:
+    """Return the price of one segment to a place: of the dearest country that it may be in, with what carriers add."""
+    return max((listed.price("sms", region) + listed.price("sms_carrier", region) for region in place.regions), default=0)
+
+
+def channel_price(listed: prices.Prices, channel: str, place: places.Place) -> Money:
+    """Return the price of one message of a channel to a place; a list may name countries as `whatsapp.DE`."""
+    return max((listed.find("channels", f"{channel}.{region}", channel) or 0 for region in place.regions), default=0)
 
 
 def _whole(fields: Fields, listed: prices.Prices, channel: str, place: places.Place) -> Money:
     """Return the price of what is not counted by segments, 0 for a plain SMS."""
     # A number that belongs to a brand's RCS agent or a channel as the sender says the same as the prefix of the recipient.
     of_channel = channel or places.split(fields.text("From"))[0]
-    found = [0]
-    if of_channel:
-        found += [listed.find("channels", f"{of_channel}.{region}", of_channel) or 0 for region in place.regions]
+    found = [channel_price(listed, of_channel, place)]
     if fields.is_set("SendAsMms") or "MediaUrl" in fields:
         found += [listed.find("mms", region) or 0 for region in place.regions]
     return max(found)
@@ -133,3 +140,6 @@ def update(call: Call, operation: Operation) -> Quote:
     Fields(call, "Status", "Body")
     # A cancelled message gives its hold back, so the call says whose.
     return Quote(0, object_id=operation.object_id)
+
+
+FLOWS = {"messages.create": create, "messages.update": update}

@@ -91,7 +91,8 @@ def _classified(method: str, host: str, path: str, is_write: bool) -> Operation:
     object_id = objects[-1] if objects else None
     name = row.operation if row is not None else f"unknown.{method.lower() if method in _METHODS else 'other'}"
     if not is_write:
-        return Operation(name, object_id, idempotent=True)
+        # A read that costs, costs again.
+        return Operation(name, object_id, idempotent=row is None or row.kind != "priced")
     # "There is no idempotency key": a second POST is a second message.
     is_known = row is not None and row.unbounded is None
     return Operation(name, object_id, known=is_known, unbounded=row.unbounded if row is not None else None)

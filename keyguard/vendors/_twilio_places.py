@@ -27,8 +27,8 @@ _ALPHANUMERIC = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9 +_&.!?'-]{1,11}", re.ASCII
 _NORTH_AMERICA = 1
 # What phonenumbers answers for numbers that belong to no country: satellites (+870, +881), international freephone (+800).
 _NO_COUNTRY = "001"
-OUTSIDE = Unbounded("reaches a number of no country (a satellite, an international service), whose price is in no list")
-PREMIUM = Unbounded("reaches a premium-rate number, whose price is in no list")
+_OUTSIDE = Unbounded("reaches a number of no country (a satellite, an international service), whose price is in no list")
+_PREMIUM = Unbounded("reaches a premium-rate number, whose price is in no list")
 _WRITE_E164 = "write it in E.164, as +14155552671: a plus, the country's code, the number"
 
 
@@ -40,7 +40,7 @@ class Place:
     Attributes:
         code: Of the country's telephone system.
         regions: ISO codes of the countries that it may be in; several where the number itself does not tell; none = no country.
-        kind: `landline` or `premium`, "" for all others.
+        kind: `landline`, `premium` or `special` (personal, shared-cost, pagers), "" for mobiles and what may be one.
         digits: The number, for prices by prefix; never shown.
     """
 
@@ -93,6 +93,8 @@ def _place(written: str) -> Place | None:
 def _kind(library: Any, number: Any) -> str:
     kinds = library.PhoneNumberType
     found = library.number_type(number)
+    if found in {kinds.SHARED_COST, kinds.PERSONAL_NUMBER, kinds.PAGER, kinds.UAN, kinds.VOICEMAIL}:
+        return "special"
     return {kinds.FIXED_LINE: "landline", kinds.PREMIUM_RATE: "premium"}.get(found, "")
 
 
@@ -104,6 +106,16 @@ def _phonenumbers() -> Any:
     return phonenumbers
 
 
+def why_unlisted(place: Place) -> Unbounded | None:
+    """Say why no list can have a price for a place; None = one can."""
+    return _PREMIUM if place.kind == "premium" else None if place.regions else _OUTSIDE
+
+
+def is_number(address: str) -> bool:
+    """Say whether an address is written as a phone number, a short code included."""
+    return bool(_SHORT_CODE.fullmatch(address) or _E164.fullmatch(_SEPARATORS.sub("", address)))
+
+
 def check_sender(sender: str, to: Place) -> None:
     """
     Look at an SMS's sender: a number, a short code, or a name.
@@ -111,7 +123,7 @@ def check_sender(sender: str, to: Place) -> None:
     Raises:
         MalformedCall: a name that Twilio does not take, or takes but not to this country.
     """
-    if not sender or is_object_id(sender) or _SHORT_CODE.fullmatch(sender) or _E164.fullmatch(_SEPARATORS.sub("", sender)):
+    if not sender or is_object_id(sender) or is_number(sender):
         return
     if not _ALPHANUMERIC.fullmatch(sender):
         raise MalformedCall(

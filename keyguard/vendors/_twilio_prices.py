@@ -63,6 +63,16 @@ class Prices:
         found = self.find(block, *keys)
         return self.defaults[block] if found is None else found
 
+    def minute(self, region: str, kind: str, digits: str) -> Money:
+        """Return the price of one minute to a number: by the longest prefix listed for its country, its kind, or the country."""
+        voice = self.usd["voice"]
+        keys = (f"{region}.{digits[:size]}" for size in range(len(digits), 0, -1))
+        found = next((voice[key] for key in keys if key in voice), None)
+        if found is not None:
+            return found
+        # Personal numbers, pagers and shared-cost numbers cost more than their country's list price.
+        return self.defaults["voice"] if kind == "special" else self.price("voice", f"{region}.{kind}", region)
+
 
 def current() -> Prices:
     """Return the list in force."""
@@ -85,7 +95,17 @@ def shipped() -> Prices:
 @lru_cache(maxsize=4)
 def loaded(path: Path) -> Prices:
     """
-    Return the shipped list with the user's prices over it.
+    Return the shipped list with a file's prices over it; a process reads a file once.
+
+    Raises:
+        ValueError: as `read`.
+    """
+    return read(path)
+
+
+def read(path: Path) -> Prices:
+    """
+    Read a file over the shipped list.
 
     Raises:
         ValueError: a file that cannot be read, has no date, or says what no list can; says what is wrong.

@@ -6,10 +6,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from keyguard.model import Quote
+from keyguard.vendors import _twilio_calls as calls
 from keyguard.vendors import _twilio_messages as messages
+from keyguard.vendors import _twilio_numbers as numbers
 from keyguard.vendors import _twilio_paths as paths
 from keyguard.vendors import _twilio_prices as prices
 from keyguard.vendors import _twilio_replies as replies
+from keyguard.vendors import _twilio_verify as verify
 from keyguard.vendors._tables import parameters_of
 
 if TYPE_CHECKING:
@@ -18,10 +21,7 @@ if TYPE_CHECKING:
     from keyguard.model import Call, Operation
     from keyguard.vendors import Quoting
 
-FLOWS: Mapping[str, Callable[[Call, Operation], Quote]] = {
-    "messages.create": messages.create,
-    "messages.update": messages.update,
-}
+FLOWS: Mapping[str, Callable[[Call, Operation], Quote]] = {**messages.FLOWS, **calls.FLOWS, **verify.FLOWS, **numbers.FLOWS}
 
 
 class Twilio:
