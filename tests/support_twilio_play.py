@@ -41,9 +41,8 @@ def changed(number: int, **fields: Any) -> Step:
 
 def call(**fields: Any) -> Step:
     """Make one call."""
-    return lambda client, style: getattr(client.calls, f"create{style}")(
-        **{"to": TO, "from_": FROM, "twiml": "<Response><Say>x</Say></Response>", "time_limit": 60, **fields}
-    )
+    given = {"to": TO, "from_": FROM, "twiml": "<Response><Say>x</Say></Response>", "time_limit": 60, **fields}
+    return lambda client, style: getattr(client.calls, f"create{style}")(**given)
 
 
 def ended(number: int) -> Step:
@@ -58,9 +57,8 @@ def number() -> Step:
 
 def verification(**fields: Any) -> Step:
     """Start a verification."""
-    return lambda client, style: getattr(client.verify.v2.services(SERVICE).verifications, f"create{style}")(
-        **{"to": TO, "channel": "sms", **fields}
-    )
+    given = {"to": TO, "channel": "sms", **fields}
+    return lambda client, style: getattr(client.verify.v2.services(SERVICE).verifications, f"create{style}")(**given)
 
 
 def checked(code: str) -> Step:
@@ -88,13 +86,13 @@ def play(urls: Mapping[str, str], style: str, steps: Sequence[Step] = STEPS) -> 
     """Take steps with one client, in order; returns what the SDK returned or raised."""
     if style == "sync":
         client = pointed(Client(ACCOUNT, TOKEN), **urls)
-        return [_told(lambda step=step: step(client, "")) for step in steps]
+        return [_told(step, client) for step in steps]
     return asyncio.run(_aplay(urls, steps))
 
 
-def _told(ask: Callable[[], Any]) -> Any:
+def _told(step: Step, client: Client) -> Any:
     try:
-        return ask()
+        return step(client, "")
     except TwilioRestException as refused:
         return refused
 

@@ -15,6 +15,7 @@ import requests
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from twilio.base.exceptions import TwilioRestException
 from twilio.credential.client_credential_provider import ClientCredentialProvider
 from twilio.credential.credential_provider import CredentialProvider
 from twilio.http import AsyncHttpClient, HttpClient
@@ -27,7 +28,7 @@ from twilio.rest import Client
 import keyguard
 from keyguard import telemetry
 from keyguard.errors import ConfigurationError, EndpointNotAllowed, MalformedCall, RuleViolated
-from keyguard.patches.twilio import patch
+from keyguard.patches.twilio import aread, patch
 from tests.support_json_server import Answer, JsonServer
 from tests.support_twilio_clients import FROM, MESSAGE, STYLES, TO, awaited, client_for, everywhere, pointed, send
 from tests.support_twilio_server import ACCOUNT, INVALID, SERVICE, SUBACCOUNT, TOKEN, Twilio
@@ -174,14 +175,20 @@ def test_a_path_is_the_one_on_the_wire(run: Any, server: JsonServer, style: str,
     assert (installed.usage().calls, len(server.requests)) == (1, 1)
 
 
-def test_a_subaccount_is_billed_for_what_its_path_names(run: Any, server: JsonServer, keyguard_ledger: Ledger) -> None:
-    """The parent authenticates; the call is the subaccount's."""
-    run()
-    client_for(server.url).api.v2010.accounts(SUBACCOUNT).messages.create(**MESSAGE)
-    client_for(server.url).lookups.v2.phone_numbers(TO).fetch(fields="line_type_intelligence")
+@pytest.mark.parametrize(
+    ("path", "account"),
+    [
+        (f"/2010-04-01/Accounts/{SUBACCOUNT}/Messages.json", SUBACCOUNT),
+        (f"/2010-04-01/Accounts/{SUBACCOUNT}.json", SUBACCOUNT),
+        (f"/v2/PhoneNumbers/{TO}", ACCOUNT),
+    ],
+)
+def test_a_subaccount_is_billed_for_what_its_path_names(path: str, account: str) -> None:
+    """Whoever authenticates; where a path names none it is the client's account, also behind an API key."""
+    read = aread(Client("SK1", TOKEN, ACCOUNT), ("POST", f"https://api.twilio.com{path}"), {})
 
-    accounts = [row["account"] for row in keyguard_ledger.entries("run:run-1") if row["kind"] == "reserve"]
-    assert accounts == [SUBACCOUNT, ACCOUNT]
+    assert read is not None
+    assert read.call.account == account
 
 
 def test_a_region_and_an_edge_are_part_of_the_host(run: Any, server: JsonServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,7 +365,7 @@ def test_redirects_are_not_followed_and_cost_nothing(run: Any, server: JsonServe
     """The SDK follows none: what was asked elsewhere was not executed."""
     installed = run()
     server.scripted = [Answer(status, {}, {"Location": f"{server.url}{MESSAGES}"})]
-    with pytest.raises(Exception, match="Unable to create record"):
+    with pytest.raises(TwilioRestException, match="Unable to create record"):
         send(server.url, style)
 
     assert (counted(installed), len(server.requests)) == ((0, 0, 0), 1)
@@ -583,11 +590,11 @@ def test_no_number_is_in_a_span_or_a_row(run: Any, server: JsonServer, monkeypat
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(telemetry, "_tracer", provider.get_tracer("keyguard"))
-    run(allowed_endpoints=["twilio:messages.create", "twilio:lookups.*"])
+    run(allowed_endpoints=["twilio:messages.create", "twilio:lookups.phone_numbers.fetch"])
     client = client_for(server.url)
     client.messages.create(**MESSAGE | {"body": "top secret"})
     client.lookups.v2.phone_numbers(TO).fetch(fields="line_type_intelligence")
-    with pytest.raises(Exception, match="21211"):
+    with pytest.raises(TwilioRestException, match="is not a valid phone number"):
         client.messages.create(**MESSAGE | {"to": INVALID})
     with pytest.raises(EndpointNotAllowed) as refusal:
         client.calls.create(to=TO, from_=FROM, twiml="<Response/>", time_limit=60)

@@ -130,7 +130,7 @@ def test_a_refusal_of_twilios_is_the_callers(guarded: Any, style: str, to: str, 
         with pytest.raises(TwilioException) as caught:
             send(server.url, style, to=to)
 
-    assert caught.value.code == code  # type: ignore[attr-defined]  # -- the SDK has no types
+    assert caught.value.code == code
     assert _counted(installed) == RELEASED
 
 
