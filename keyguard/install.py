@@ -224,6 +224,7 @@ def _arm() -> None:
     _warn_of_unknown(_armed.settings.vendor_hosts)
     context.set_vendor_hosts(_armed.settings.vendor_hosts)
     context.set_unit_prices(_armed.settings.unit_prices)
+    context.set_price_files(_armed.settings.price_files)
     patches.arm()
     if context.handler() is None:
         context.set_handler(CallHandler(partial(finder_for, _armed), partial(identity, _armed), partial(only_observes, _armed)))
@@ -268,6 +269,7 @@ def uninstall() -> None:
         context.set_handler(None)
         context.set_rates(None)
         context.set_unit_prices({})
+        context.set_price_files({})
         patches.disarm()
         for backend in dict.fromkeys(_armed.backends.values()):
             backend.shut()

@@ -121,4 +121,3 @@ def test_a_credential_that_is_put_in_is_read_again(secret: str, scheme: str) -> 
 
     assert credential_of(written) == "vault_key_x"
     assert credential_of(with_credential(written, secret)) == secret
-    assert with_credential("", secret) == f"Bearer {secret}"

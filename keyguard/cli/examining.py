@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from keyguard import patches
+from keyguard import context, patches
 from keyguard.cli.figures import opened
 from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.model import TOKEN_PREFIX
@@ -78,6 +78,7 @@ def examine(policy_file: str | None, ledger: str | None, *, is_verified: bool, t
     if any(finding.level == "problem" for finding in found if finding.about == "vendors"):
         return found
     found += _secrets(_policies_for_tests(policy, settings, ledger))
+    context.set_price_files(settings.price_files)
     return [*found, *_prices(day), *_rates(settings, day)]
 
 

@@ -89,8 +89,8 @@ class Seam:
 
     Attributes:
         name: `stripe.sync`, unique over all plugs.
-        module: Where the class is defined; the seam is armed when that module is imported.
-        attribute: `Class.method`.
+        module: Where the class is found; the seam is armed when that module is imported.
+        attribute: `Class.method`; it is patched in the class that defines it for this one.
         read, send: The plug's two translations. A seam without `send` only checks: `read` may raise.
         is_async: The method is a coroutine function.
         passes: For a seam that sees the requests of hosts nobody guards: all that those pay.
@@ -370,7 +370,9 @@ def _wrap(patch: Patch, seam: Seam, module: Any) -> None:
 
 def _target(seam: Seam, module: Any) -> tuple[Any, str]:
     owner_name, _, name = seam.attribute.rpartition(".")
-    return getattr(module, owner_name, None), name
+    owner = getattr(module, owner_name, None)
+    # The class that defines the method: a vendor may move it into a base class.
+    return next((base for base in getattr(owner, "__mro__", ()) if name in vars(base)), owner), name
 
 
 def _installed_at(seam: Seam) -> tuple[Any, Any, str]:

@@ -12,7 +12,7 @@ from keyguard import context
 from keyguard.errors import EndpointNotAllowed
 from keyguard.model import TOKEN_PREFIX, Call
 from keyguard.patches._headers import credential_of, form_pairs, is_carrying, read_body, with_credential
-from keyguard.vendors import claimant, vendor_named
+from keyguard.vendors import account_of, claimant, vendor_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,7 +34,14 @@ def vendor_of(host: str, netloc: str) -> str | None:
         host: Lower case, without a port.
         netloc: The same with the port that the URL names.
     """
-    return claimant(host) or LISTED.get(netloc)
+    return claimant(host) or LISTED.get(netloc) or _expected(netloc)
+
+
+def _expected(netloc: str) -> str | None:
+    """Return the vendor of the host that an SDK seam guards a call to, whose attempts are ours to report."""
+    ticket = context.open_ticket()
+    is_ours = ticket is not None and not ticket.in_attempt and not ticket.is_over
+    return ticket.call.vendor if ticket is not None and is_ours and ticket.call.host == netloc else None
 
 
 def netloc_of(url: str) -> tuple[str, str]:
@@ -92,11 +99,11 @@ def _credential_headers(vendor: str) -> tuple[str, ...]:
 def split_path(path: str, vendor: str, netloc: str) -> tuple[str, str]:
     """Cut off what a listed proxy puts before the vendor's own path: the vendor's name, or what an SDK above has cut."""
     ticket = context.open_ticket()
-    is_listed = netloc in LISTED
-    if is_listed and path.startswith(f"/{vendor}/"):
-        return f"/{vendor}", path[len(vendor) + 1 :]
-    if is_listed and ticket is not None and not ticket.is_over and path.endswith(ticket.call.path):
+    is_standing_in = claimant(netloc.partition(":")[0]) is None
+    if is_standing_in and ticket is not None and not ticket.is_over and path.endswith(ticket.call.path):
         return path.removesuffix(ticket.call.path), ticket.call.path
+    if is_standing_in and path.startswith(f"/{vendor}/"):
+        return f"/{vendor}", path[len(vendor) + 1 :]
     return "", path
 
 
@@ -133,6 +140,6 @@ def call_of(vendor: str, method: str, url: str, path: str, headers: Mapping[str,
         query=form_pairs(parts.query),
         body=body,
         document=document,
-        account="/".join(headers[name] for name in ("stripe-account", "stripe-context") if headers.get(name)),
+        account="/".join(headers[name] for name in ("stripe-account", "stripe-context") if headers.get(name)) or account_of(vendor, path),
         idempotency_key=headers.get("idempotency-key"),
     )

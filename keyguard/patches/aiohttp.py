@@ -102,7 +102,8 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Out
         url = instance._build_url(given)  # noqa: SLF001 -- where the session's base is added; missing, it stops every request
     except (KeyError, ValueError, TypeError):
         return None
-    if not LISTED and claimant(url.raw_host or "") is None and not _may_hide(instance, kwargs):
+    is_foreign = not LISTED and claimant(url.raw_host or "") is None and context.open_ticket() is None
+    if is_foreign and not _may_hide(instance, kwargs):
         # What a host that nobody guards pays.
         return None
     host, netloc = netloc_of(str(url))

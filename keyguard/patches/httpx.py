@@ -84,7 +84,8 @@ def passes(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
     """Say at once that nobody guards this request: the host is foreign, no stand-in is listed, and no header may carry a token."""
     request = args[0] if args else kwargs["request"]
     # A host that nobody guards pays this, with nothing of the caller's in the processor's caches: so private names, and few calls.
-    if LISTED or claimant(request.url._uri_reference.host) is not None:  # noqa: SLF001 -- missing, it stops every request
+    host = request.url._uri_reference.host  # noqa: SLF001 -- missing, it stops every request
+    if LISTED or claimant(host) is not None or context.open_ticket() is not None:
         return False
     # One search over all values, for nearly every request the only one; Basic hides a token in base64.
     values = b"\n".join(map(_VALUE, request.headers._list))  # noqa: SLF001 -- `raw` would copy each of its items first

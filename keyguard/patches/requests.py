@@ -63,7 +63,7 @@ def passes(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
     """Say at once that nobody guards this request: the host is foreign, no stand-in is listed, and no header may carry a token."""
     request: Any = args[0] if args else kwargs.get("request")
     found = _PLAIN.match(getattr(request, "url", None) or "")
-    if LISTED or found is None or claimant(found[1].lower()) is not None:
+    if LISTED or found is None or claimant(found[1].lower()) is not None or context.open_ticket() is not None:
         return False
     # Basic hides a token in base64.
     return not any(TOKEN_PREFIX in value or "asic " in value for value in request.headers.values() if isinstance(value, str))

@@ -108,6 +108,14 @@ class Tagging(Protocol):
         ...
 
 
+class Accounting(Protocol):
+    """What a vendor plug may offer as `account`, where the path says whose money it is."""
+
+    def __call__(self, path: str, /) -> str:
+        """Return the account that a call to this path bills, "" = the path names none. Never raises."""
+        ...
+
+
 class Dated(Protocol):
     """What a vendor plug may offer as `prices`, where it counts by a list of its own."""
 
@@ -174,6 +182,12 @@ def vendor_named(name: str) -> Vendor:
     """
     registered = context.registered_vendors().get(name)
     return _installed(name) if registered is None else registered
+
+
+def account_of(vendor: str, path: str) -> str:
+    """Return the account that a path bills at a vendor; "" where the vendor's paths name none."""
+    account: Accounting | None = getattr(vendor_named(vendor), "account", None)
+    return "" if account is None else account(path)
 
 
 @cache
