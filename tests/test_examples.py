@@ -6,18 +6,20 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from keyguard.demo.truth import charged
 from tests.support_json_server import Answer, JsonServer
+from tests.support_llm_server import LlmServer
 from tests.support_prefect import API_KEY, ENVIRONMENT, make_customers
 from tests.support_resend_server import Resend
 from tests.support_twilio_server import ACCOUNT, TOKEN, Twilio
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.support_json_server import Arrived
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -90,6 +92,19 @@ def test_any_api_stops_at_its_budget(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.count(".mp3"), len(server.requests)) == (1, 3, 3), done.stderr
     assert "stopped: v1.speech.post for $0.01 would pass the run_usd_cap of run audiobook-1: cap $0.012, $0.003 spent" in done.stderr
     assert (long.returncode, "v1.speech.post for $0.02" in long.stderr) == (1, True)
+
+
+@pytest.mark.skipif(find_spec("openai") is None, reason="the SDK on httpx2 needs Python 3.11")
+def test_a_language_model_stops_at_its_budget(tmp_path: Path) -> None:
+    """Each answer holds eight tenths of a cent and costs a hundredth; what the fourth would hold does not fit any more."""
+    with LlmServer() as server:
+        place = {"OPENAI_API_KEY": "sk-12345", "OPENAI_BASE_URL": f"{server.url}/v1", "KEYGUARD_VENDOR_HOSTS": f"openai={server.host}"}
+        done = _run(tmp_path, "05_cap_an_llm.py", "0.0081", "one?", "two?", "three?", "four?", **place)
+        more = _run(tmp_path, "05_cap_an_llm.py", "0.5", "one?", RUN_ID="questions-2", **place)
+
+    assert (done.returncode, done.stdout.count("Money is not free."), len(server.requests)) == (1, 3, 4), done.stderr
+    assert "stopped: chat.completions.create for $0.007" in done.stderr
+    assert (more.returncode, more.stdout) == (0, "Money is not free.\nspent $0.000111\n"), more.stderr
 
 
 def test_every_example_is_tested_here(request: pytest.FixtureRequest) -> None:
