@@ -35,7 +35,7 @@ def run(names: Collection[str]) -> dict[str, Found]:
     groups = [[name for name in names if name not in ALONE], *([name] for name in names if name in ALONE)]
     for group in filter(None, groups):
         for name, order, client, cell in _run(group):
-            found.setdefault(name, {})[order, client] = Cell(cell["calls"], cell["reservations"], tuple(cell["faults"]))
+            found.setdefault(name, {})[order, client] = Cell(**{**cell, "faults": tuple(cell["faults"])})
     return found
 
 
