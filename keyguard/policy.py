@@ -45,7 +45,7 @@ def _endpoint_pattern(item: str) -> str:
     if not space:
         return prefix + _globbed(method, one="[a-z0-9_]+", many="[a-z0-9_.]+")
     verb = "[A-Z]+" if method == "*" else re.escape(method)
-    return f"{prefix}{verb} {_globbed(path, one='[^/]+', many='.+')}"
+    return f"{prefix}{verb} {_globbed(path, one='[^/]+', many='.*')}"
 
 
 def _globbed(text: str, *, one: str, many: str) -> str:
@@ -60,7 +60,8 @@ def is_allowed(policy: Policy, call: Call, operation: Operation) -> bool:
     if policy.allowed_endpoints is None:
         return True
     fits = _allowed(tuple(policy.allowed_endpoints)).fullmatch
-    return fits(f"{call.vendor}:{call.method} {call.path}") is not None or fits(f"{call.vendor}:{operation.name}") is not None
+    # A URL without a path asks for the root.
+    return fits(f"{call.vendor}:{call.method} {call.path or '/'}") is not None or fits(f"{call.vendor}:{operation.name}") is not None
 
 
 def check_endpoint(key: VaultKey, call: Call, operation: Operation) -> None:

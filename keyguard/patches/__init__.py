@@ -86,7 +86,8 @@ class Seam:
 
     Attributes:
         name: `stripe.sync`, unique over all plugs.
-        module: Where the class is defined; the seam is armed when that module is imported.
+        module: Where the class is found; the seam is armed when that module is imported. The package itself where it has the class,
+            because a hook on a submodule makes wrapt import the package, which a program that replaces `__import__` may notice.
         attribute: `Class.method`.
         read, send: The plug's two translations. A seam without `send` only checks: `read` may raise.
         is_async: The method is a coroutine function.

@@ -47,8 +47,8 @@ class AiohttpPatch:
     def seams(self) -> tuple[Seam, ...]:
         """The request of a session, and the check that none comes to a connection without it."""
         return (
-            Seam("aiohttp.async", "aiohttp.client", "ClientSession._request", read, send, is_async=True, follow=follow),
-            Seam("aiohttp.check", "aiohttp.connector", "BaseConnector.connect", check, is_async=True),
+            Seam("aiohttp.async", "aiohttp", "ClientSession._request", read, send, is_async=True, follow=follow),
+            Seam("aiohttp.check", "aiohttp", "BaseConnector.connect", check, is_async=True),
         )
 
     def supports(self, installed: str) -> bool:

@@ -37,7 +37,7 @@ class RequestsPatch:
     @property
     def seams(self) -> tuple[Seam, ...]:
         """The sending of one prepared request."""
-        return (Seam("requests.sync", "requests.sessions", "Session.send", read, send, passes=passes, follow=follow),)
+        return (Seam("requests.sync", "requests", "Session.send", read, send, passes=passes, follow=follow),)
 
     def supports(self, installed: str) -> bool:
         """Say whether an installed version has this seam."""
