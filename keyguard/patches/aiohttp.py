@@ -88,7 +88,7 @@ def inside(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> t
         handler = context.deciding()
         if handler is None or _passes(request):
             return await sending(request)
-        return await adecided(handler, read, send, sending, instance, (request,), kwargs)
+        return await adecided(handler, partial(read, kwargs), send, sending, instance, (request,), {})
 
     return instance, args, {**kwargs, "middlewares": (*own, guard)}
 
@@ -102,8 +102,8 @@ def _passes(request: Any) -> bool:
     return TOKEN_PREFIX not in said and "asic " not in said
 
 
-def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None:
-    """Read one request as it will be written; `kwargs` are those of the session's method that it comes from."""
+def read(options: dict[str, Any], instance: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], /) -> Outgoing | None:
+    """Read one request as it will be written; the options are those of the session's method that it comes from."""
     request = args[0]
     url, host, netloc = request.url, *netloc_of(str(request.url))
     vendor = vendor_of(host, netloc)
@@ -121,7 +121,7 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Out
         authorization = headers.get("authorization", "")
         if authorization:
             kept["authorization"] = with_credential(authorization, secret) if secret is not None else authorization
-        way = {name: kwargs[name] for name in _WAY if name in kwargs}
+        way = {name: options[name] for name in _WAY if name in options}
         return anyio.from_thread.run(partial(_asked, _Bare(instance), question, headers=kept, **way))
 
     return Outgoing(call, credential_of(headers.get("authorization", "")), ask)

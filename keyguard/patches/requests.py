@@ -95,10 +95,10 @@ class _Adapter(wrapt.ObjectProxy[Any]):
 
 
 def _guarded(adapter: Any, retries: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    handler, sending = context.deciding(), _sender(adapter, retries)
+    handler = context.deciding()
     if handler is None:
-        return sending(*args, **kwargs)
-    return decided(handler, read, send, sending, adapter, args, kwargs)
+        return adapter.send(*args, **kwargs)
+    return decided(handler, read, partial(send, retries), adapter.send, adapter, args, kwargs)
 
 
 def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None:
@@ -129,12 +129,12 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Out
     return Outgoing(call, credential_of(headers.get("authorization", "")), ask)
 
 
-def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Send one request; its answer is the caller's to read, whole or in parts."""
+def send(retries: Any, ticket: context.Ticket, _wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Send one request, with what is left of its adapter's retries; its answer is the caller's to read, whole or in parts."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
     with ticket.attempt() as ended, _Swapped(request, ticket.secret):
         try:
-            response = wrapped(*args, **kwargs)
+            response = _sender(instance, retries)(*args, **kwargs)
         except _AnotherTry as another:
             ended(another.attempt)
             following = another
