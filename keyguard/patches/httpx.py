@@ -108,8 +108,7 @@ def _is_prefects(instance: Any, request: Any) -> bool:
 def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any]) -> Outgoing:
     headers, netloc = request.headers, request.url.netloc.decode("ascii")
     prefix, path = split_path(request.url.raw_path.partition(b"?")[0].decode("ascii"), vendor, netloc)
-    # A generator's body is the transport's to read, once.
-    call = call_of(vendor, request.method, str(request.url), path, headers, getattr(request, "_content", None))
+    call = call_of(vendor, request.method, str(request.url), path, headers, _content(request))
 
     def ask(path: str, secret: str | None) -> Reply:
         """GET a path with the same client, and its proxies, certificates and credentials."""
@@ -122,6 +121,15 @@ def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any]) -> Outgoing:
         return _reply(found, found.content)
 
     return Outgoing(call, credential=credential_of(headers.get("authorization", "")), ask=ask)
+
+
+def _content(request: Any) -> bytes | None:
+    """Return a body that is in memory; None for a generator's, which is the transport's to read, once."""
+    found: bytes | None = getattr(request, "_content", None)
+    if found is None:
+        # The hop of a redirect has the stream of the request before it, which is not read again where it is bytes.
+        found = getattr(request.stream, "_stream", None)
+    return found if isinstance(found, bytes) else None
 
 
 def _get(instance: Any, question: Any) -> Any:
