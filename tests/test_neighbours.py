@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from keyguard.patches import live_seams
-from tests.neighbours import ALONE, ORDERS, Cell, Order, known_neighbours
+from tests.neighbours import ALONE, ORDERS, Cell, Order, known_neighbours, neighbour_named
 from tests.neighbours.canary import CANARIES
 from tests.neighbours.clients import CLIENTS
 from tests.neighbours.matrix import Found, run, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+# The first cell that is asked for waits for all walks.
+pytestmark = pytest.mark.timeout(360)
+SEAMS = {client.name: client.seam for client in CLIENTS}
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +52,8 @@ def test_a_call_beside_a_neighbour_is_charged_once_or_refused(
     cell = walked(neighbour)[order.name, client]
 
     assert cell.faults == ()
-    assert cell.calls == (2 if order.leaves_first else 1)
+    is_answered = SEAMS[client] in neighbour_named(neighbour).replaces and neighbour_named(neighbour).answers
+    assert cell.calls == (2 if order.leaves_first else 1) - is_answered
     assert cell.reservations == cell.calls
 
 

@@ -26,7 +26,8 @@ class Neighbour(ABC):
 
     Attributes:
         hooks: Which layers it sees: `stripe` (the SDK's own methods), `requests`, `httpx`.
-        replaces: Seams whose very method it replaces, and puts the old one back when it leaves: there a call may be refused once.
+        replaces: Seams whose very method it replaces, and puts the old one back when it leaves: there a call may be refused once, and
+            what it answers itself passes no guard, as it goes nowhere.
         answers: It replaces the wire: what it answers never reaches the server.
     """
 

@@ -42,7 +42,7 @@ def run(names: Collection[str]) -> dict[str, Found]:
 def _run(group: list[str]) -> list[tuple[str, str, str, dict[str, Any]]]:
     done = subprocess.run(
         [*_python(group), "-W", "error", "-m", "tests.neighbours", "--json", *group],
-        cwd=_ROOT, env=_environment(), capture_output=True, text=True, timeout=110, check=False,
+        cwd=_ROOT, env=_environment(), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     if done.returncode != 0:
         raise RuntimeError(f"the walks beside {', '.join(group)} did not end well:\n{done.stderr}")

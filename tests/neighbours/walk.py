@@ -96,22 +96,29 @@ class _Walk:
         # Trying them puts back what was out.
         tried = self._try_seams()
         for client in CLIENTS:
-            faults = [f"seams says {name}: {said}, not {stands}" for name, (said, stands) in _of(client, tried) if said != stands]
-            faults += self._charge(client, _cents(phase, client))
-            if self._is_armed:
-                faults += self._refuse(client)
+            # What is answered in the seam's own place, the seam does not see, and nobody sends.
+            known = [one for one in _of(client, tried) if not self._is_answered(one[0])]
+            faults = [f"seams says {name}: {said}, not {stands}" for name, (said, stands) in known if said != stands]
+            if not self._is_answered(client.seam):
+                faults += self._charge(client, _cents(phase, client))
+                faults += self._refuse(client) if self._is_armed else []
             self._faults[client.name] += [f"{phase}: {fault}" for fault in faults]
 
     def _is_out(self, client: Client) -> bool:
-        """Say whether the neighbour has put a method of its own, or the library's, in the place of ours."""
-        return self._is_armed and client.seam in self._neighbour.replaces and not self._installation.seams[client.seam]
+        """Say whether the neighbour has put a method of its own, or the library's, in the place of ours, or under it."""
+        is_replaced = self._is_armed and client.seam in self._neighbour.replaces
+        return is_replaced and (self._is_answered(client.seam) or not self._installation.seams[client.seam])
+
+    def _is_answered(self, seam: str) -> bool:
+        """Say whether the neighbour answers whatever would come to a seam."""
+        return self._is_armed and self._is_beside and self._neighbour.answers and seam in self._neighbour.replaces
 
     def _come_round(self, client: Client, cents: int) -> list[str]:
         """Make a call that does not pass the seam: only the neighbour answers it, or it is refused unsent, and the guard is back."""
         before = self._books()
         raised = _raised(client, self._server.url, cents)
         changed = tuple(now - then for now, then in zip(self._books()[:3], before, strict=False))
-        is_answered = self._is_beside and self._neighbour.answers
+        is_answered = self._is_answered(client.seam)
         faults = [] if changed == (0, 0, 0) else [f"a call round the seam was (reserved, counted, charged) {changed}"]
         if any(isinstance(error, keyguard.ConfigurationError) for error in raised) == is_answered or self._is_out(client) != is_answered:
             faults.append(f"UNGUARDED: a call round the seam ended with {raised[:1] or 'an answer'}")
