@@ -173,7 +173,8 @@ def _is_stock(adapter: Any) -> bool:
 
 def _sender(adapter: Any, retries: Any) -> Callable[..., Any]:
     """Return what sends once: urllib3 would send a request again by itself, and each time it may be executed."""
-    if getattr(retries, "total", 0) in (0, False) or "send" in vars(adapter):
+    own = getattr(adapter, "max_retries", None)
+    if (retries is own and getattr(own, "total", 0) in (0, False)) or "send" in vars(adapter):
         found: Callable[..., Any] = adapter.send
         return found
 
