@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from decimal import Context, Decimal, Inexact, InvalidOperation
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context, Decimal, Inexact, InvalidOperation
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -29,10 +29,12 @@ _LARGEST_USD = 1_000_000_000
 _LONGEST_NAME = 200
 # Of our own: the caller's decimal context may round to a few digits. What cannot be exact raises.
 _EXACT = Context(prec=60, traps=[Inexact])
-_MICRO = Decimal("0.000001")
+_ROUNDING = Context(prec=60, traps=[])
+_MICRO, _NANO = Decimal("0.000001"), Decimal("0.000000001")
 _DURATION = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "*"})
-_VENDOR = re.compile(r"([a-z][a-z0-9_-]*):\s*")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "*"})
+_VENDOR_NAME = r"[a-z][a-z0-9_-]*"
+_VENDOR = re.compile(rf"({_VENDOR_NAME}):\s*")
 # No colon: it would read as a vendor prefix. A `*` stands for a segment that has one.
 _PATH = re.compile(r"/[^\s?#:]*")
 _OPERATION = re.compile(r"[a-z0-9_]+(\.[a-z0-9_*]+)+")
@@ -61,6 +63,26 @@ def to_money(value: object) -> Money:
         return int(_EXACT.scaleb(_EXACT.quantize(usd, _MICRO), 6))
     except Inexact:
         raise ValueError(f"an amount is counted in micro-dollars: {value!r} has more than six decimals") from None
+
+
+def to_money_up(value: object) -> Money:
+    """
+    Read US dollars that were worked out (`0.05 * 3`) as micro-USD, rounded up: a bound must not fall below what it bounds.
+
+    What lies beyond the ninth decimal is taken for the noise of floats, and is no reason for another micro-dollar.
+
+    Raises:
+        ValueError: as `to_money`, of which only the number of decimals is free.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
+        return to_money(value)
+    try:
+        usd = Decimal(str(value))
+    except InvalidOperation:
+        return to_money(value)
+    if not usd.is_finite() or not 0 <= usd <= _LARGEST_USD:
+        return to_money(value)
+    return to_money(usd.quantize(_NANO, ROUND_HALF_EVEN, _ROUNDING).quantize(_MICRO, ROUND_CEILING, _ROUNDING))
 
 
 def to_usd(amount: Money) -> float:
@@ -95,6 +117,16 @@ def to_seconds(value: object) -> float:
     return float(seconds)
 
 
+def is_vendor_name(text: str) -> bool:
+    """Say whether this can be the name of a vendor."""
+    return re.fullmatch(_VENDOR_NAME, text) is not None
+
+
+def is_operation(text: str) -> bool:
+    """Say whether this can be the name of one operation: words with dots between them, as in `payment_intents.create`."""
+    return _OPERATION.fullmatch(text) is not None and "*" not in text
+
+
 def check_endpoint(item: str) -> str:
     """
     Return one allowlist item in its normal form.
@@ -109,7 +141,7 @@ def check_endpoint(item: str) -> str:
     vendor, rest = (prefix[1], item.strip()[prefix.end() :]) if prefix else ("", item.strip())
     method, _, path = rest.partition(" ")
     path = path.strip()
-    if method.upper() in _METHODS and _PATH.fullmatch(path):
+    if method.upper() in METHODS and _PATH.fullmatch(path):
         return f"{vendor}:{method.upper()} {path}" if vendor else f"{method.upper()} {path}"
     if not path and _OPERATION.fullmatch(method):
         return f"{vendor}:{method}" if vendor else method
@@ -123,7 +155,7 @@ def _check_operation(value: str) -> str:
     """Return the operation that a rule is for, `vendor:` kept: exactly one, because its fields are looked up."""
     prefix = _VENDOR.match(value.strip())
     name = value.strip()[prefix.end() :] if prefix else value.strip()
-    if not _OPERATION.fullmatch(name) or "*" in name:
+    if not is_operation(name):
         raise ValueError(f"expected one operation such as 'payment_intents.create' (optionally behind 'stripe:'), got {value!r}")
     return f"{prefix[1]}:{name}" if prefix else name
 

@@ -44,8 +44,13 @@ def _endpoint_pattern(item: str) -> str:
     prefix = f"{re.escape(vendor) if vendor else '[^:]*'}:"
     if not space:
         return prefix + _globbed(method, one="[a-z0-9_]+", many="[a-z0-9_.]+")
+    return prefix + request_pattern(method, path)
+
+
+def request_pattern(method: str, path: str) -> str:
+    """Return what matches `METHOD /path` in a regular expression: `*` is any method or one segment of a path, `**` any number of them."""
     verb = "[A-Z]+" if method == "*" else re.escape(method)
-    return f"{prefix}{verb} {_globbed(path, one='[^/]+', many='.*')}"
+    return f"{verb} {_globbed(path, one='[^/]+', many='.*')}"
 
 
 def _globbed(text: str, *, one: str, many: str) -> str:
