@@ -540,6 +540,7 @@ class Receipt:
         found: False = no such reservation (a reserve that never committed).
         spent, held, doubt: The reservation's own parts.
         overrun: How far the vendor's truth went above the hold.
+        recurring: The vendor will charge again by itself, outside of every cap (a subscription's next period).
     """
 
     reservation_id: str
@@ -548,6 +549,7 @@ class Receipt:
     held: Money = 0
     doubt: Money = 0
     overrun: Money = 0
+    recurring: bool = False
 
 
 @quick
@@ -597,6 +599,7 @@ class Usage:
         overrun: Σ of the vendor's truth above our holds.
         calls: Calls sent or in flight.
         intents: Open intents, which `held` includes.
+        recurring: Calls after which the vendor charges again by itself, outside of this cap (a subscription's next period).
     """
 
     scope: str
@@ -608,6 +611,7 @@ class Usage:
     overrun: Money = 0
     calls: int = 0
     intents: tuple[Intent, ...] = ()
+    recurring: int = 0
 
     @property
     def remaining(self) -> Money | None:

@@ -138,16 +138,6 @@ def _by_class(fields: Body) -> dict[str, Any]:
     return dict(fields)
 
 
-def priced(object_id: str = "price_1", unit: int | None = 1000, **fields: Any) -> dict[str, Any]:
-    """Return a price."""
-    recurring = {"interval": "month", "interval_count": 1, "usage_type": "licensed", "trial_period_days": None, "meter": None}
-    text = None if unit is None else str(unit)
-    return synthesized(
-        "price", id=object_id, currency="usd", billing_scheme="per_unit", type="recurring",
-        **{"unit_amount": unit, "unit_amount_decimal": text, "recurring": recurring, **fields},
-    )  # fmt: skip
-
-
 class Till(World):
     """A world whose vendor answers one case after the other, and is asked what a case allows."""
 

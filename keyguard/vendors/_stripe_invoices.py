@@ -11,22 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from keyguard.errors import MalformedCall
 from keyguard.model import Fact, Memory, Outcome, Quote
-from keyguard.vendors import Ask, Recall
+from keyguard.vendors import Recall
 from keyguard.vendors import _stripe_forms as forms
 from keyguard.vendors import _stripe_money as money
 from keyguard.vendors import _stripe_objects as objects
 from keyguard.vendors import _stripe_prices as prices
 from keyguard.vendors import _stripe_replies as replies
+from keyguard.vendors import _stripe_waiting as waiting
 from keyguard.vendors._stripe_objects import Flow
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from keyguard.model import Call, Operation
-    from keyguard.vendors import Quoting
+    from keyguard.vendors import Ask, Quoting
     from keyguard.vendors._stripe_forms import Fields
-
-_LINES = 100  # the longest list that Stripe answers
 
 
 def _memory(object_id: str) -> Generator[Recall | Ask, Any, Memory]:
@@ -89,8 +88,7 @@ def _create(call: Call, _operation: Operation) -> Quoting:
         call, "customer", "customer_account", "from_invoice", "subscription", "pending_invoice_items_behavior", "shipping_cost",
         "automatic_tax", "default_tax_rates",
     )  # fmt: skip
-    customer = found.object_id("customer") or found.object_id("customer_account")
-    quote = yield from _pending(customer, found)
+    quote = yield from _pending(waiting.customer_in(found), found.text("pending_invoice_items_behavior"))
     cost = (yield from prices.shipping([found.below("shipping_cost")] if "shipping_cost" in found else [])) + prices.taxed(found)
     source = found.object_id("from_invoice[invoice]")
     if source is not None:
@@ -101,38 +99,15 @@ def _create(call: Call, _operation: Operation) -> Quoting:
     return _plus(quote, cost)
 
 
-def _pending(customer: str | None, found: Fields) -> Quoting:
+def _pending(owner: tuple[str, str] | None, behavior: str | None) -> Quoting:
     """Bound what waits for the customer's next invoice; only what is asked for explicitly is asked of Stripe."""
-    behavior = found.text("pending_invoice_items_behavior")
-    if customer is None or behavior == "exclude":
+    if owner is None or behavior == "exclude":
         return Quote(0)
-    memory: Memory | None = yield Recall(customer)
-    held = memory.held if memory is not None else 0
-    if behavior != "include":
-        # Old API versions include what is pending; what this run made is held already.
-        return Quote(held, object_id=customer, adopts=True)
-    reply = yield Ask(f"/v1/invoiceitems?customer={customer}&pending=true&limit={_LINES}")
-    asked = _listed(reply.body) if 200 <= reply.status < 300 else prices.Cost(0, "collects items that cannot be read")
-    return _plus(Quote(held, object_id=customer, adopts=True), prices.Cost(max(0, asked.amount - held), asked.why))
-
-
-def _listed(body: bytes | None) -> prices.Cost:
-    try:
-        found = money.parsed(body)
-        items = found.get("data")
-        if not isinstance(items, list) or found.get("has_more"):
-            raise ValueError("more than one page")
-        # A credit among them lowers what is charged, but is not read so.
-        return sum((prices.Cost(_positive(item)) for item in items), prices.Cost())
-    except (ValueError, RecursionError):
-        return prices.Cost(0, "collects items that cannot be read")
-
-
-def _positive(item: Any) -> int:
-    if not isinstance(item, dict):
-        raise ValueError("no item")
-    amount = item.get("amount")
-    return 0 if isinstance(amount, int) and amount < 0 else money.units(item, "amount")
+    name, customer = owner
+    held = yield from waiting.held(customer)
+    quote = Quote(held, object_id=customer, adopts=True)
+    # Old API versions include what is pending; what this run made is held already.
+    return _plus(quote, (yield from waiting.items(customer, held, name))) if behavior == "include" else quote
 
 
 def _add_lines(call: Call, operation: Operation) -> Quoting:

@@ -18,6 +18,7 @@ from keyguard.vendors import _stripe_paths as paths
 from keyguard.vendors import _stripe_payments as payments
 from keyguard.vendors import _stripe_payouts as payouts
 from keyguard.vendors import _stripe_replies as replies
+from keyguard.vendors import _stripe_schedules as schedules
 from keyguard.vendors import _stripe_subscriptions as subscriptions
 from keyguard.vendors import _stripe_tags as tags
 from keyguard.vendors import _stripe_v2 as v2
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 # "Stripe 400/401/403/404/429 and declines": documented as not executed.
 _NOT_EXECUTED = frozenset({400, 401, 402, 403, 404, 429})
 FLOWS: dict[str, Flow] = {
-    **payments.FLOWS, **payouts.FLOWS, **invoices.FLOWS, **subscriptions.FLOWS, **checkout.FLOWS, **v2.FLOWS,
+    **payments.FLOWS, **payouts.FLOWS, **invoices.FLOWS, **subscriptions.FLOWS, **schedules.FLOWS, **checkout.FLOWS, **v2.FLOWS,
 }  # fmt: skip
 
 
