@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tests.support_stripe_money import Case
@@ -55,3 +56,11 @@ FORM: dict[str, Any] = {"customer": "cus_1", "items": [{"price": "price_1", "qua
 SUBSCRIBE = Case("subscriptions.create", f"POST {SUBS}", FORM, subscription(), quoted=2000, held=2000, recurring=True,
                  reads={"/v1/prices/price_1": priced(), **NOBODY})  # fmt: skip
 INLINE = {"price_data": {"currency": "usd", "product": "prod_1", "unit_amount": 300, "recurring": {"interval": "month"}}, "quantity": 3}
+INVOICES, IN_1 = "/v1/invoices", "/v1/invoices/in_1"
+DRAFT = Case("invoices.create", f"POST {INVOICES}", {"customer": "cus_1"}, unpaid(0, "draft"))
+WAITS = Case("invoiceitems.create", "POST /v1/invoiceitems", {"customer": "cus_1", "amount": 500, "currency": "usd"}, waiting(500),
+             quoted=500, held=500)  # fmt: skip
+LINE = replace(WAITS, form={**WAITS.form, "invoice": "in_1"}, answer=waiting(500, invoice="in_1"), reads={IN_1: unpaid(0, "draft")},
+               before=(DRAFT,), note="on an invoice")  # fmt: skip
+FINAL = Case("invoices.finalize", f"POST {IN_1}/finalize", {}, unpaid(500), quoted=500, held=500, before=(DRAFT, LINE))
+PAY = Case("invoices.pay", f"POST {IN_1}/pay", {}, invoice(), quoted=2000, spent=2000, reads={IN_1: unpaid(2000)})

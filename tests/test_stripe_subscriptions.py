@@ -23,7 +23,8 @@ from tests.support_stripe_objects import (
     item,
     priced,
     subscription,
-    unpaid, waiting,
+    unpaid,
+    waiting,
 )  # fmt: skip
 from tests.support_stripe_spec import synthesized
 

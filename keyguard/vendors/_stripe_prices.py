@@ -61,8 +61,8 @@ def _cost(item: Fields, code: str | None, known: dict[str, dict[str, Any] | None
     quantity = _quantity(item)
     taxes = Cost(0, TAXES) if any(name in item for name in ("tax_rates", "dynamic_tax_rates", "tax_amounts")) else Cost()
     if "amount" in item:
-        # Of an invoice item: a total, whatever the quantity.
-        return taxes + _in(item.code(code), Fraction(item.count("amount") or 0))
+        # Of an invoice item a total, of Checkout's items in older API versions a unit's.
+        return taxes + _in(item.code(code), (item.count("amount") or 0) * max(Fraction(1), quantity))
     data = item.below("price_data") if "price_data" in item else item
     unit = _unit(data)
     if unit is not None:
