@@ -582,6 +582,7 @@ class Receipt:
         found: False = no such reservation (a reserve that never committed).
         spent, held, doubt: The reservation's own parts.
         overrun: How far the vendor's truth went above the hold.
+        recurring: The vendor will charge again by itself, outside of every cap (a subscription's next period).
     """
 
     reservation_id: str
@@ -590,6 +591,7 @@ class Receipt:
     held: Money = 0
     doubt: Money = 0
     overrun: Money = 0
+    recurring: bool = False
 
 
 @quick
@@ -640,6 +642,7 @@ class Usage:
         calls: Calls sent or in flight.
         emails: E-mails sent, in flight or in doubt.
         intents: Open intents, which `held` includes.
+        recurring: Calls after which the vendor charges again by itself, outside of this cap (a subscription's next period).
     """
 
     scope: str
@@ -652,6 +655,7 @@ class Usage:
     calls: int = 0
     emails: int = 0
     intents: tuple[Intent, ...] = ()
+    recurring: int = 0
 
     @property
     def remaining(self) -> Money | None:

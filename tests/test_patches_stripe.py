@@ -251,7 +251,7 @@ def test_of_bodies_that_are_no_forms_only_json_is_read(server: StripeServer, rec
 
 
 def test_a_basic_credential_is_its_user(server: StripeServer, recorder: Recorder) -> None:
-    """`Authorization: Basic base64(key:)` carries the key as its user; what cannot be decoded is no credential, and what names no scheme is one."""
+    """`Authorization: Basic base64(key:)` carries the key as its user; what cannot be decoded is none, what names no scheme is one."""
     for header in ("Basic c2tfdGVzdF85Og==", "Basic !!", "Nonsense"):
         with contextlib.suppress(stripe.StripeError):
             _client(server).raw_request("get", "/v1/customers", headers={"Authorization": header})

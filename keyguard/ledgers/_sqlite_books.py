@@ -88,6 +88,8 @@ class Books:
             detail["identity"] = order.identity
         if not order.enforce:
             detail["observe"] = True
+        if order.quote.recurring:
+            detail["recurring"] = True
         self._holds.log_change(hold, "reserve", detail)
         return self._granted(order, amount, adopted)
 
@@ -168,7 +170,7 @@ class Books:
         outcome = closing.outcome
         if hold.state == "R" or (hold.state == "U" and outcome.ending != "doubt"):
             self._end(hold, outcome, {"unsent": True} if closing.unsent else {})
-        return Receipt(hold.id, spent=hold.spent, held=hold.held, doubt=hold.doubt, overrun=hold.overrun)
+        return Receipt(hold.id, spent=hold.spent, held=hold.held, doubt=hold.doubt, overrun=hold.overrun, recurring=hold.is_repeated)
 
     def _end(self, hold: Hold, outcome: Outcome, detail: dict[str, Any]) -> None:
         if outcome.request_id:

@@ -100,8 +100,13 @@ class Budgets:
         emails = execute("SELECT spent FROM bucket WHERE scope = ?", (f"emails:{scope}",)).fetchone()
         return Usage(
             scope, cap, spent, held, doubt, refunded=refunded[0] if refunded else 0, overrun=overrun, calls=calls[0] if calls else 0,
-            emails=emails[0] if emails else 0, intents=self._intents(scope),
+            emails=emails[0] if emails else 0, intents=self._intents(scope), recurring=self._recurring(scope),
         )  # fmt: skip
+
+    def _recurring(self, scope: str) -> int:
+        # As in `Hold.is_repeated`.
+        found = self._log.execute("SELECT count(*) FROM holds WHERE scope = ? AND recurring = 1 AND state IN ('O', 'U', 'S')", (scope,))
+        return int((found.fetchone() or (0,))[0])
 
     def _intents(self, scope: str) -> tuple[Intent, ...]:
         rows = self._log.execute(

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 State = Literal["R", "O", "U", "S", "X", "A"]
 _COLUMNS = (
     "id, key_id, scope, leg0, leg1, leg2, count_leg, vendor, account, method, pot, object_id, adopts, prior, operation, amount, adopted, "
-    "spent, held, doubt, overrun, refundable, state, unit_leg, units"
+    "spent, held, doubt, overrun, refundable, state, unit_leg, units, recurring"
 )
-_ADD = "INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,?,0,0,0,1,'R',?,?,?)"
+_ADD = "INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,?,0,0,0,1,'R',?,?,?,?)"
 _CHANGE = (
     "UPDATE holds SET state = ?, spent = ?, held = ?, doubt = ?, overrun = ?, refundable = ?, sent = ?, units = ? "
     "WHERE id = ? AND state = ?"
@@ -38,6 +38,7 @@ class Hold:
         adopted: The part of it that an earlier hold gave.
         refundable: What its purchases add to the derived refund cap.
         units: What it counts on `unit_leg` now.
+        recurring: 1 where the vendor will charge again by itself.
     """
 
     id: str
@@ -65,6 +66,12 @@ class Hold:
     state: State
     unit_leg: int | None
     units: int
+    recurring: int
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether the vendor will, or may, charge again by itself: not of a call that was released, or whose hold moved on."""
+        return bool(self.recurring) and self.state in {"O", "U", "S"}
 
     @property
     def legs(self) -> str:
@@ -120,14 +127,14 @@ class Holds:
         hold = Hold(
             order.reservation_id, order.key_id, order.scope, leg0, leg1, leg2, count_leg, order.vendor, order.account, order.method,
             quote.pot, quote.object_id, quote.adopts, quote.prior, order.operation, amount, adopted, 0, amount, 0, 0, 0, "R",
-            unit_leg, units,
+            unit_leg, units, quote.recurring,
         )  # fmt: skip
         self._log.execute(
             _ADD,
             (
                 hold.id, hold.key_id, order.version, hold.scope, leg0, leg1, leg2, count_leg, hold.vendor, hold.account, hold.operation,
                 hold.method, hold.pot, hold.object_id, hold.adopts, hold.prior, order.identity, order.enforce, self._owner, amount, adopted,
-                amount, self._log.at, unit_leg, units,
+                amount, self._log.at, unit_leg, units, quote.recurring,
             ),
         )  # fmt: skip
         if len(self._fresh) >= _FRESH_KEPT:

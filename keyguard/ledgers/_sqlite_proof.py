@@ -25,6 +25,7 @@ def refold(db: apsw.Connection, chained: Callable[[bytes, list[Any]], bytes]) ->
     _compare_holds(db, holds, wrong)
     _compare_buckets(db, holds, unsent, wrong)
     _compare_caps(db, wrong)
+    _compare_recurring(db, wrong)
     return wrong
 
 
@@ -121,3 +122,11 @@ def _folded_caps(db: apsw.Connection) -> dict[str, int | None]:
         caps[scope], caps[f"calls:{scope}"] = policy.get("run_usd_cap"), policy.get("max_calls")
         caps[f"emails:{scope}"], caps[f"refund:{scope}"] = policy.get("max_emails"), policy.get("refund_usd_cap")
     return caps
+
+
+def _compare_recurring(db: apsw.Connection, wrong: list[str]) -> None:
+    """Compare which reservations the vendor will charge again for with what their rows of the log say."""
+    rows = db.execute("SELECT hold, detail FROM entries WHERE kind = 'reserve' AND detail LIKE '%recurring%'")
+    logged = {hold for hold, text in rows if _read(text).get("recurring")}
+    kept = {name for (name,) in db.execute("SELECT id FROM holds WHERE recurring = 1")}
+    wrong += [f"reservation {name}: whether its charge recurs differs between the log and the books" for name in sorted(logged ^ kept)]
