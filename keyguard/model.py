@@ -199,6 +199,8 @@ class Policy(BaseModel):
         call_usd_cap: Dollars that one call may cost at most.
         refund_usd_cap: Dollars of own charges that a run may refund; None = what it charged. 0 allows none.
         max_calls: Calls, reads included, that a run may send.
+        max_emails: E-mails that a run may send, each recipient one, whatever they cost (Resend). A broadcast that `unpriced` lets
+            through counts none: its recipients are not in the request.
         allowed_endpoints: The only endpoints that may be called; None = all.
         rules: What the fields of an operation's requests may say, by operation and field: `keyguard.rules`.
         expires_in: Seconds from the key's issue to its expiry.
@@ -221,6 +223,7 @@ class Policy(BaseModel):
     call_usd_cap: Cap | None = None
     refund_usd_cap: Usd | None = None
     max_calls: Annotated[int, Field(gt=0, strict=True)] | None = None
+    max_emails: Annotated[int, Field(gt=0, strict=True)] | None = None
     allowed_endpoints: tuple[Endpoint, ...] | None = None
     rules: dict[RuledOperation, FieldRules] | None = None
     expires_in: Seconds | None = None
@@ -399,6 +402,7 @@ class Quote:
         adopts: Take over the open hold of that object instead of holding twice.
         prior: What that object had cost in total before this call (for objects of other runs).
         unbounded: Why this request has no bound, where its operation mostly has one; the policy's `unpriced` is its amount then.
+        units: How many units of the vendor's own it asks for, where they have a cap too: e-mails, each recipient one.
         recurring: The vendor itself may charge again later, without a call that could be capped: only the first charge is in `amount`.
     """
 
@@ -409,6 +413,7 @@ class Quote:
     prior: Money = 0
     unbounded: Unbounded | None = None
     recurring: bool = False
+    units: int = 0
 
 
 @quick
@@ -454,6 +459,7 @@ class Outcome:
         refund_of: The charge or intent that a settled refund gave back to the customer.
         source: Who knew the cost: `provider` (in the reply) or `local` (our own table).
         request_id: The vendor's name for the request, for support.
+        units: How many of the quote's units were used; None = all of them.
     """
 
     ending: Ending
@@ -462,6 +468,10 @@ class Outcome:
     refund_of: str | None = None
     source: Literal["provider", "local"] = "provider"
     request_id: str | None = None
+    units: int | None = None
+
+
+Unit = Literal["usd", "call", "email"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,14 +480,14 @@ class Leg:
     One budget that a reservation draws on.
 
     Attributes:
-        scope: `run:<id>`, `key:<id>`, `policy:<name>`, `refund:<run scope>`, `calls:<run scope>`.
+        scope: `run:<id>`, `key:<id>`, `policy:<name>`, `refund:<run scope>`, `calls:<run scope>`, `emails:<run scope>`.
         per: `run` (one window for ever) or `day` (one window a UTC day, by the ledger's clock).
-        unit: `usd` counts the order's amount; `call` counts 1 for each call sent.
+        unit: `usd` counts the order's amount; `call` counts 1 for each call sent; `email` counts the quote's units.
     """
 
     scope: str
     per: Literal["run", "day"] = "run"
-    unit: Literal["usd", "call"] = "usd"
+    unit: Unit = "usd"
 
 
 @quick
@@ -522,7 +532,7 @@ class Decision:
         granted: Whether the call may leave.
         reason: Why not. `stale` = the key changed since it was read: read it again and redo.
         scope: Which budget refused; with its `cap`, `spent`, `held`, `doubt` and what was `requested`
-            (micro-USD, or calls where `unit` is `call`).
+            (micro-USD, or calls or e-mails, as `unit` says).
         resets_at: POSIX seconds when a day budget opens again; None for the others.
         held_amount: What was held in all, an adopted hold included.
         adopted: The part of it that an earlier hold gave.
@@ -532,7 +542,7 @@ class Decision:
     granted: bool
     reason: Reason = ""
     scope: str = ""
-    unit: Literal["usd", "call"] = "usd"
+    unit: Unit = "usd"
     cap: int = 0
     spent: int = 0
     held: int = 0
@@ -572,6 +582,7 @@ class Receipt:
         found: False = no such reservation (a reserve that never committed).
         spent, held, doubt: The reservation's own parts.
         overrun: How far the vendor's truth went above the hold.
+        recurring: The vendor will charge again by itself, outside of every cap (a subscription's next period).
     """
 
     reservation_id: str
@@ -580,6 +591,7 @@ class Receipt:
     held: Money = 0
     doubt: Money = 0
     overrun: Money = 0
+    recurring: bool = False
 
 
 @quick
@@ -628,7 +640,9 @@ class Usage:
         refunded: Σ of refunds of the run's own charges; never gives cap back.
         overrun: Σ of the vendor's truth above our holds.
         calls: Calls sent or in flight.
+        emails: E-mails sent, in flight or in doubt.
         intents: Open intents, which `held` includes.
+        recurring: Calls after which the vendor charges again by itself, outside of this cap (a subscription's next period).
     """
 
     scope: str
@@ -639,7 +653,9 @@ class Usage:
     refunded: Money = 0
     overrun: Money = 0
     calls: int = 0
+    emails: int = 0
     intents: tuple[Intent, ...] = ()
+    recurring: int = 0
 
     @property
     def remaining(self) -> Money | None:

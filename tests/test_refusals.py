@@ -167,9 +167,8 @@ def test_requests_gets_a_whole_response(server: JsonServer) -> None:
             parts = b"".join(streamed.iter_content(7))
             lines = list(streamed.iter_lines())
 
-    assert (response.url, response.request.method, response.reason, response.elapsed) == (
-        f"{server.url}{JOBS}", "POST", "Forbidden", dt.timedelta(0),
-    )  # fmt: skip
+    assert (response.url, response.request.method, response.reason) == (f"{server.url}{JOBS}", "POST", "Forbidden")
+    assert response.elapsed >= dt.timedelta(0)
     assert seen == [response]
     assert json.loads(parts) == json.loads(lines[0]) == response.json()
     assert isinstance(response.raw, io.BytesIO)

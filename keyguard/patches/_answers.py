@@ -24,17 +24,15 @@ def of_httpx(library: str, request: Any, refusal: Refused) -> Any:
     return response
 
 
-def of_requests(request: Any, kwargs: dict[str, Any], refusal: Refused) -> Any:
-    """Return a response of requests, through the request's own hooks, as `Session.send` gives one."""
-    library, answer = sys.modules["requests"], answer_of(refusal)
-    response = library.Response()
+def of_requests(request: Any, refusal: Refused) -> Any:
+    """Return a response of requests, as an adapter gives one to its session."""
+    answer, response = answer_of(refusal), sys.modules["requests"].Response()
     response.status_code, response.reason, response.encoding = STATUS, REASON, "utf-8"
     response.headers.update(answer.headers)
     response.request, response.url = request, request.url
     response.raw = io.BytesIO(answer.body)
     response._content, response._content_consumed = answer.body, True  # noqa: SLF001 -- where a body that was read is kept
-    options = {name: value for name, value in kwargs.items() if name not in {"allow_redirects", "request"}}
-    return library.hooks.dispatch_hook("response", request.hooks, response, **options)
+    return response
 
 
 def of_aiohttp(session: Any, method: str, url: Any, headers: Any, refusal: Refused) -> Any:

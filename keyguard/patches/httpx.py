@@ -23,6 +23,7 @@ from keyguard.patches._tail import Tail
 from keyguard.patches._wire import (
     BODY_HEADERS,
     LISTED,
+    Swapped,
     call_of,
     check_token,
     credential_in,
@@ -30,7 +31,6 @@ from keyguard.patches._wire import (
     is_telling,
     split_path,
     vendor_of,
-    with_secret,
 )
 from keyguard.vendors import claimant
 
@@ -123,8 +123,7 @@ def _is_prefects(instance: Any, request: Any) -> bool:
 def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any], respond: Callable[[Refused], Any]) -> Outgoing:
     headers, netloc = request.headers, request.url.netloc.decode("ascii")
     prefix, path = split_path(request.url.raw_path.partition(b"?")[0].decode("ascii"), vendor, netloc)
-    # A generator's body is the transport's to read, once.
-    call = call_of(vendor, request.method, str(request.url), path, headers, getattr(request, "_content", None))
+    call = call_of(vendor, request.method, str(request.url), path, headers, _content(request))
 
     def ask(path: str, secret: str | None) -> Reply:
         """GET a path with the same client, and its proxies, certificates and credentials."""
@@ -132,11 +131,20 @@ def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any], respond: Cal
         question.extensions = {**request.extensions}
         for name in BODY_HEADERS:
             question.headers.pop(name, None)
-        with _Swapped(question, vendor, secret):
+        with Swapped(question.headers, vendor, secret):
             found = get(question)
         return _reply(found, found.content)
 
     return Outgoing(call, credential=credential_in(headers, vendor, netloc), ask=ask, respond=respond)
+
+
+def _content(request: Any) -> bytes | None:
+    """Return a body that is in memory; None for a generator's, which is the transport's to read, once."""
+    found: bytes | None = getattr(request, "_content", None)
+    if found is None:
+        # The hop of a redirect has the stream of the request before it, which is not read again where it is bytes.
+        found = getattr(request.stream, "_stream", None)
+    return found if isinstance(found, bytes) else None
 
 
 def _get(instance: Any, question: Any) -> Any:
@@ -161,7 +169,7 @@ async def _aget(instance: Any, question: Any) -> Any:
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one request; its answer is the caller's to read, whole or in parts."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
-    with ticket.attempt() as ended, _Swapped(request, ticket.call.vendor, ticket.secret):
+    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret):
         try:
             response = wrapped(*args, **kwargs)
         except Exception as error:
@@ -174,7 +182,7 @@ def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, arg
 async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one awaited request."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
-    with ticket.attempt() as ended, _Swapped(request, ticket.call.vendor, ticket.secret):
+    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret):
         try:
             response = await wrapped(*args, **kwargs)
         except Exception as error:
@@ -233,23 +241,6 @@ def _library(instance: Any) -> str:
 def _reply(response: Any, body: bytes | None) -> Reply:
     # httpx's own headers are found in any case, and give their names in lower case.
     return Reply(response.status_code, response.headers, body)
-
-
-class _Swapped:
-    """Puts the real secret into a request while it is sent, and the token back afterwards."""
-
-    def __init__(self, request: Any, vendor: str, secret: str | None) -> None:
-        self._headers = request.headers
-        self._secrets = {} if secret is None else with_secret(self._headers, vendor, secret)
-        self._tokens = {name: self._headers[name] for name in self._secrets}
-
-    def __enter__(self) -> None:
-        for name, value in self._secrets.items():
-            self._headers[name] = value
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self._tokens.items():
-            self._headers[name] = value
 
 
 read, aread = _reader(_get, _respond), _reader(_get_from_thread, _arespond)
