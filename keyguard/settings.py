@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from keyguard.errors import ConfigurationError
 from keyguard.fx import load_rates
 from keyguard.ledgers import Durability
-from keyguard.model import Policy, Usd
+from keyguard.model import Policy, Usd, is_vendor_name
 from keyguard.rules import FORM
 from keyguard.vendors import known_vendors
 
@@ -41,6 +41,8 @@ class Settings(BaseSettings):
         fx_file: `KEYGUARD_FX_FILE`, a dated table of exchange rates (`keyguard.fx`); without it only US dollars are priced.
         resend_unit_usd: `KEYGUARD_RESEND_UNIT_USD`, what one recipient of an e-mail costs at Resend, in dollars (kept as micro-USD);
             without it the dated list price (0.0009, `vendors/resend_prices.json`).
+        twilio_prices_file: `KEYGUARD_TWILIO_PRICES_FILE`, a dated price list (JSON or TOML) over the one that keyguard comes with
+            (`vendors/twilio_prices.json`); `keyguard prices refresh twilio` writes one.
         vendor_hosts: `KEYGUARD_VENDOR_HOSTS`, `stripe=127.0.0.1:8420,…`: stand-ins and proxies treated as the vendor's own.
     """
 
@@ -52,12 +54,28 @@ class Settings(BaseSettings):
     run_id: str | None = None
     fx_file: Path | None = None
     resend_unit_usd: Usd | None = None
+    twilio_prices_file: Path | None = None
     vendor_hosts: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict[str, str])
 
     @property
     def unit_prices(self) -> Mapping[str, int]:
         """What one unit of a vendor costs where it is set here: vendor → micro-USD."""
         return {} if self.resend_unit_usd is None else {"resend": self.resend_unit_usd}
+
+    @property
+    def price_files(self) -> Mapping[str, Path]:
+        """The price lists that are named here: vendor → file."""
+        return {} if self.twilio_prices_file is None else {"twilio": self.twilio_prices_file}
+
+    @field_validator("twilio_prices_file")
+    @classmethod
+    def _check_prices(cls, value: Path | None) -> Path | None:
+        """Read the list at once: a call that nobody can price would be refused much later."""
+        if value is not None:
+            from keyguard.vendors._twilio_prices import loaded
+
+            loaded(value)
+        return value
 
     @field_validator("vendor_hosts", mode="before")
     @classmethod
@@ -68,8 +86,9 @@ class Settings(BaseSettings):
         hosts: dict[str, str] = {}
         for item in filter(None, (part.strip() for part in value.split(","))):
             vendor, equals, host = item.partition("=")
-            if not equals or not host or "/" in host or vendor not in known_vendors():
-                raise ValueError(f"expected vendor=host[:port] with a vendor of {', '.join(known_vendors())}, got {item!r}")
+            # Not only known ones: a vendor may be registered later, or only in another process that has the same environment.
+            if not equals or not host or "/" in host or not is_vendor_name(vendor):
+                raise ValueError(f"expected vendor=host[:port] with a vendor such as {', '.join(known_vendors())}, got {item!r}")
             hosts[host.lower()] = vendor
         return hosts
 

@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,12 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """One request; names of headers in lower case, `document` = its JSON body."""
+    """One request; names of headers in lower case, `document` = its JSON body, `content` = what came."""
 
     method: str
     path: str
     headers: dict[str, str]
     document: Any
+    content: bytes = b""
+
+    @property
+    def form(self) -> dict[str, str]:
+        """Its body as a form, the last of several values."""
+        return dict(parse_qsl(self.content.decode(), keep_blank_values=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,7 @@ class JsonServer:
             document = json.loads(content) if content else None
         except ValueError:
             document = None
-        arrived = Arrived(method, path, headers, document)
+        arrived = Arrived(method, path, headers, document, content)
         with self._lock:
             self.requests.append(arrived)
             return self.scripted.pop(0) if self.scripted else self.answer(arrived)

@@ -22,6 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+prices_app = typer.Typer(help="Show the price lists that calls are counted by, and read new ones.", no_args_is_help=True)
+app.add_typer(prices_app, name="prices")
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value; amounts in dollars.")]
 LedgerUrl = Annotated[str | None, typer.Option("--ledger", metavar="URL", help="Default: KEYGUARD_URL, else your own SQLite ledger.")]
 
@@ -127,3 +130,32 @@ def raise_(
     with figures.opened(ledger) as found:
         raised = figures.raise_cap(found, run, cap)
         show_done(f"the cap of run {run} is {raised['cap_usd']:,.2f} USD now", raised, as_json=as_json)
+
+
+@prices_app.command("show")
+def show_prices(
+    vendor: Annotated[str, typer.Argument(help="twilio")] = "twilio",
+    as_json: AsJson = False,  # noqa: FBT002 -- a flag
+) -> None:
+    """Show the price list in force, in dollars."""
+    from keyguard.cli.pricing import check_vendor, listed
+    from keyguard.cli.showing import show_price_list
+
+    check_vendor(vendor)
+    show_price_list(listed(), as_json=as_json)
+
+
+@prices_app.command()
+def refresh(
+    vendor: Annotated[str, typer.Argument(help="twilio")],
+    into: Annotated[str | None, typer.Option(metavar="FILE", help="Default: KEYGUARD_TWILIO_PRICES_FILE, else beside your ledger.")] = None,
+    country: Annotated[str | None, typer.Option(metavar="ISO,ISO", help="Only these; what the file has of others stays.")] = None,
+    base_url: Annotated[str, typer.Option(help="Of the Pricing API.")] = "https://pricing.twilio.com",
+    as_json: AsJson = False,  # noqa: FBT002 -- a flag
+) -> None:
+    """Read an account's prices (TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN) from the vendor into a file."""
+    from keyguard.cli.pricing import check_vendor, refresh_twilio
+    from keyguard.cli.showing import show_refreshed
+
+    check_vendor(vendor)
+    show_refreshed(refresh_twilio(into, country, base_url), as_json=as_json)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from keyguard import patches
+from keyguard import context, patches
 from keyguard.cli.figures import opened
 from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.model import TOKEN_PREFIX
 from keyguard.settings import default_url, load_policy, load_settings, pinned_rates
-from keyguard.vendors import known_vendors, vendor_named
+from keyguard.vendors import brought_by, claimed_hosts, known_vendors, vendor_named
 
 if TYPE_CHECKING:
     from keyguard.model import Policy
@@ -68,7 +68,7 @@ Findings: TypeAlias = Iterator[Finding]
 def examine(policy_file: str | None, ledger: str | None, *, is_verified: bool, today: Callable[[], date] | None = None) -> list[Finding]:
     """Look at everything, in the order in which a call meets it."""
     day = today() if today is not None else datetime.now(timezone.utc).date()
-    found = [*_clients(), *_unwatched()]
+    found = [*_clients(), *_unwatched(), *_vendors()]
     try:
         settings = load_settings()
         found.append(Finding("ok", "settings", _set_in_environment()))
@@ -77,7 +77,10 @@ def examine(policy_file: str | None, ledger: str | None, *, is_verified: bool, t
     policy, said = _policy(policy_file)
     found += said
     found += _ledger(settings, ledger, is_verified=is_verified)
+    if any(finding.level == "problem" for finding in found if finding.about == "vendors"):
+        return found
     found += _secrets(_policies_for_tests(policy, settings, ledger))
+    context.set_price_files(settings.price_files)
     return [*found, *_prices(day), *_rates(settings, day)]
 
 
@@ -132,6 +135,18 @@ def _is_installed(distribution: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def _vendors() -> Findings:
+    """Name every vendor that is known here; what a program registers, only that program knows."""
+    try:
+        claimed_hosts()
+        for name in known_vendors():
+            brought = brought_by(name)
+            text = f"{', '.join(sorted(vendor_named(name).hosts))}{f' (of {brought})' if brought else ''}"
+            yield Finding("ok", f"vendor {name}", text)
+    except ConfigurationError as error:
+        yield Finding("problem", "vendors", f"install() fails: {error}")
 
 
 # -- settings, policy, ledger ----------------------------------------------------------------------

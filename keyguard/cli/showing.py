@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from keyguard.cli.examining import Finding
+    from keyguard.cli.pricing import Refreshed
 
 _STATES = {"active": "[green]active[/]", "revoked": "[red]revoked[/]", "expired": "[red]expired[/]"}
 _LEVELS = {"ok": "[green]ok     [/]", "note": "[cyan]note   [/]", "warning": "[yellow]warning[/]", "problem": "[red]problem[/]"}
+_MOST_CHANGES = 40
 _AMOUNTS = ("cap", "spent", "held", "in_doubt", "remaining")
 
 
@@ -65,6 +68,31 @@ def show_findings(findings: Sequence[Finding], *, as_json: bool) -> int:
     return code
 
 
+def show_price_list(listed: dict[str, Any], *, as_json: bool) -> None:
+    """Print a price list, block by block."""
+    if as_json:
+        print(json.dumps(listed, indent=2))
+        return
+    print(f"prices of {listed['date']}, {listed['source']}; US dollars")
+    for block, usd in listed["usd"].items():
+        default = [f"all others {listed['default'][block]}"] if block in listed["default"] else []
+        print(f"{block}: {', '.join([*(f'{key} {price}' for key, price in usd.items()), *default])}")
+    print(f"limits: {', '.join(f'{name} {count}' for name, count in listed['limits'].items())}")
+
+
+def show_refreshed(done: Refreshed, *, as_json: bool) -> None:
+    """Print what a refresh read, what it changed, and how to use it."""
+    if as_json:
+        print(json.dumps({"file": str(done.path), "read": done.counts, "changed": [list(change) for change in done.changes]}, indent=2))
+        return
+    print(f"wrote {done.path}: {', '.join(f'{count} prices of {block}' for block, count in done.counts.items())}")
+    for block, key, before, after in done.changes[:_MOST_CHANGES]:
+        print(f"  {block} {key}: {before or 'not listed'} -> {after}")
+    if len(done.changes) > _MOST_CHANGES:
+        print(f"  and {len(done.changes) - _MOST_CHANGES} more")
+    print(f"to count by it: export KEYGUARD_TWILIO_PRICES_FILE={shlex.quote(str(done.path))}")
+
+
 def show_done(text: str, value: dict[str, Any], *, as_json: bool) -> None:
     """Print what a command did."""
     print(json.dumps(value) if as_json else text)
@@ -77,7 +105,8 @@ def _lines(row: dict[str, Any]) -> list[str]:
     name = f"run {escape(row['run_id'])}" if row["run_id"] else f"key {row['key_id']}"
     figures = [f"{word.replace('_', ' ')} {dollars(row[f'{word}_usd'])}" for word in _AMOUNTS]
     figures += [f"{word} {dollars(row[f'{word}_usd'])}" for word in ("refunded", "overrun") if row[f"{word}_usd"]]
-    figures += [] if row["calls"] is None else [f"calls {row['calls']}"]
+    figures += [f"recurring {row['recurring']}"] if row["recurring"] else []
+    figures += [f"{unit} {row[unit]}" for unit in ("calls", "emails") if row[unit] is not None]
     head = f"[bold]{name}[/]  policy {escape(row['policy'])}  {_STATES.get(row['state'], row['state'])}{mode}  {expiry}"
     return [head, f"    {'   '.join(figures)}", *(_intent(intent) for intent in row["open_intents"])]
 

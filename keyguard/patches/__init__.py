@@ -30,6 +30,7 @@ from keyguard.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from keyguard.errors import Refused
     from keyguard.model import Call, Reply
 
 
@@ -45,12 +46,14 @@ class Outgoing:
         ask: Sends `GET path` with the same client and credentials (the second argument replaces the
             credential where it is not None) and returns the reply; for quotes.
         is_writable: The body is a form to which the seam adds `ticket.added` when it sends.
+        respond: Makes the client's own answer of a refusal (keyguard.refusals), for vendors that want it so; awaited for async seams.
     """
 
     call: Call
     credential: str = field(repr=False, default="")
     ask: Callable[[str, str | None], Reply] | None = field(repr=False, default=None)
     is_writable: bool = False
+    respond: Callable[[Refused], Any] | None = field(repr=False, default=None)
 
 
 class Read(Protocol):
@@ -86,8 +89,9 @@ class Seam:
 
     Attributes:
         name: `stripe.sync`, unique over all plugs.
-        module: Where the class is defined; the seam is armed when that module is imported.
-        attribute: `Class.method`.
+        module: Where the class is found; the seam is armed when that module is imported. The package itself where it has the class,
+            because a hook on a submodule makes wrapt import the package, which a program that replaces `__import__` may notice.
+        attribute: `Class.method`; it is patched in the class that defines it for this one.
         read, send: The plug's two translations. A seam without `send` only checks: `read` may raise.
         is_async: The method is a coroutine function.
         passes: For a seam that sees the requests of hosts nobody guards: all that those pay.
@@ -377,7 +381,9 @@ def _wrap(patch: Patch, seam: Seam, module: Any) -> None:
 
 def _target(seam: Seam, module: Any) -> tuple[Any, str]:
     owner_name, _, name = seam.attribute.rpartition(".")
-    return getattr(module, owner_name, None), name
+    owner = getattr(module, owner_name, None)
+    # The class that defines the method: a vendor may move it into a base class.
+    return next((base for base in getattr(owner, "__mro__", ()) if name in vars(base)), owner), name
 
 
 def _installed_at(seam: Seam) -> tuple[Any, Any, str]:

@@ -19,14 +19,30 @@ from keyguard.errors import ConfigurationError
 from keyguard.model import TOKEN_PREFIX, Attempt, Reply
 from keyguard.patches import Outgoing, Seam, adecided, arm
 from keyguard.patches._aiohttp_content import Content
-from keyguard.patches._headers import Lowered, credential_of, with_credential
+from keyguard.patches._answers import of_aiohttp
+from keyguard.patches._headers import Lowered
 from keyguard.patches._proof import is_unsent
 from keyguard.patches._tail import Tail
-from keyguard.patches._wire import BODY_HEADERS, LISTED, call_of, check_token, is_telling, netloc_of, split_path, vendor_of
+from keyguard.patches._wire import (
+    BODY_HEADERS,
+    LISTED,
+    Swapped,
+    call_of,
+    check_token,
+    credential_in,
+    is_events,
+    is_telling,
+    netloc_of,
+    split_path,
+    vendor_of,
+    with_secret,
+)
 from keyguard.vendors import claimant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from keyguard.errors import Refused
 
 _FIRST = (3, 12)
 # What belongs to the connection and not to the request: a question of ours takes the same way.
@@ -44,8 +60,8 @@ class AiohttpPatch:
     def seams(self) -> tuple[Seam, ...]:
         """The requests of a session, and the check that none comes to a connection without it."""
         return (
-            Seam("aiohttp.async", "aiohttp.client", "ClientSession._request", is_async=True, inside=inside),
-            Seam("aiohttp.check", "aiohttp.connector", "BaseConnector.connect", check, is_async=True, passes=_is_foreign),
+            Seam("aiohttp.async", "aiohttp", "ClientSession._request", is_async=True, inside=inside),
+            Seam("aiohttp.check", "aiohttp", "BaseConnector.connect", check, is_async=True, passes=_is_foreign),
         )
 
     def supports(self, installed: str) -> bool:
@@ -95,7 +111,7 @@ async def _guard(session: Any, options: dict[str, Any], request: Any, sending: C
 
 def _passes(request: Any) -> bool:
     """Say at once that nobody guards a request: the host is foreign, no stand-in is listed, and no header may carry a token."""
-    if LISTED or claimant(request.url.raw_host or "") is not None:
+    if LISTED or claimant(request.url.raw_host or "") is not None or context.open_ticket() is not None:
         return False
     said = "\n".join(request.headers.values())
     # Basic hides a token in base64.
@@ -117,14 +133,16 @@ def read(options: dict[str, Any], instance: Any, args: tuple[Any, ...], _kwargs:
     def ask(path: str, secret: str | None) -> Reply:
         """GET a path with the same session, its way and its credentials, on the event loop that waits for it."""
         question = url.with_path(f"{prefix}{path.partition('?')[0]}", encoded=True).with_query(path.partition("?")[2])
-        kept = {name: value for name, value in headers.items() if name not in (*BODY_HEADERS, "authorization", "host")}
-        authorization = headers.get("authorization", "")
-        if authorization:
-            kept["authorization"] = with_credential(authorization, secret) if secret is not None else authorization
+        kept = {name: value for name, value in headers.items() if name not in (*BODY_HEADERS, "host")}
+        kept |= {} if secret is None else with_secret(headers, vendor, secret)
         way = {name: options[name] for name in _WAY if name in options}
         return anyio.from_thread.run(partial(_asked, _Bare(instance), question, headers=kept, **way))
 
-    return Outgoing(call, credential_of(headers.get("authorization", "")), ask)
+    return Outgoing(call, credential_in(headers, vendor, netloc), ask, respond=partial(_respond, instance, request))
+
+
+async def _respond(session: Any, request: Any, refusal: Refused) -> Any:
+    return of_aiohttp(session, request.method, request.url, request.headers, refusal)
 
 
 async def _asked(session: Any, url: Any, **options: Any) -> Reply:
@@ -160,7 +178,7 @@ def _content(body: Any) -> bytes | None:
 async def send(ticket: context.Ticket, wrapped: Callable[..., Any], _instance: Any, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Any:
     """Send one request; its answer is the caller's to read, whole or in parts."""
     request, handled = args[0], sys.exc_info()[1]
-    with ticket.attempt() as ended, _Swapped(request, ticket.secret):
+    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret):
         try:
             response = await wrapped(request)
         except Exception as error:
@@ -170,32 +188,14 @@ async def send(ticket: context.Ticket, wrapped: Callable[..., Any], _instance: A
         return response
 
 
-class _Swapped:
-    """Puts the real secret into a request while it is sent, and the token back afterwards."""
-
-    def __init__(self, request: Any, secret: str | None) -> None:
-        self._headers, self._secret = request.headers, secret
-        self._token: str | None = request.headers.get("Authorization")
-
-    def __enter__(self) -> None:
-        if self._secret is not None:
-            self._headers["Authorization"] = with_credential(self._token or "", self._secret)
-
-    def __exit__(self, *_: object) -> None:
-        if self._secret is None:
-            return
-        del self._headers["Authorization"]
-        if self._token is not None:
-            self._headers["Authorization"] = self._token
-
-
 def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], response: Any) -> None:
     """Report an answer; one whose body says what the call cost, once more when it has been read."""
     reported = len(ticket.attempts)
     ended(Attempt(reply=_reply(response, None)))
     if len(ticket.attempts) > reported and is_telling(ticket, response.headers.get("content-type", "")):
         # Nothing here refers to the answer: one that is dropped unread must be gone at once.
-        tail = Tail(None, ticket, partial(Reply, response.status, Lowered(response.headers)))
+        headers = Lowered(response.headers)
+        tail = Tail(None, ticket, partial(Reply, response.status, headers), is_events=is_events(headers))
         response.content = Content(response.content, tail)
         for name in ("release", "close"):
             setattr(response, name, partial(_let_go, tail, weakref.ref(response), name))

@@ -18,11 +18,25 @@ import wrapt
 from keyguard import context
 from keyguard.model import TOKEN_PREFIX, Attempt, Reply
 from keyguard.patches import Outgoing, Seam, decided
-from keyguard.patches._headers import Lowered, credential_of, with_credential
+from keyguard.patches._answers import of_requests
+from keyguard.patches._headers import Lowered
 from keyguard.patches._proof import is_unsent
 from keyguard.patches._requests_raw import Raw
 from keyguard.patches._tail import Tail
-from keyguard.patches._wire import BODY_HEADERS, LISTED, call_of, check_token, is_telling, netloc_of, split_path, vendor_of
+from keyguard.patches._wire import (
+    BODY_HEADERS,
+    LISTED,
+    Swapped,
+    call_of,
+    check_token,
+    credential_in,
+    is_events,
+    is_telling,
+    netloc_of,
+    split_path,
+    text,
+    vendor_of,
+)
 from keyguard.vendors import claimant
 
 if TYPE_CHECKING:
@@ -43,7 +57,7 @@ class RequestsPatch:
     @property
     def seams(self) -> tuple[Seam, ...]:
         """The sending of one prepared request, and of those that it leads to."""
-        return (Seam("requests.sync", "requests.sessions", "Session.send", passes=passes, inside=inside),)
+        return (Seam("requests.sync", "requests", "Session.send", passes=passes, inside=inside),)
 
     def supports(self, installed: str) -> bool:
         """Say whether an installed version has this seam."""
@@ -56,7 +70,7 @@ def passes(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
     """Say at once that nobody guards this request: the host is foreign, no stand-in is listed, and no header may carry a token."""
     request: Any = args[0] if args else kwargs.get("request")
     found = _PLAIN.match(getattr(request, "url", None) or "")
-    if LISTED or found is None or claimant(found[1].lower()) is not None:
+    if LISTED or found is None or claimant(found[1].lower()) is not None or context.open_ticket() is not None:
         return False
     try:
         # Of the mapping's own store: its `values()` looks each name up again.
@@ -108,10 +122,10 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Out
     host, netloc = netloc_of(url)
     vendor = vendor_of(host, netloc)
     if vendor is None:
-        check_token(((_text(name), _text(value)) for name, value in request.headers.items()), netloc)
+        check_token(((text(name), text(value)) for name, value in request.headers.items()), netloc)
         return None
     prefix, path = split_path(str(request.path_url).partition("?")[0], vendor, netloc)
-    headers = {_text(name).lower(): _text(value) for name, value in request.headers.items()}
+    headers = {text(name).lower(): text(value) for name, value in request.headers.items()}
     body = request.body if request.body is not None else b""
     call = call_of(vendor, str(request.method), url, path, headers, body if isinstance(body, str | bytes) else None)
 
@@ -122,17 +136,17 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Out
         question.url = urlsplit(url)._replace(path=f"{prefix}{path}", query="", fragment="").geturl()
         for name in BODY_HEADERS:
             question.headers.pop(name, None)
-        with context.own_traffic(), _Swapped(question, secret):
+        with context.own_traffic(), Swapped(question.headers, vendor, secret):
             found = instance.send(question, *args[1:], **{name: value for name, value in kwargs.items() if name != "request"})
         return _reply(found, found.content)
 
-    return Outgoing(call, credential_of(headers.get("authorization", "")), ask)
+    return Outgoing(call, credential_in(headers, vendor, netloc), ask, respond=partial(of_requests, request))
 
 
 def send(retries: Any, ticket: context.Ticket, _wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one request, with what is left of its adapter's retries; its answer is the caller's to read, whole or in parts."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
-    with ticket.attempt() as ended, _Swapped(request, ticket.secret):
+    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret):
         try:
             response = _sender(instance, retries)(*args, **kwargs)
         except _AnotherTry as another:
@@ -154,8 +168,9 @@ def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], response
     is_read = content is not False
     ended(Attempt(reply=_reply(response, content if is_read else None)))
     if not is_read and len(ticket.attempts) > reported and is_telling(ticket, response.headers.get("content-type", "")):
-        tail = Tail(None, ticket, partial(Reply, response.status_code, Lowered(response.headers)))
-        response.raw = Raw(response.raw, tail, "content-encoding" in response.headers)
+        headers = Lowered(response.headers)
+        tail = Tail(None, ticket, partial(Reply, response.status_code, headers), is_events=is_events(headers))
+        response.raw = Raw(response.raw, tail, "content-encoding" in headers)
 
 
 def _reply(response: Any, body: bytes | None) -> Reply:
@@ -247,29 +262,6 @@ class _AnotherTry(BaseException):
         self.retries.sleep(self._response)
         if getattr(request, "_body_position", None) is not None:
             sys.modules["requests.utils"].rewind_body(request)
-
-
-class _Swapped:
-    """Puts the real secret into a request while it is sent, and the token back afterwards."""
-
-    def __init__(self, request: Any, secret: str | None) -> None:
-        self._request, self._secret = request, secret
-        self._token = request.headers.get("Authorization")
-
-    def __enter__(self) -> None:
-        if self._secret is not None:
-            self._request.headers["Authorization"] = with_credential(_text(self._token or ""), self._secret)
-
-    def __exit__(self, *_: object) -> None:
-        if self._secret is None:
-            return
-        del self._request.headers["Authorization"]
-        if self._token is not None:
-            self._request.headers["Authorization"] = self._token
-
-
-def _text(value: Any) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 patch = RequestsPatch()

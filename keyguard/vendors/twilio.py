@@ -1,0 +1,54 @@
+"""The Twilio plug: which calls cost money, and the upper bound of each before the send; the money flows are its companions."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from keyguard.model import Quote
+from keyguard.vendors import _twilio_calls as calls
+from keyguard.vendors import _twilio_messages as messages
+from keyguard.vendors import _twilio_numbers as numbers
+from keyguard.vendors import _twilio_paths as paths
+from keyguard.vendors import _twilio_prices as prices
+from keyguard.vendors import _twilio_replies as replies
+from keyguard.vendors import _twilio_verify as verify
+from keyguard.vendors._tables import parameters_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from keyguard.model import Call, Operation
+    from keyguard.vendors import Quoting
+
+FLOWS: Mapping[str, Callable[[Call, Operation], Quote]] = {**messages.FLOWS, **calls.FLOWS, **verify.FLOWS, **numbers.FLOWS}
+
+
+class Twilio:
+    """Twilio, which bills by segment, minute, look-up and month. Stateless."""
+
+    name = "twilio"
+    hosts = frozenset({"*.twilio.com"})
+    secret_env = "TWILIO_AUTH_TOKEN"  # noqa: S105 -- the variable's name
+
+    classify = staticmethod(paths.classify)
+    read = staticmethod(replies.read)
+    account = staticmethod(paths.account)
+    parameters = staticmethod(partial(parameters_of, "twilio"))
+    prices = staticmethod(prices.dated)
+
+    def quote(self, call: Call, operation: Operation) -> Quoting:
+        """
+        Bound the cost of a known operation; reads quote 0, but for Lookup.
+
+        Raises:
+            MalformedCall: a recipient, duration or form that cannot be read strictly.
+        """
+        yield from ()
+        row = paths.row_of(call)
+        if row is None or row.kind != "priced":
+            return Quote(0)
+        return FLOWS[operation.name](call, operation)
+
+
+vendor = Twilio()
