@@ -33,6 +33,8 @@ _UNWATCHED = {
     "subprocesses (curl, the vendors' own CLIs)": "",
     "pycurl": "pycurl",
     "urllib3 used directly": "urllib3",
+    "httpcore used directly": "httpcore",
+    "an adapter of requests or a transport of httpx used by itself": "",
     "httplib2": "httplib2",
     "tornado's client": "tornado",
     "niquests": "niquests",

@@ -99,14 +99,14 @@ def inside(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> t
     """Call `_request` with one middleware more, the last before the wire."""
     given = kwargs.get("middlewares")
     own = getattr(instance, "_middlewares", ()) if given is None else given
+    return instance, args, {**kwargs, "middlewares": (*own, partial(_guard, instance, kwargs))}
 
-    async def guard(request: Any, sending: Callable[[Any], Any]) -> Any:
-        handler = context.deciding()
-        if handler is None or _passes(request):
-            return await sending(request)
-        return await adecided(handler, partial(read, kwargs), send, sending, instance, (request,), {})
 
-    return instance, args, {**kwargs, "middlewares": (*own, guard)}
+async def _guard(session: Any, options: dict[str, Any], request: Any, sending: Callable[[Any], Any]) -> Any:
+    handler = context.deciding()
+    if handler is None or _passes(request):
+        return await sending(request)
+    return await adecided(handler, partial(read, options), send, sending, session, (request,), {})
 
 
 def _passes(request: Any) -> bool:
