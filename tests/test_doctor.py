@@ -215,6 +215,16 @@ def test_exchange_rates_are_looked_at(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (found, words in text) == (level, True)
 
 
+def test_vendors_are_named_with_their_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in of a vendor that nobody here knows is a warning: a program may register it."""
+    monkeypatch.setenv("KEYGUARD_VENDOR_HOSTS", "acme=127.0.0.1:8000,stripe=127.0.0.1:8420")
+    ((level, text),) = _found("vendor acme")
+
+    assert _found("vendor resend") == [("ok", "api.resend.com")]
+    assert [found for found, _ in _found("vendor stripe")] == ["ok"]
+    assert (level, "lists 127.0.0.1:8000 for 'acme'; a program must register" in text) == ("warning", True)
+
+
 def test_settings_that_cannot_be_read_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """The variable is named, and what it may say."""
     monkeypatch.setenv("KEYGUARD_DURABILITY", "sometimes")

@@ -72,6 +72,7 @@ def examine(policy_file: str | None, ledger: str | None, *, is_verified: bool, t
     try:
         settings = load_settings()
         found.append(Finding("ok", "settings", _set_in_environment()))
+        found += _stand_ins(settings)
     except ConfigurationError as error:
         return [*found, Finding("problem", "settings", str(error))]
     policy, said = _policy(policy_file)
@@ -147,6 +148,13 @@ def _vendors() -> Findings:
             yield Finding("ok", f"vendor {name}", text)
     except ConfigurationError as error:
         yield Finding("problem", "vendors", f"install() fails: {error}")
+
+
+def _stand_ins(settings: Settings) -> Findings:
+    for host, name in settings.vendor_hosts.items():
+        if name not in known_vendors():
+            text = f"KEYGUARD_VENDOR_HOSTS lists {host} for {name!r}; a program must register that vendor, or its calls to it are refused"
+            yield Finding("warning", f"vendor {name}", text)
 
 
 # -- settings, policy, ledger ----------------------------------------------------------------------
