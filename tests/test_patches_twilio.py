@@ -310,6 +310,15 @@ def test_each_send_of_an_awaited_client_reserves(run: Any, server: JsonServer, v
     assert (installed.usage().calls, len(server.requests), vendor.segments) == (3, 3, 3)
 
 
+def test_each_send_again_is_in_doubt_as_soon_as_it_failed(run: Any, server: JsonServer, vendor: Twilio) -> None:
+    """Its answer is dropped unread: two sends fit, the third is refused, and no hold of theirs waits for the next call."""
+    installed, vendor.unstable = run(run_usd_cap="0.03"), 3
+    with pytest.raises(keyguard.SpendCapExceeded):
+        awaited(server.url, lambda client: client.messages.create_async(**MESSAGE), max_retries=3)
+
+    assert (counted(installed), len(server.requests)) == ((0, 0, 2), 2)
+
+
 def test_a_send_again_that_does_not_fit_is_refused(run: Any, server: JsonServer, vendor: Twilio) -> None:
     """The second send is over the cap: the caller gets the refusal, and the first is in doubt."""
     installed, vendor.unstable = run(run_usd_cap="0.02"), 2
