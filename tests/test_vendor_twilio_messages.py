@@ -52,12 +52,17 @@ SM = f"SM{SID}"
         ("^" * 1600, 22),
         ("ê" * 1600, 24),
         ("😀" * 1600, 49),
+        (f"{'ê' * 60}👨‍👩‍👧{'ê' * 66}", 3),
+        (f"{'ê' * 60}🇩🇪👍🏽{'ê' * 63}", 2),
+        (f"{'ê' * 66}👍🏽{'ê' * 64}", 3),
+        (f"{'ê' * 66}🇩🇪{'ê' * 64}", 3),
+        ("e" + "\u0301" * 400, 6),
         ("\ud800", 1),
         ("\x00", 1),
     ],
 )
 def test_segments_are_counted_as_twilio_does(text: str, count: int) -> None:
-    """160 or 153 septets, 70 or 67 code units; an escape and its character, and a surrogate pair, never straddle a border."""
+    """160 or 153 septets, 70 or 67 code units; an escape and its character, a pair, and an emoji with its parts never straddle a border."""
     assert segments(text) == count
 
 
