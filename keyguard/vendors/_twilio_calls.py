@@ -25,7 +25,7 @@ _FIELDS = (
 )  # fmt: skip
 # "You can use any value between just one minute, all the way up to that 24 hour limit."
 LONGEST = 86_400
-_TAG = re.compile(r"<\s*/?\s*([^\s/>?]*)")
+_TAG = re.compile(r"<\s*/?\s*(\??[^\s/>?]*)")
 _SAY = re.compile(r"<\s*Say\b[^>]*")
 _LOOP = re.compile(r"""\bloop\s*=\s*["']\s*([1-9][0-9]{0,2})\s*["']""")
 # Verbs that add nothing but time to a call, and what may stand within a spoken text.
@@ -83,7 +83,7 @@ def _leg(fields: Fields, listed: prices.Prices) -> tuple[Money, Unbounded | None
     if channel == "whatsapp":
         return 0, _WHATSAPP
     if channel or not rest:
-        raise MalformedCall("To is missing, or not whom Twilio calls; write a phone number as +14155552671. Nothing was sent.")
+        raise MalformedCall("To is missing, or not whom Twilio calls; write a phone number as +14155550100. Nothing was sent.")
     place = places.place_of(rest)
     _check_caller(fields.text("From"))
     return minute_price(listed, place), places.why_unlisted(place)
@@ -92,7 +92,7 @@ def _leg(fields: Fields, listed: prices.Prices) -> tuple[Money, Unbounded | None
 def _check_caller(caller: str) -> None:
     """Refuse a caller that is no number: "If the `to` parameter is a phone number, `From` must also be a phone number."."""
     if caller and not places.is_number(caller):
-        raise MalformedCall("From must be a phone number where To is one, as +14155552671. Nothing was sent.")
+        raise MalformedCall("From must be a phone number where To is one, as +14155550100. Nothing was sent.")
 
 
 def minute_price(listed: prices.Prices, place: places.Place) -> Money:
@@ -102,7 +102,7 @@ def minute_price(listed: prices.Prices, place: places.Place) -> Money:
 
 def speech(twiml: str) -> tuple[Money, Unbounded | None]:
     """Return what a document's speech may cost, and why that is not all, where it may do more than speak."""
-    if "<!" in twiml or not _QUIET.issuperset(name for name in _TAG.findall(twiml) if not name.startswith("?")):
+    if "<!" in twiml or not _QUIET.issuperset(_TAG.findall(twiml)):
         return 0, _GOES_ON
     loops = 1
     for tag in _SAY.findall(twiml):
