@@ -18,7 +18,7 @@ from tests.support_twilio import API, SID, US, amount, answered, call, message, 
 
 US_SEGMENT = 8_300 + 6_500  # micro-USD, with what carriers add
 UNLISTED = 750_000
-CEILING = 155_000
+CEILING = 205_000
 MMS = 32_000
 SM = f"SM{SID}"
 CREATED = Reply(201, {}, json.dumps({"sid": SM, "status": "queued", "num_segments": "1"}).encode())
@@ -148,7 +148,7 @@ def test_a_policy_may_count_what_has_no_price_flat() -> None:
         ({"To": "whatsapp:+4915112345678", "FallbackFrom": US, "Body": "a" * 400}, 3 * 112_000),
         ({"To": "messenger:1234567890", "From": "messenger:555"}, CEILING),
         ({"To": "rcs:+14155552671"}, CEILING),
-        ({"To": "rcs:+14155552671", "Body": "a" * 1700}, 12 * US_SEGMENT),
+        ({"To": "rcs:+14155552671", "Body": "a" * 2200}, 15 * US_SEGMENT),
         ({"From": "rcs:brand_agent"}, CEILING),
         ({"ContentSid": f"HX{SID}", "Body": ""}, 25 * US_SEGMENT),
         ({"ContentSid": f"HX{SID}", "ContentVariables": "{}", "MessagingServiceSid": f"MG{SID}"}, 25 * US_SEGMENT),
