@@ -15,7 +15,7 @@ from keyguard.patches._wire import call_of
 from keyguard.rules import Rule
 from keyguard.settings import load_policy
 from keyguard.vendors import _twilio_paths as paths
-from keyguard.vendors import account_of, claimant, vendor_named
+from keyguard.vendors import account_of, claimant, known_vendors, vendor_named
 from keyguard.vendors.twilio import FLOWS, vendor
 from tests import twilio_parameters
 from tests.support_twilio import ACCOUNT, API, SID, US, call
@@ -64,6 +64,13 @@ def test_a_name_means_one_thing() -> None:
         meanings[row.operation].add(row)
 
     assert {name: rows for name, rows in meanings.items() if len(rows) > 1} == {}
+
+
+def test_no_name_is_another_vendors() -> None:
+    """An allowlist or a rule that was written for one vendor's operation, without its prefix, lets nothing of Twilio's through."""
+    others = {name for vendor_name in known_vendors() if vendor_name != "twilio" for name in vendor_named(vendor_name).parameters()}
+
+    assert {row.operation for row in ALL.values()} & others == set()
 
 
 def test_every_priced_row_has_a_flow_and_every_flow_a_row() -> None:

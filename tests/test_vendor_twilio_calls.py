@@ -69,7 +69,8 @@ def test_a_call_without_a_limit_is_refused_where_four_hours_do_not_fit() -> None
     [
         ("+14155552671", 14_000),
         ("+19075551234", 90_000),
-        ("+14165550123", 3_000_000),
+        ("+14165550123", 14_000),
+        ("+18675551234", 3_000_000),
         ("+442071838750", 15_800),
         ("+447400123456", 30_500),
         ("+447012345678", 3_000_000),
@@ -129,9 +130,18 @@ def test_whom_twilio_does_not_call_is_refused(fields: dict[str, Any], says: str)
         ({"ApplicationSid": f"AP{SID}", "Url": None}, MINUTE),
         ({"Url": None, "Twiml": SAY}, MINUTE + SPEECH),
         ({"Url": None, "Twiml": "<Response><Play>https://x.io/a.mp3</Play><Hangup/></Response>"}, MINUTE),
-        ({"Url": None, "Twiml": f"<Response><Say>{'a' * 300}</Say></Response>"}, MINUTE + 4 * SPEECH),
+        ({"Url": None, "Twiml": f"<Response><Say>{'a' * 300}</Say></Response>"}, MINUTE + 3 * SPEECH),
         ({"Url": None, "Twiml": '<Response><Say voice="Polly.Amy" loop="3">Hello <break/> you</Say></Response>'}, MINUTE + 3 * SPEECH),
         ({"Url": None, "Twiml": '<?xml version="1.0"?><Response><Pause length="5"/></Response>'}, MINUTE),
+        ({"Url": None, "Twiml": "<Response><Dial>+14155552672</Dial></Response>", "TimeLimit": "120"}, 4 * MINUTE),
+        (
+            {"Url": None, "Twiml": '<Response><Say>Hi</Say><Dial callerId="+1" timeout="9"> +19075551234 </Dial></Response>'},
+            MINUTE + SPEECH + 90_000,
+        ),
+        (
+            {"Url": None, "Twiml": "<Response><Dial><Number>+14155552672</Number><Number>+447400123456</Number></Dial></Response>"},
+            2 * MINUTE + 30_500,
+        ),
         # "If both `twiml` and `url` are provided then `twiml` parameter will be ignored."
         ({"Twiml": "<Response><Dial>+1</Dial></Response>"}, MINUTE),
     ],
@@ -144,8 +154,14 @@ def test_a_calls_extras_are_added(fields: dict[str, Any], price: int) -> None:
 @pytest.mark.parametrize(
     "twiml",
     [
-        "<Response><Dial>+14155552671</Dial></Response>",
-        "<Response><Say>Hi</Say><Dial><Number>+14155552671</Number></Dial></Response>",
+        "<Response><Dial record='record-from-answer'>+14155552671</Dial></Response>",
+        "<Response><Dial action='https://x.io'>+14155552671</Dial></Response>",
+        "<Response><Dial><Number url='https://x.io'>+14155552671</Number></Dial></Response>",
+        "<Response><Dial><Conference>room</Conference></Dial></Response>",
+        "<Response><Dial>+881612345678</Dial></Response>",
+        "<Response><Say><Dial>+14155552671</Dial></Say></Response>",
+        "<Other><Say>Hi</Say></Other>",
+        "not xml",
         "<Response><Redirect>https://x.io</Redirect></Response>",
         "<Response><Record/></Response>",
         "<Response><Gather input='speech'><Say>Hi</Say></Gather></Response>",
@@ -153,21 +169,30 @@ def test_a_calls_extras_are_added(fields: dict[str, Any], price: int) -> None:
         "<Response><Enqueue>q</Enqueue></Response>",
         "<Response><Refer><Sip>sip:a@b</Sip></Refer></Response>",
         "<Response><Sms>hi</Sms></Response>",
-        "<Response>< Dial>+1</Dial></Response>",
+        "<Response>< Dial>+14155552671</Dial></Response>",
         "<!DOCTYPE r [<!ENTITY d '<Dial>+1</Dial>'>]><Response>&d;</Response>",
-        "<Response><x:Dial>+1</x:Dial></Response>",
+        "<Response><x:Dial>+14155552671</x:Dial></Response>",
+        "<Response xmlns='urn:x'><Say>Hi</Say></Response>",
         "<Response><Say loop='0'>Hi</Say></Response>",
         "<Response><Say loop='9999'>Hi</Say></Response>",
         "<Response><Say loop='&#48;'>Hi</Say></Response>",
     ],
 )
 def test_a_document_that_may_do_more_has_no_bound(twiml: str) -> None:
-    """Verbs that dial, record, pay, send or go on elsewhere, and speech without an end; the call's own leg is quoted besides."""
+    """Verbs that record, pay, send or go on elsewhere, numbers without a price, speech without an end; the own leg is quoted besides."""
     found = quoted(phone(Url=None, Twiml=twiml))
 
     assert found.unbounded is not None
     assert not found.unbounded.is_by_design
     assert found.amount == MINUTE
+
+
+def test_a_number_to_dial_that_is_none_is_refused() -> None:
+    """As the number of the call itself, and without repeating it."""
+    with pytest.raises(MalformedCall, match="a number that Twiml dials is no phone number") as error:
+        quoted(phone(Url=None, Twiml="<Response><Dial>secret</Dial></Response>"))
+
+    assert "secret" not in str(error.value)
 
 
 def participant(**fields: Any) -> Call:
@@ -197,7 +222,7 @@ def test_a_participant_costs_as_a_call_and_the_conference_besides(fields: dict[s
         (f"/Calls/{CA}.json", {"Status": "completed"}, True),
         (f"/Calls/{CA}.json", {"Status": "canceled"}, True),
         (f"/Calls/{CA}.json", {"Twiml": "<Response><Hangup/></Response>"}, True),
-        (f"/Calls/{CA}.json", {"Twiml": "<Response><Dial>+1</Dial></Response>"}, False),
+        (f"/Calls/{CA}.json", {"Twiml": "<Response><Dial>+14155552671</Dial></Response>"}, False),
         (f"/Calls/{CA}.json", {"Url": "https://x.io"}, False),
         (f"/Calls/{CA}.json", {"FallbackUrl": "https://x.io"}, False),
         (f"/Calls/{CA}.json", {"TimeLimit": "7200"}, False),

@@ -17,7 +17,7 @@ from keyguard.vendors.twilio import vendor
 from tests.support_guard import World
 from tests.support_twilio import API, SID, US, amount, answered, call, call_json, quoted
 
-SUCCESS, SEGMENT, MINUTE, CEILING = 50_000, 14_800, 14_000, 155_000  # micro-USD
+SUCCESS, SEGMENT, MINUTE, CEILING = 50_000, 14_800, 14_000, 205_000  # micro-USD
 VE = f"VE{SID}"
 
 # -- Verify --------------------------------------------------------------------------------------------
