@@ -11,6 +11,7 @@ import pytest
 import keyguard
 from keyguard import context, vendors
 from keyguard.errors import SpendCapExceeded
+from keyguard.prefect import retry_unless_refused
 from tests.support_llm_server import INPUT, OUTPUT, LlmServer
 
 if TYPE_CHECKING:
@@ -99,9 +100,18 @@ async def _aread(answer: Any, more: dict[str, Any]) -> Any:
     return [one async for one in answer] if more.get("stream") else answer
 
 
+def _aopenai_on_aiohttp(url: str, **more: Any) -> Any:
+    async def main() -> Any:
+        async with openai.AsyncOpenAI(api_key="sk", base_url=f"{url}/v1", http_client=openai.DefaultAioHttpClient()) as client:
+            return await _aread(await client.chat.completions.create(**ASKED, **more), more)
+
+    return asyncio.run(main())
+
+
 SDKS = [
     Sdk("openai", _openai, openai.PermissionDeniedError, None),
     Sdk("async openai", _aopenai, openai.PermissionDeniedError, None),
+    Sdk("async openai on aiohttp", _aopenai_on_aiohttp, openai.PermissionDeniedError, None),
     Sdk("anthropic", _anthropic, anthropic.PermissionDeniedError, anthropic.APIConnectionError),
     Sdk("async anthropic", _aanthropic, anthropic.PermissionDeniedError, anthropic.APIConnectionError),
 ]
@@ -246,3 +256,29 @@ def test_a_raised_refusal_is_what_the_sdk_makes_of_it(
     assert isinstance(keyguard.refusal_of(caught.value), SpendCapExceeded)
     assert server.requests == []
     assert _refusals(caplog) == (1 if sdk.connection is None else 3)
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("on_refused", ["raise", "response"])
+def test_prefect_does_not_retry_what_was_refused(
+    server: LlmServer, guarded: Callable[..., keyguard.Installation], on_refused: Literal["raise", "response"]
+) -> None:
+    """A task with retries is executed once, whether its SDK wrapped the refusal or made an error of its own of the answer."""
+    from prefect import flow, task
+
+    executed: list[Any] = []
+
+    @task(retries=3, retry_delay_seconds=0, retry_condition_fn=retry_unless_refused)
+    def ask() -> None:
+        executed.append(keyguard.context.current_run())
+        _anthropic(server.url)
+
+    @flow
+    def root() -> None:
+        guarded(0.0001, on_refused)
+        ask.submit().wait()
+
+    root(return_state=True)
+
+    assert len(executed) == 1
+    assert server.requests == []

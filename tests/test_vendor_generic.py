@@ -331,6 +331,13 @@ def test_a_cost_may_be_in_a_header_and_a_row_may_have_its_own() -> None:
     assert ended(204, call("/v1/other"), plug=plug).cost == 500_000
 
 
+def test_what_is_free_is_not_asked_what_it_cost_and_what_costs_nothing_yet_is() -> None:
+    """`free` is a promise; 0 is an amount, above which an answer may say more."""
+    plug = made({"POST /v1/free": "free", "POST /v1/jobs": 0}, cost=lambda _call, _reply: 0.5)
+
+    assert [ended(200, call(path), plug=plug).cost for path in ("/v1/free", "/v1/jobs")] == [0, 500_000]
+
+
 @pytest.mark.parametrize("name", ["x-request-id", "request-id"])
 def test_the_vendors_name_for_the_request_is_kept(name: str) -> None:
     """For its support."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from keyguard.model import Policy
     from keyguard.patches import Patch
     from keyguard.settings import Settings
-    from keyguard.vendors import Dated
+    from keyguard.vendors import Dated, Vendor
 
 Level = Literal["ok", "note", "warning", "problem"]
 # Ways to a vendor that no seam stands in; by distribution, "" = always there.
@@ -72,6 +72,7 @@ def examine(policy_file: str | None, ledger: str | None, *, is_verified: bool, t
     try:
         settings = load_settings()
         found.append(Finding("ok", "settings", _set_in_environment()))
+        found += _stand_ins(settings)
     except ConfigurationError as error:
         return [*found, Finding("problem", "settings", str(error))]
     policy, said = _policy(policy_file)
@@ -147,6 +148,13 @@ def _vendors() -> Findings:
             yield Finding("ok", f"vendor {name}", text)
     except ConfigurationError as error:
         yield Finding("problem", "vendors", f"install() fails: {error}")
+
+
+def _stand_ins(settings: Settings) -> Findings:
+    for host, name in settings.vendor_hosts.items():
+        if name not in known_vendors():
+            text = f"KEYGUARD_VENDOR_HOSTS lists {host} for {name!r}; a program must register that vendor, or its calls to it are refused"
+            yield Finding("warning", f"vendor {name}", text)
 
 
 # -- settings, policy, ledger ----------------------------------------------------------------------
@@ -239,11 +247,20 @@ def _secrets(for_tests: list[str]) -> Findings:
             yield Finding("ok", about, f"{vendor.secret_env or 'no variable'} is not set (needed only for calls that carry a vault token)")
         elif secret.startswith(TOKEN_PREFIX):
             yield Finding("problem", about, f"{vendor.secret_env} holds a vault token, where the vendor's real secret belongs")
-        elif secret.startswith(getattr(vendor, "live_prefixes", ()) or ("\0",)) and for_tests:
+        elif for_tests and not _live_prefixes(vendor):
+            text = f"{vendor.secret_env} is set, and nobody can see from it whether it is a live one; these policies are for tests by"
+            yield Finding("note", about, f"{text} their names: {', '.join(for_tests)}")
+        elif for_tests and secret.startswith(_live_prefixes(vendor)):
             text = f"{vendor.secret_env} holds a live secret, and these policies are for tests by their names: {', '.join(for_tests)}"
             yield Finding("problem", about, f"{text}. Use a test secret beside them")
         else:
             yield Finding("ok", about, f"{vendor.secret_env} is set")
+
+
+def _live_prefixes(vendor: Vendor) -> tuple[str, ...]:
+    """Return how a vendor's live secrets begin; () where they look like those for tests (Twilio's tokens, Resend's keys)."""
+    found: tuple[str, ...] = getattr(vendor, "live_prefixes", ())
+    return found
 
 
 # -- prices ----------------------------------------------------------------------------------------

@@ -54,23 +54,24 @@ class Vendor(Protocol):
     """
     What every vendor plug offers, as a module-level object named `vendor`.
 
-    Attributes:
-        name: The word in policies, spans and tables.
-        hosts: The vendor's own API hosts, lower case; `*.example.com` stands for every name below that one.
-        secret_env: Environment variable of the real secret; "" where there is none.
-
     It may also have `tag` (Tagging) and `prices` (Dated), `credential_headers`, the names in lower case of the headers that may carry
     its credential (without it, `authorization`), and `on_refused`: `response` where a refusal is to reach the client as an answer.
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The word in policies, spans and tables."""
+        ...
 
     @property
-    def hosts(self) -> frozenset[str]: ...
+    def hosts(self) -> frozenset[str]:
+        """The vendor's own API hosts, lower case; `*.example.com` stands for every name below that one."""
+        ...
 
     @property
-    def secret_env(self) -> str: ...
+    def secret_env(self) -> str:
+        """Environment variable of the real secret; "" where there is none."""
+        ...
 
     def classify(self, call: Call) -> Operation:
         """

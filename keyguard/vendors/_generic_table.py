@@ -52,7 +52,7 @@ class Line:
     @property
     def is_free(self) -> bool:
         """Whether its calls cost nothing, whatever is answered."""
-        return self.usd == 0
+        return self.usd == 0 and self.cost is None
 
 
 def lines_of(operations: Mapping[str, Priced | Row], cost: Costing | None) -> tuple[Line, ...]:
@@ -117,7 +117,9 @@ def _line(endpoint: object, priced: object, cost: Costing | None) -> Line:
         check_function(row.cost, ("call", "reply"), f"the cost of {endpoint!r}")
     text = f"{method} {path}"
     matches = re.compile(request_pattern(method, path), re.DOTALL)
-    return Line(text, matches, name, _usd(text, row.usd), bool(row.idempotent), row.cost or cost)
+    # What is called free has no answer that would say otherwise; what is said to cost 0 may.
+    told_by = row.cost or (None if row.usd == "free" else cost)
+    return Line(text, matches, name, _usd(text, row.usd), bool(row.idempotent), told_by)
 
 
 def _usd(endpoint: str, usd: Any) -> Any:

@@ -50,6 +50,9 @@ def _read(call: Call, operation: Operation, quote: Quote, reply: Reply) -> Outco
         return Outcome("released", source="local") if 400 <= reply.status < 500 and reply.status not in _TIMED_OUT else _DOUBT
     if not quote.amount:
         return _changed(call, operation)
+    if "xml" in reply.headers.get("content-type", ""):
+        # The older API's other form, for paths without `.json`: accepted, at the estimate.
+        return Outcome("settled", cost=quote.amount, source="local")
     body = json.loads(reply.body or b"")
     if not isinstance(body, dict):
         raise ValueError("no object")
