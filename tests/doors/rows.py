@@ -13,10 +13,14 @@ import requests.adapters
 import resend
 import stripe
 import urllib3
+from twilio.http.async_http_client import AsyncTwilioHttpClient
+from twilio.rest import Client as TwilioClient
 
 from tests.doors import Door
-from tests.doors.vendors import RESEND, STRIPE
+from tests.doors.vendors import RESEND, STRIPE, TWILIO
 from tests.support_libraries import HTTPX
+from tests.support_twilio_clients import MESSAGE, pointed
+from tests.support_twilio_server import ACCOUNT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -109,6 +113,26 @@ async def _aresend(ask: Ask) -> Any:
         return await resend.Emails.send_async(_MAIL, _options(ask))  # type: ignore[arg-type]  # -- a dict
 
 
+# -- Twilio's SDK ------------------------------------------------------------------------------------
+
+
+def _twilio(ask: Ask) -> Any:
+    # It mounts its retries for https alone, and none for a POST.
+    return pointed(TwilioClient(ACCOUNT, ask.credential), api=ask.base).messages.create(**MESSAGE)
+
+
+async def _atwilio(ask: Ask) -> Any:
+    async with AsyncTwilioHttpClient(max_retries=1 + ask.retries if ask.retries else None) as http_client:
+        client = pointed(TwilioClient(ACCOUNT, ask.credential, http_client=http_client), api=ask.base)
+        return await client.messages.create_async(**MESSAGE)
+
+
+def _twilio_raw(ask: Ask) -> Any:
+    with _retrying(ask) as session:
+        form = {"To": MESSAGE["to"], "From": MESSAGE["from_"], "Body": MESSAGE["body"]}
+        return _good(session.post(f"{ask.base}{TWILIO.path}", data=form, auth=(ACCOUNT, ask.credential)))
+
+
 # -- raw clients -------------------------------------------------------------------------------------
 
 
@@ -192,9 +216,12 @@ DOORS = (
     Door("stripe, urllib", STRIPE, _stripe(stripe.UrllibClient), False, sees_hops=False, retries=True, has_key=True, knows_proxies=False),
     Door("resend, requests", RESEND, _resend, sees_hops=False),
     Door("resend, httpx asyncio", RESEND, _run("asyncio", _aresend), follows=False, sees_hops=False, takes_any=True),
+    Door("twilio, requests", TWILIO, _twilio, follows=False, sees_hops=False),
+    Door("twilio, aiohttp", TWILIO, _run("asyncio", _atwilio), follows=False, sees_hops=False, retries=True, knows_proxies=False),
+    Door("twilio, raw requests", TWILIO, _twilio_raw, retries=True, repeats_429=True),
     Door("requests function", STRIPE, lambda ask: _good(requests.post(**_raw(ask)))),  # noqa: S113 -- on loopback
-    Door("requests session", STRIPE, _session, retries=True),
-    Door("requests prepared", STRIPE, _prepared, retries=True),
+    Door("requests session", STRIPE, _session, retries=True, repeats_429=True),
+    Door("requests prepared", STRIPE, _prepared, retries=True, repeats_429=True),
     *(
         Door(f"{name} {style}", STRIPE, call)
         for name, library in HTTPX.items()
