@@ -15,6 +15,7 @@ from keyguard.errors import (
 )
 from keyguard.install import Installation, install, issue, revoke, run, uninstall, use, wrap
 from keyguard.model import Policy, VaultKey
+from keyguard.refusals import refusal_of
 
 __version__ = _version("keyguard")
 
@@ -31,6 +32,7 @@ __all__ = [
     "VaultKey",
     "install",
     "issue",
+    "refusal_of",
     "revoke",
     "run",
     "uninstall",

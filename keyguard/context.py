@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from keyguard.fx import Rates
     from keyguard.model import Attempt, Call, Closing, Decision, Operation, Outcome, Pairs, Quote, Receipt, VaultKey
+    from keyguard.vendors import Vendor
 
 
 # Answers of which no vendor says that the request was executed: it belongs elsewhere, or lacks a credential, or came too often.
@@ -139,7 +140,8 @@ class Ticket:
     @property
     def is_dead(self) -> bool:
         """Whether nobody is left who would close its hold: while the caller has its answer's rest, he will."""
-        return self.is_over if self.tail is None else self.tail() is None
+        # While a call is open its client may drop an answer and try again.
+        return self.is_over and (self.tail is None or self.tail() is None)
 
     def covers(self, call: Call) -> bool:
         """Say whether a request seen by an inner seam is an attempt of this very ticket."""
@@ -244,6 +246,8 @@ class _State:
     rates: Rates | None = None
     unit_prices: Mapping[str, int] = field(default_factory=dict[str, int])
     price_files: Mapping[str, Path] = field(default_factory=dict[str, "Path"])
+    vendors: Mapping[str, Vendor] = field(default_factory=dict[str, "Vendor"])
+    registering: threading.RLock = field(default_factory=threading.RLock)
 
 
 _state = _State()
@@ -315,6 +319,26 @@ def price_files() -> Mapping[str, Path]:
 def set_price_files(files: Mapping[str, Path]) -> None:
     """Replace the price lists that the settings name."""
     _state.price_files = files
+
+
+def registered_vendors() -> Mapping[str, Vendor]:
+    """Return the vendors that the user's code has registered, by name; a change makes another mapping (keyguard.vendors)."""
+    return _state.vendors
+
+
+def set_registered_vendors(vendors: Mapping[str, Vendor]) -> None:
+    """Replace the registered vendors; by who holds `registering()`."""
+    _state.vendors = vendors
+
+
+def registering() -> threading.RLock:
+    """Return the lock of those who change what is registered, or remember what they found in it."""
+    return _state.registering
+
+
+def renew_lock() -> None:
+    """Take a new lock: in a forked child nobody is left to release the old one."""
+    _state.registering = threading.RLock()
 
 
 def register_provider(name: str, provider: RunProvider) -> None:

@@ -50,6 +50,11 @@ class KeyguardError(Exception):
         for name in self._fields:
             setattr(self, name, fields.get(name))
 
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """Return the names of the fields that an error of this class has beside its message."""
+        return cls._fields
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), str(self), dict(self.__dict__))
 

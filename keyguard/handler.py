@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from keyguard import context, telemetry
 from keyguard.drivers import adrive, drive
-from keyguard.errors import told_while_observing
+from keyguard.errors import Refused, told_while_observing
 from keyguard.guard import Finder, Identify, answered, guarded
 from keyguard.vendors import vendor_named
 
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
     from keyguard.guard import Flow
     from keyguard.patches import Outgoing
+    from keyguard.vendors import Vendor
 
 
 class _Rest:
     """Closes the hold and the span of a call when its caller has read the answer, or let it go."""
 
-    __slots__ = ("_span", "_ticket")
+    __slots__ = ("_span", "_ticket", "_vendor")
 
-    def __init__(self, ticket: context.Ticket, span: telemetry.span) -> None:
-        self._ticket, self._span = ticket, span
+    def __init__(self, ticket: context.Ticket, span: telemetry.span, vendor: Vendor) -> None:
+        self._ticket, self._span, self._vendor = ticket, span, vendor
 
     def close(self) -> None:
         """Close them, blocking."""
@@ -48,12 +49,17 @@ class _Rest:
                 self._end()
 
     def _flow(self) -> Flow:
-        return answered(self._ticket, vendor_named(self._ticket.call.vendor))
+        return answered(self._ticket, self._vendor)
 
     def _end(self) -> None:
         # Not before: until its hold is closed, or could not be, a ticket is alive.
         self._ticket.tail = None
         self._span.finish()
+
+
+def _is_answered(ticket: context.Ticket, vendor: Vendor) -> bool:
+    """Say whether the client is to get a refusal as an answer: one of this very call, not of another that was made while it was sent."""
+    return not ticket.is_decided and getattr(vendor, "on_refused", "raise") == "response"
 
 
 def _never_sent(_ticket: context.Ticket) -> Any:
@@ -76,22 +82,34 @@ class CallHandler:
         self._only_observes = only_observes
 
     def handle(self, outgoing: Outgoing, send: Callable[[context.Ticket], Any]) -> Any:
-        """Guard one blocking call; returns what the client's own method returned."""
-        ticket, flow = self._opened(outgoing)
-        with telemetry.span(ticket) as span, context.under(ticket):
-            native = drive(flow, ticket, send, outgoing.ask)
-            if ticket.tail is not None:
-                ticket.rest = _Rest(ticket, span)
-            return native
+        """Guard one blocking call; returns what the client's own method returned, or the answer that stands for its refusal."""
+        vendor = vendor_named(outgoing.call.vendor)
+        ticket, flow = self._opened(outgoing, vendor)
+        try:
+            with telemetry.span(ticket) as span, context.under(ticket):
+                native = drive(flow, ticket, send, outgoing.ask)
+                if ticket.tail is not None:
+                    ticket.rest = _Rest(ticket, span, vendor)
+                return native
+        except Refused as refusal:
+            if outgoing.respond is None or not _is_answered(ticket, vendor):
+                raise
+            return outgoing.respond(refusal)
 
     async def ahandle(self, outgoing: Outgoing, send: Callable[[context.Ticket], Awaitable[Any]]) -> Any:
         """Guard one awaited call."""
-        ticket, flow = self._opened(outgoing)
-        with telemetry.span(ticket) as span, context.under(ticket):
-            native = await adrive(flow, ticket, send, outgoing.ask)
-            if ticket.tail is not None:
-                ticket.rest = _Rest(ticket, span)
-            return native
+        vendor = vendor_named(outgoing.call.vendor)
+        ticket, flow = self._opened(outgoing, vendor)
+        try:
+            with telemetry.span(ticket) as span, context.under(ticket):
+                native = await adrive(flow, ticket, send, outgoing.ask)
+                if ticket.tail is not None:
+                    ticket.rest = _Rest(ticket, span, vendor)
+                return native
+        except Refused as refusal:
+            if outgoing.respond is None or not _is_answered(ticket, vendor):
+                raise
+            return await outgoing.respond(refusal)
 
     def tolerates(self, error: Exception) -> bool:
         """Let a call that cannot be guarded pass, unbooked and with a WARNING, where everything only observes."""
@@ -100,9 +118,9 @@ class CallHandler:
         _logger.warning("observe mode: this call is not booked. Enforcing would have stopped it: %s", told_while_observing(error))
         return True
 
-    def _opened(self, outgoing: Outgoing) -> tuple[context.Ticket, Flow]:
+    def _opened(self, outgoing: Outgoing, vendor: Vendor) -> tuple[context.Ticket, Flow]:
         ticket = context.Ticket(outgoing.call)
         ticket.is_writable = outgoing.is_writable
-        flow = guarded(ticket, vendor_named(outgoing.call.vendor), self._finder_for(outgoing), identity=self._identity)
+        flow = guarded(ticket, vendor, self._finder_for(outgoing), identity=self._identity)
         ticket.flow = weakref.ref(flow)
         return ticket, flow

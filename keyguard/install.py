@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import wrapt
 
-from keyguard import context, patches
+from keyguard import context, patches, vendors
 from keyguard.errors import ConfigurationError, UnknownKey
 from keyguard.handler import CallHandler
 from keyguard.interpreter import check_interpreter
@@ -44,6 +44,7 @@ def _renew_locks() -> None:
     """Give a forked child locks of its own: the parent's may be held by a thread that the child does not have."""
     _armed.lock = threading.RLock()
     _armed.slots.renew_lock()
+    context.renew_lock()
     patches.renew_lock()
 
 
@@ -218,12 +219,25 @@ def _named(asked: Policy, run: context.RunRef | None) -> Policy:
 
 
 def _arm() -> None:
+    # Now, and not at the first request of the process: a plug that cannot be loaded is found where it can be mended.
+    vendors.claimed_hosts()
+    _warn_of_unknown(_armed.settings.vendor_hosts)
     context.set_vendor_hosts(_armed.settings.vendor_hosts)
     context.set_unit_prices(_armed.settings.unit_prices)
     context.set_price_files(_armed.settings.price_files)
     patches.arm()
     if context.handler() is None:
         context.set_handler(CallHandler(partial(finder_for, _armed), partial(identity, _armed), partial(only_observes, _armed)))
+
+
+def _warn_of_unknown(listed: Mapping[str, str]) -> None:
+    for host, name in listed.items():
+        if name not in vendors.known_vendors():
+            _logger.warning(
+                "KEYGUARD_VENDOR_HOSTS lists %s for the vendor %r, which nobody has made known (known: %s). Calls to it are refused until "
+                "keyguard.vendors.register(%r, ...) is called.",
+                host, name, ", ".join(vendors.known_vendors()), name,
+            )  # fmt: skip
 
 
 def _watch_prefect() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from decimal import Context, Decimal, Inexact, InvalidOperation
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context, Decimal, Inexact, InvalidOperation
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -29,10 +29,12 @@ _LARGEST_USD = 1_000_000_000
 _LONGEST_NAME = 200
 # Of our own: the caller's decimal context may round to a few digits. What cannot be exact raises.
 _EXACT = Context(prec=60, traps=[Inexact])
-_MICRO = Decimal("0.000001")
+_ROUNDING = Context(prec=60, traps=[])
+_MICRO, _NANO = Decimal("0.000001"), Decimal("0.000000001")
 _DURATION = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "*"})
-_VENDOR = re.compile(r"([a-z][a-z0-9_-]*):\s*")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "*"})
+_VENDOR_NAME = r"[a-z][a-z0-9_-]*"
+_VENDOR = re.compile(rf"({_VENDOR_NAME}):\s*")
 # No colon: it would read as a vendor prefix. A `*` stands for a segment that has one.
 _PATH = re.compile(r"/[^\s?#:]*")
 _OPERATION = re.compile(r"[a-z0-9_]+(\.[a-z0-9_*]+)+")
@@ -61,6 +63,26 @@ def to_money(value: object) -> Money:
         return int(_EXACT.scaleb(_EXACT.quantize(usd, _MICRO), 6))
     except Inexact:
         raise ValueError(f"an amount is counted in micro-dollars: {value!r} has more than six decimals") from None
+
+
+def to_money_up(value: object) -> Money:
+    """
+    Read US dollars that were worked out (`0.05 * 3`) as micro-USD, rounded up: a bound must not fall below what it bounds.
+
+    What lies beyond the ninth decimal is taken for the noise of floats, and is no reason for another micro-dollar.
+
+    Raises:
+        ValueError: as `to_money`, of which only the number of decimals is free.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
+        return to_money(value)
+    try:
+        usd = Decimal(str(value))
+    except InvalidOperation:
+        return to_money(value)
+    if not usd.is_finite() or not 0 <= usd <= _LARGEST_USD:
+        return to_money(value)
+    return to_money(usd.quantize(_NANO, ROUND_HALF_EVEN, _ROUNDING).quantize(_MICRO, ROUND_CEILING, _ROUNDING))
 
 
 def to_usd(amount: Money) -> float:
@@ -95,6 +117,16 @@ def to_seconds(value: object) -> float:
     return float(seconds)
 
 
+def is_vendor_name(text: str) -> bool:
+    """Say whether this can be the name of a vendor."""
+    return re.fullmatch(_VENDOR_NAME, text) is not None
+
+
+def is_operation(text: str) -> bool:
+    """Say whether this can be the name of one operation: words with dots between them, as in `payment_intents.create`."""
+    return _OPERATION.fullmatch(text) is not None and "*" not in text
+
+
 def check_endpoint(item: str) -> str:
     """
     Return one allowlist item in its normal form.
@@ -109,7 +141,7 @@ def check_endpoint(item: str) -> str:
     vendor, rest = (prefix[1], item.strip()[prefix.end() :]) if prefix else ("", item.strip())
     method, _, path = rest.partition(" ")
     path = path.strip()
-    if method.upper() in _METHODS and _PATH.fullmatch(path):
+    if method.upper() in METHODS and _PATH.fullmatch(path):
         return f"{vendor}:{method.upper()} {path}" if vendor else f"{method.upper()} {path}"
     if not path and _OPERATION.fullmatch(method):
         return f"{vendor}:{method}" if vendor else method
@@ -123,7 +155,7 @@ def _check_operation(value: str) -> str:
     """Return the operation that a rule is for, `vendor:` kept: exactly one, because its fields are looked up."""
     prefix = _VENDOR.match(value.strip())
     name = value.strip()[prefix.end() :] if prefix else value.strip()
-    if not _OPERATION.fullmatch(name) or "*" in name:
+    if not is_operation(name):
         raise ValueError(f"expected one operation such as 'payment_intents.create' (optionally behind 'stripe:'), got {value!r}")
     return f"{prefix[1]}:{name}" if prefix else name
 
@@ -167,6 +199,8 @@ class Policy(BaseModel):
         call_usd_cap: Dollars that one call may cost at most.
         refund_usd_cap: Dollars of own charges that a run may refund; None = what it charged. 0 allows none.
         max_calls: Calls, reads included, that a run may send.
+        max_emails: E-mails that a run may send, each recipient one, whatever they cost (Resend). A broadcast that `unpriced` lets
+            through counts none: its recipients are not in the request.
         allowed_endpoints: The only endpoints that may be called; None = all.
         rules: What the fields of an operation's requests may say, by operation and field: `keyguard.rules`.
         expires_in: Seconds from the key's issue to its expiry.
@@ -189,6 +223,7 @@ class Policy(BaseModel):
     call_usd_cap: Cap | None = None
     refund_usd_cap: Usd | None = None
     max_calls: Annotated[int, Field(gt=0, strict=True)] | None = None
+    max_emails: Annotated[int, Field(gt=0, strict=True)] | None = None
     allowed_endpoints: tuple[Endpoint, ...] | None = None
     rules: dict[RuledOperation, FieldRules] | None = None
     expires_in: Seconds | None = None
@@ -367,6 +402,7 @@ class Quote:
         adopts: Take over the open hold of that object instead of holding twice.
         prior: What that object had cost in total before this call (for objects of other runs).
         unbounded: Why this request has no bound, where its operation mostly has one; the policy's `unpriced` is its amount then.
+        units: How many units of the vendor's own it asks for, where they have a cap too: e-mails, each recipient one.
         recurring: The vendor itself may charge again later, without a call that could be capped: only the first charge is in `amount`.
     """
 
@@ -377,6 +413,7 @@ class Quote:
     prior: Money = 0
     unbounded: Unbounded | None = None
     recurring: bool = False
+    units: int = 0
 
 
 @quick
@@ -422,6 +459,7 @@ class Outcome:
         refund_of: The charge or intent that a settled refund gave back to the customer.
         source: Who knew the cost: `provider` (in the reply) or `local` (our own table).
         request_id: The vendor's name for the request, for support.
+        units: How many of the quote's units were used; None = all of them.
     """
 
     ending: Ending
@@ -430,6 +468,10 @@ class Outcome:
     refund_of: str | None = None
     source: Literal["provider", "local"] = "provider"
     request_id: str | None = None
+    units: int | None = None
+
+
+Unit = Literal["usd", "call", "email"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,14 +480,14 @@ class Leg:
     One budget that a reservation draws on.
 
     Attributes:
-        scope: `run:<id>`, `key:<id>`, `policy:<name>`, `refund:<run scope>`, `calls:<run scope>`.
+        scope: `run:<id>`, `key:<id>`, `policy:<name>`, `refund:<run scope>`, `calls:<run scope>`, `emails:<run scope>`.
         per: `run` (one window for ever) or `day` (one window a UTC day, by the ledger's clock).
-        unit: `usd` counts the order's amount; `call` counts 1 for each call sent.
+        unit: `usd` counts the order's amount; `call` counts 1 for each call sent; `email` counts the quote's units.
     """
 
     scope: str
     per: Literal["run", "day"] = "run"
-    unit: Literal["usd", "call"] = "usd"
+    unit: Unit = "usd"
 
 
 @quick
@@ -490,7 +532,7 @@ class Decision:
         granted: Whether the call may leave.
         reason: Why not. `stale` = the key changed since it was read: read it again and redo.
         scope: Which budget refused; with its `cap`, `spent`, `held`, `doubt` and what was `requested`
-            (micro-USD, or calls where `unit` is `call`).
+            (micro-USD, or calls or e-mails, as `unit` says).
         resets_at: POSIX seconds when a day budget opens again; None for the others.
         held_amount: What was held in all, an adopted hold included.
         adopted: The part of it that an earlier hold gave.
@@ -500,7 +542,7 @@ class Decision:
     granted: bool
     reason: Reason = ""
     scope: str = ""
-    unit: Literal["usd", "call"] = "usd"
+    unit: Unit = "usd"
     cap: int = 0
     spent: int = 0
     held: int = 0
@@ -540,6 +582,7 @@ class Receipt:
         found: False = no such reservation (a reserve that never committed).
         spent, held, doubt: The reservation's own parts.
         overrun: How far the vendor's truth went above the hold.
+        recurring: The vendor will charge again by itself, outside of every cap (a subscription's next period).
     """
 
     reservation_id: str
@@ -548,6 +591,7 @@ class Receipt:
     held: Money = 0
     doubt: Money = 0
     overrun: Money = 0
+    recurring: bool = False
 
 
 @quick
@@ -596,7 +640,9 @@ class Usage:
         refunded: Σ of refunds of the run's own charges; never gives cap back.
         overrun: Σ of the vendor's truth above our holds.
         calls: Calls sent or in flight.
+        emails: E-mails sent, in flight or in doubt.
         intents: Open intents, which `held` includes.
+        recurring: Calls after which the vendor charges again by itself, outside of this cap (a subscription's next period).
     """
 
     scope: str
@@ -607,7 +653,9 @@ class Usage:
     refunded: Money = 0
     overrun: Money = 0
     calls: int = 0
+    emails: int = 0
     intents: tuple[Intent, ...] = ()
+    recurring: int = 0
 
     @property
     def remaining(self) -> Money | None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from keyguard.model import Policy
     from keyguard.rules import Rule
 
-_CAPS = ("run_usd_cap", "daily_usd_cap", "call_usd_cap", "refund_usd_cap", "max_calls", "expires_in")
+_CAPS = ("run_usd_cap", "daily_usd_cap", "call_usd_cap", "refund_usd_cap", "max_calls", "max_emails", "expires_in")
 _FIXED = ("name", "vendor", "secret", "agent_run_label", "tag_objects")
 
 

@@ -15,7 +15,7 @@ from keyguard.identity import Slots, canonical, identity_of
 from keyguard.ledgers import open_ledger
 from keyguard.model import TOKEN_PREFIX
 from keyguard.settings import Settings, default_url
-from keyguard.vendors import vendor_named
+from keyguard.vendors import claimant, vendor_named
 
 if TYPE_CHECKING:
     from keyguard.backends import Backend
@@ -197,7 +197,7 @@ def only_observes(armed: Armed) -> bool:
 def _secret(outgoing: Outgoing, key: VaultKey) -> str:
     """Return the vendor's real secret for a vault token, for the vendor's own hosts only."""
     call, vendor = outgoing.call, vendor_named(outgoing.call.vendor)
-    is_own = call.scheme == "https" and call.host.removesuffix(":443") in vendor.hosts
+    is_own = call.scheme == "https" and claimant(call.host.removesuffix(":443")) == call.vendor
     if not is_own and context.vendor_hosts().get(call.host) != call.vendor:
         raise EndpointNotAllowed(
             f"a vault token may not go to {call.scheme}://{call.host}: it is not {call.vendor}'s own host over https. Nothing was sent. "
@@ -205,6 +205,11 @@ def _secret(outgoing: Outgoing, key: VaultKey) -> str:
             key_id=key.key_id, run_id=key.run_id,
         )  # fmt: skip
     name = key.policy.secret.partition(":")[2] if key.policy.secret else vendor.secret_env
+    if not name:
+        raise ConfigurationError(
+            f"the call carries a vault token, and nobody said where {call.vendor}'s real secret is; nothing was sent. "
+            "Set the policy's secret='env:NAME', or secret_env where the vendor is registered."
+        )
     secret = os.environ.get(name, "")
     if not secret or secret.startswith(TOKEN_PREFIX):
         raise ConfigurationError(

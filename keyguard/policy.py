@@ -44,8 +44,13 @@ def _endpoint_pattern(item: str) -> str:
     prefix = f"{re.escape(vendor) if vendor else '[^:]*'}:"
     if not space:
         return prefix + _globbed(method, one="[a-z0-9_]+", many="[a-z0-9_.]+")
+    return prefix + request_pattern(method, path)
+
+
+def request_pattern(method: str, path: str) -> str:
+    """Return what matches `METHOD /path` in a regular expression: `*` is any method or one segment of a path, `**` any number of them."""
     verb = "[A-Z]+" if method == "*" else re.escape(method)
-    return f"{prefix}{verb} {_globbed(path, one='[^/]+', many='.+')}"
+    return f"{verb} {_globbed(path, one='[^/]+', many='.*')}"
 
 
 def _globbed(text: str, *, one: str, many: str) -> str:
@@ -60,7 +65,8 @@ def is_allowed(policy: Policy, call: Call, operation: Operation) -> bool:
     if policy.allowed_endpoints is None:
         return True
     fits = _allowed(tuple(policy.allowed_endpoints)).fullmatch
-    return fits(f"{call.vendor}:{call.method} {call.path}") is not None or fits(f"{call.vendor}:{operation.name}") is not None
+    # A URL without a path asks for the root.
+    return fits(f"{call.vendor}:{call.method} {call.path or '/'}") is not None or fits(f"{call.vendor}:{operation.name}") is not None
 
 
 def check_endpoint(key: VaultKey, call: Call, operation: Operation) -> None:
@@ -165,19 +171,21 @@ def legs(key: VaultKey, quote: Quote) -> tuple[Leg, ...]:
     """
     Name the budgets that a call draws on, in the order in which they are checked.
 
-    Run money and calls are named even without a cap, so that usage is always counted. Refunds of the run's own
+    Run money, calls and e-mails are named even without a cap, so that usage is always counted. Refunds of the run's own
     charges draw on the refund pot instead and never on run or day (DESIGN §5).
     """
-    return _legs(key.scope, quote.pot, key.policy_name if key.policy.daily_usd_cap is not None else None)
+    return _legs(key.scope, quote.pot, key.policy_name if key.policy.daily_usd_cap is not None else None, quote.units > 0)
 
 
 # The same for every call of a run; by its words, because hashing a whole key costs more than making its legs.
 @lru_cache(maxsize=1024)
-def _legs(scope: str, pot: str, day: str | None) -> tuple[Leg, ...]:
+def _legs(scope: str, pot: str, day: str | None, has_units: bool) -> tuple[Leg, ...]:  # noqa: FBT001 -- a cache wants positions
     found = [Leg(f"refund:{scope}")] if pot == "refund" else [Leg(scope)]
     if pot == "run" and day is not None:
         found.append(Leg(f"policy:{day}", per="day"))
     found.append(Leg(f"calls:{scope}", unit="call"))
+    if has_units:
+        found.append(Leg(f"emails:{scope}", unit="email"))
     return tuple(found)
 
 
@@ -215,12 +223,13 @@ def revoked(key: VaultKey, operation: Operation, state: str) -> KeyRevoked:
 
 
 def _cap_message(decision: Decision, key: VaultKey, operation: Operation, remaining: int) -> str:
-    amount = show if decision.unit == "usd" else "{} calls".format
+    amount = {"usd": show, "call": "{} calls".format, "email": "{} e-mails".format}[decision.unit]
     kind = decision.scope.partition(":")[0]
     name, remedy = {
         "policy": (f"daily_usd_cap of policy {key.policy_name!r}", "raise daily_usd_cap in the policy"),
         "refund": (f"refund cap of {_run_words(key)}", "set refund_usd_cap in the policy"),
         "calls": (f"max_calls of {_run_words(key)}", "set a larger max_calls in the policy"),
+        "emails": (f"max_emails of {_run_words(key)}", "set a larger max_emails in the policy"),
     }.get(kind, (f"run_usd_cap of {_run_words(key)}", ""))
     parts = [f"{amount(decision.spent)} spent", f"{amount(decision.held)} held", f"{amount(decision.doubt)} in doubt"]
     message = (

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from keyguard.errors import ConfigurationError
 from keyguard.fx import load_rates
 from keyguard.ledgers import Durability
-from keyguard.model import Policy, Usd
+from keyguard.model import Policy, Usd, is_vendor_name
 from keyguard.rules import FORM
 from keyguard.vendors import known_vendors
 
@@ -86,8 +86,9 @@ class Settings(BaseSettings):
         hosts: dict[str, str] = {}
         for item in filter(None, (part.strip() for part in value.split(","))):
             vendor, equals, host = item.partition("=")
-            if not equals or not host or "/" in host or vendor not in known_vendors():
-                raise ValueError(f"expected vendor=host[:port] with a vendor of {', '.join(known_vendors())}, got {item!r}")
+            # Not only known ones: a vendor may be registered later, or only in another process that has the same environment.
+            if not equals or not host or "/" in host or not is_vendor_name(vendor):
+                raise ValueError(f"expected vendor=host[:port] with a vendor such as {', '.join(known_vendors())}, got {item!r}")
             hosts[host.lower()] = vendor
         return hosts
 

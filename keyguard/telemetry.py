@@ -39,6 +39,7 @@ BUDGET_LIMIT = "keyguard.budget.limit"
 BUDGET_REMAINING = "keyguard.budget.remaining"
 ATTEMPTS = "keyguard.call.attempts"
 REQUEST_ID = "keyguard.vendor.request_id"
+RECURRING = "keyguard.cost.recurring"
 # Names of OpenTelemetry's own conventions, stable since 1.23 (service.peer.name: development).
 PEER, ADDRESS, PORT = "service.peer.name", "server.address", "server.port"
 METHOD, STATUS, ERROR_TYPE = "http.request.method", "http.response.status_code", "error.type"
@@ -146,6 +147,8 @@ def _add_money(found: dict[str, Any], ticket: Ticket) -> None:
         found[COST_AMOUNT] = to_usd(receipt.doubt if is_doubt else receipt.spent)
         found[COST_CURRENCY] = "USD"
         found[COST_SOURCE] = "held" if is_doubt else outcome.source
+        if receipt.recurring:
+            found[RECURRING] = True
         if outcome.request_id is not None:
             found[REQUEST_ID] = outcome.request_id
 

@@ -21,6 +21,12 @@ settings.register_profile("keyguard", deadline=None, print_blob=True)
 settings.load_profile("keyguard")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Say how many processes run the tests: one for each core for all of them, none beside this one for some that were named."""
+    is_whole = config.args_source is not pytest.Config.ArgsSource.ARGS
+    return (os.cpu_count() or 1) if is_whole else 0
+
+
 @pytest.fixture(autouse=True)
 def clean_environment() -> Iterator[None]:
     """Take away what a developer's shell may have set; KEYGUARD_URL stays, the plugin under test looks after it."""

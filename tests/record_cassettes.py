@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from tests.support_cassettes import FOLDER, Origin, Readable, Scenario
 from tests.support_resend_cassettes import RESEND_LOCAL
 from tests.support_stripe_cassettes import LOCALSTRIPE, STATEFUL_MOCK
+from tests.support_twilio_cassettes import PRISM_TWILIO
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ORIGINS = {origin.name: origin for origin in (LOCALSTRIPE, STATEFUL_MOCK, RESEND_LOCAL)}
+ORIGINS = {origin.name: origin for origin in (LOCALSTRIPE, STATEFUL_MOCK, RESEND_LOCAL, PRISM_TWILIO)}
 
 
 def record(origin: Origin, scenario: Scenario, url: str, path: Path, recorded_on: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,12 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """One request; names of headers in lower case, `document` = its JSON body."""
+    """One request; names of headers in lower case, `document` = its JSON body, `content` = what came."""
 
     method: str
     path: str
     headers: dict[str, str]
     document: Any
+    content: bytes = b""
+
+    @property
+    def form(self) -> dict[str, str]:
+        """Its body as a form, the last of several values."""
+        return dict(parse_qsl(self.content.decode(), keep_blank_values=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,7 @@ class JsonServer:
         self.requests: list[Arrived] = []
         self.scripted: list[Answer] = []
         self._lock = threading.Lock()
+        self._changed, self._connections = threading.Condition(), 0
 
     def __enter__(self) -> JsonServer:
         world = self
@@ -65,6 +75,13 @@ class JsonServer:
 
             def log_message(self, *_: Any) -> None:
                 pass
+
+            def handle(self) -> None:
+                world._count(1)
+                try:
+                    super().handle()
+                finally:
+                    world._count(-1)
 
             def handle_one(self) -> None:
                 content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -95,10 +112,24 @@ class JsonServer:
             document = json.loads(content) if content else None
         except ValueError:
             document = None
-        arrived = Arrived(method, path, headers, document)
+        arrived = Arrived(method, path, headers, document, content)
         with self._lock:
             self.requests.append(arrived)
             return self.scripted.pop(0) if self.scripted else self.answer(arrived)
+
+    def wait_until_quiet(self) -> None:
+        """Wait until nobody is connected: what a client that went away had sent is executed then, or never."""
+        # Connections are accepted in their order: after this one, all earlier ones are counted.
+        with contextlib.closing(HTTPConnection(self.host, timeout=10)) as last:
+            last.request("OPTIONS", "/quiet", headers={"Connection": "close"})
+            last.getresponse().read()
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._connections == 0, timeout=10)
+
+    def _count(self, change: int) -> None:
+        with self._changed:
+            self._connections += change
+            self._changed.notify_all()
 
     @property
     def host(self) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import aiohttp
 import httpx
 import pytest
+import requests
 import stripe
 
 if TYPE_CHECKING:
@@ -34,13 +36,40 @@ def _async(url: str, make: Callable[[], stripe.HTTPClient]) -> Post:
     return lambda path, form, key: asyncio.run(asked(path, form, key))
 
 
-def _raw(url: str) -> Post:
+def _said(form: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(value).lower() if isinstance(value, bool) else value for name, value in form.items()}
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {SECRET}", **({} if key is None else {"Idempotency-Key": key})}
+
+
+def _raw_httpx(url: str) -> Post:
+    return lambda path, form, key: (
+        httpx.post(f"{url}{path}", data=_said(form), auth=(SECRET, ""), headers={} if key is None else {"idempotency-key": key})
+        .raise_for_status()
+        .json()
+    )
+
+
+def _raw_requests(url: str) -> Post:
     def post(path: str, form: dict[str, Any], key: str | None) -> Any:
-        headers = {} if key is None else {"idempotency-key": key}
-        said = {name: str(value).lower() if isinstance(value, bool) else value for name, value in form.items()}
-        return httpx.post(f"{url}{path}", data=said, auth=(SECRET, ""), headers=headers).raise_for_status().json()
+        response = requests.post(f"{url}{path}", data=_said(form), headers=_headers(key), timeout=60)
+        response.raise_for_status()
+        return response.json()
 
     return post
+
+
+def _raw_aiohttp(url: str) -> Post:
+    async def post(path: str, form: dict[str, Any], key: str | None) -> Any:
+        said = {name: str(value) for name, value in _said(form).items()}
+        async with aiohttp.ClientSession() as session, session.post(f"{url}{path}", data=said, headers=_headers(key)) as response:
+            body = await response.json(content_type=None)
+            response.raise_for_status()
+            return body
+
+    return lambda path, form, key: asyncio.run(post(path, form, key))
 
 
 def _options(key: str | None) -> dict[str, Any]:
@@ -57,13 +86,17 @@ STYLES: dict[str, Callable[[str], Post]] = {
     "httpx": lambda url: _sync(url, stripe.HTTPXClient(allow_sync_methods=True)),
     "async httpx": lambda url: _async(url, stripe.HTTPXClient),
     "async aiohttp": lambda url: _async(url, stripe.AIOHTTPClient),
-    "raw httpx": _raw,
+    "raw httpx": _raw_httpx,
+    "raw requests": _raw_requests,
+    "raw aiohttp": _raw_aiohttp,
 }
 
 
 def status_of(call: Callable[[], Any]) -> int:
     """Return the status with which a call failed, which it must."""
-    with pytest.raises((stripe.StripeError, httpx.HTTPStatusError)) as caught:
+    with pytest.raises((stripe.StripeError, httpx.HTTPStatusError, requests.HTTPError, aiohttp.ClientResponseError)) as caught:
         call()
     error: Any = caught.value
-    return int(error.response.status_code if isinstance(error, httpx.HTTPStatusError) else error.http_status)
+    if isinstance(error, stripe.StripeError):
+        return int(error.http_status or 0)
+    return int(error.status if isinstance(error, aiohttp.ClientResponseError) else error.response.status_code)

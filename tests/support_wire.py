@@ -10,13 +10,14 @@ import socket
 import ssl
 import struct
 import threading
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 Way = Literal["answer", "hang up", "reset", "cut short", "stay silent"]
@@ -36,13 +37,18 @@ class Wire:
         way: What it does then.
         status: What it answers; other than 200 is not executed.
         certificate: Speak TLS with this file's key and certificate.
+        body: What it answers with that status; None = a succeeded PaymentIntent.
 
     Attributes:
         executed: How many POSTs were executed.
+        arrived: Set when the first one was.
     """
 
-    def __init__(self, way: Way = "answer", status: int = 200, certificate: Path | None = None) -> None:
-        self._way, self._status = way, status
+    def __init__(
+        self, way: Way = "answer", status: int = 200, certificate: Path | None = None, body: Mapping[str, Any] | None = None
+    ) -> None:
+        self._way, self._status, self._body = way, status, body or _INTENT
+        self.arrived = threading.Event()
         self._tls: ssl.SSLContext | None = None
         if certificate is not None:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -92,10 +98,11 @@ class Wire:
                 method = _read_request(reading)
                 if method == "POST" and self._status == 200:
                     self.executed += 1
+                    self.arrived.set()
                 self._end(wire)
 
     def _end(self, wire: socket.socket) -> None:
-        body = json.dumps(_INTENT if self._status == 200 else {"error": {"message": "scripted", "type": "card_error"}}).encode()
+        body = json.dumps(self._body if self._status == 200 else {"error": {"message": "scripted", "type": "card_error"}}).encode()
         head = f"HTTP/1.1 {self._status} X\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         if self._way == "reset":
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -23,7 +23,8 @@ CASES = [(origin, scenario) for origin in ORIGINS.values() for scenario in origi
 each_case = pytest.mark.parametrize(("origin", "scenario"), CASES, ids=[f"{origin.name}/{scenario.name}" for origin, scenario in CASES])
 
 _SECRETS = re.compile(
-    r"\b[sprw]k_|\bre_(?!0)\w{8}|vault_key_|bearer|basic |\b[1-9]\d{12,18}\b|_secret_(?!0{16}\b)|127\.0\.0\.1", re.IGNORECASE
+    r"\b[sprw]k_|\bre_(?!0)\w{8}|\b[0-9a-f]{32}\b|vault_key_|bearer|basic |\b[1-9]\d{12,18}\b|_secret_(?!0{16}\b)|127\.0\.0\.1",
+    re.IGNORECASE,
 )
 
 

@@ -13,6 +13,7 @@ import keyguard
 from keyguard import cli
 from keyguard.cli import figures
 from keyguard.ledgers import open_ledger
+from keyguard.model import Quote
 from keyguard.testing._till import open_till
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ def ledger(url: str) -> Iterator[Ledger]:
     till.charge("pi_1", 20 * USD)
     till.open_intent("pi_2", 30 * USD)
     till.doubt(till.hold(USD // 2))
+    subscribing = till.order(Quote(0, recurring=True))
+    assert found.reserve(subscribing).granted
+    till.settle(subscribing.reservation_id)
     open_till(found, "run-2", mode="observe", name="other-flow")
     found.revoke(run_id="run-2", state="closed")
     yield found
@@ -86,7 +90,8 @@ def test_status_shows_every_figure_of_a_run(typed: Type) -> None:
     assert (newest["expires_at"], newest["calls"]) == (None, None)
     amounts = [oldest[f"{name}_usd"] for name in ("cap", "spent", "held", "in_doubt", "remaining")]
     assert amounts == [500.0, 20.0, 30.0, 0.5, 449.5]
-    assert (oldest["calls"], oldest["state"], oldest["policy"]) == (3, "active", "contract-flow")
+    assert (oldest["calls"], oldest["recurring"], newest["recurring"]) == (4, 1, 0)
+    assert (oldest["state"], oldest["policy"]) == ("active", "contract-flow")
     assert oldest["open_intents"] == [{"object_id": "pi_2", "held_usd": 30.0, "operation": "things.create"}]
     assert oldest["expires_at"].endswith("+00:00")
 
@@ -97,7 +102,10 @@ def test_status_is_readable_for_people(typed: Type) -> None:
     code, out, err = typed("status")
 
     assert (code, err) == (0, "")
-    for word in ("run run-1", "cap $500.00", "spent $20.00", "remaining $449.50", "calls 3", "observe only", "pi_2 holds $30.00", "never"):
+    for word in (
+        "run run-1", "cap $500.00", "spent $20.00", "remaining $449.50", "calls 4", "recurring 1", "observe only",
+        "pi_2 holds $30.00", "never",
+    ):  # fmt: skip
         assert word in out
 
 

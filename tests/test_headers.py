@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from decimal import Decimal
 from urllib.parse import parse_qsl
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keyguard.patches._headers import Lowered, form_pairs, read_body
+from keyguard.model import TOKEN_PREFIX
+from keyguard.patches._headers import Lowered, credential_of, form_pairs, read_body, with_credential
 
 _forms = st.text(alphabet="ab=&+%4 1G\u00fc;[]", max_size=30)
 
@@ -74,3 +76,36 @@ def test_a_json_body_that_two_could_read_differently_is_not_readable(text: str) 
 def test_a_body_is_read_by_its_type(content: str | bytes | None, kind: str, expected: tuple[object, object]) -> None:
     """Forms and JSON are read, an empty body has nothing in it, and anything else is unreadable."""
     assert read_body(content, kind) == expected
+
+
+# -- credentials -----------------------------------------------------------------------------------
+
+
+def _basic(pair: str) -> str:
+    return "Basic " + base64.b64encode(pair.encode()).decode()
+
+
+VAULT = f"{TOKEN_PREFIX}1"
+
+
+@pytest.mark.parametrize(
+    ("header", "credential", "swapped"),
+    [
+        (f"Bearer {VAULT}", VAULT, "Bearer real"),
+        (f"bearer {VAULT}", VAULT, "bearer real"),
+        ("Bearer sk_1", "sk_1", "Bearer sk_1"),
+        (_basic(f"{VAULT}:"), VAULT, _basic("real:")),
+        (_basic(f"AC1:{VAULT}"), VAULT, _basic("AC1:real")),
+        (_basic(f"{VAULT}:{VAULT}"), VAULT, _basic("real:real")),
+        (_basic("sk_1:"), "sk_1", _basic("sk_1:")),
+        (_basic("AC1:pass:word"), "AC1", _basic("AC1:pass:word")),
+        ("Basic %%%", "", "Basic %%%"),
+        ("", "", ""),
+    ],
+)
+def test_a_vault_token_is_found_and_replaced_where_it_stands(header: str, credential: str, swapped: str) -> None:
+    """Stripe's secret is Basic's user, Twilio's its password: the half with the token is the credential, and the other one stays."""
+    assert credential_of(header) == credential
+    assert with_credential(header, "real") == swapped
+    # Two seams may do it, one above the other.
+    assert with_credential(swapped, "real") == swapped

@@ -19,7 +19,8 @@ from keyguard.ledgers import open_ledger
 from keyguard.ledgers._sqlite_file import check_place, filesystem_of
 from keyguard.ledgers._sqlite_schema import migrations
 from keyguard.ledgers.sqlite import SqliteLedger
-from keyguard.testing._till import parts
+from keyguard.model import Quote
+from keyguard.testing._till import open_till, parts
 from tests.support_sqlite import NEXT, ONE_MORE, child, lines, opened, pipe, tamper
 
 if TYPE_CHECKING:
@@ -234,6 +235,27 @@ def test_a_migrated_file_has_the_schema_of_a_new_one(tmp_path: Path) -> None:
     migrated.shut()
 
     assert _schema(tmp_path / "old.db") == _schema(tmp_path / "new.db")
+
+
+@pytest.mark.parametrize("version", range(1, max(migrations())))
+def test_every_earlier_version_is_brought_into_todays_form(tmp_path: Path, version: int) -> None:
+    """A key of an older file goes on, with the budgets that it has today; the log proves the books."""
+    SqliteLedger(tmp_path / "new.db").shut()
+    path = tmp_path / "old.db"
+    SqliteLedger(path, steps={number: step for number, step in migrations().items() if number <= version}).shut()
+    tamper(
+        path,
+        "INSERT INTO keys (key_id, run_id, scope, policy_name, asked, policy, issued_at) "
+        """VALUES ('k', 'run-1', 'run:run-1', 'default', '{"run_usd_cap": 90}', '{"run_usd_cap": 90}', 1)""",
+        "INSERT INTO budget VALUES ('run:run-1', 'usd', 90, 0), ('refund:run:run-1', 'usd', 0, 1), ('calls:run:run-1', 'call', NULL, 0)",
+    )
+    till = open_till(SqliteLedger(path), run_usd_cap=90, max_emails=2)
+    till.ledger.reserve(till.order(Quote(5, units=2)))
+
+    assert (till.usage.held, till.usage.emails) == (5, 2)
+    assert not till.ledger.reserve(till.order(Quote(5, units=1))).granted
+    till.ledger.shut()
+    assert _schema(path) == _schema(tmp_path / "new.db")
 
 
 def test_a_killed_migration_leaves_the_old_version(path: Path) -> None:

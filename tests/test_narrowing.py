@@ -17,6 +17,7 @@ _TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "call_usd_cap": (500, [499], [501, None]),
     "refund_usd_cap": (500, [499, 0], [501, None]),
     "max_calls": (10, [9], [11, None]),
+    "max_emails": (10, [9], [11, None]),
     "expires_in": (60.0, [59.0], [61.0, None]),
     "allowed_endpoints": (("GET /a", "GET /b"), [("GET /b",), ()], [("GET /a", "GET /b", "GET /c"), None]),
     "rules": (

@@ -176,6 +176,40 @@ def test_a_refusal_is_the_callers_own_and_nothing_is_sent(run: Any, server: Json
     assert "@" not in str(caught.value)
 
 
+@pytest.mark.parametrize("unit", ["0.0009", "0"])
+@each_send
+def test_a_run_may_send_so_many_emails(
+    run: Any, server: JsonServer, vendor: Resend, monkeypatch: pytest.MonkeyPatch, style: str, unit: str
+) -> None:
+    """Recipients are counted, also where they cost nothing: what was refused, or sent under the same key before, takes no place."""
+    monkeypatch.setenv("KEYGUARD_RESEND_UNIT_USD", unit)
+    installed = run(max_emails=5)
+    for _ in range(2):
+        SENDS[style](MAIL, {"idempotency_key": "k"})
+    with pytest.raises(ResendError):
+        SENDS[style](NOBODY)
+    SENDS[style](MAIL)
+    with pytest.raises(
+        keyguard.SpendCapExceeded, match=r"for 2 e-mails would pass the max_emails of run run-1: cap 5 e-mails, 4 e"
+    ) as caught:
+        SENDS[style](MAIL)
+    SENDS[style](ONE)
+
+    assert (caught.value.remaining, caught.value.requested) == (1, 2)
+    assert installed.usage().emails == vendor.recipients == 5
+    assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize("style", BATCHES)
+def test_of_a_permissive_batch_the_accepted_emails_are_counted(run: Any, vendor: Resend, style: str) -> None:
+    """What Resend refused of it leaves room for another."""
+    installed = run(max_emails=4)
+    BATCHES[style]([MAIL, NOBODY, ONE], {"batch_validation": "permissive"})
+    resend.Emails.send(ONE)
+
+    assert installed.usage().emails == vendor.recipients == 4
+
+
 def test_a_broadcast_is_the_policys(run: Any, server: JsonServer) -> None:
     """Refused where nobody says what it costs; counted flat where the policy does; a draft is free."""
     run()

@@ -251,12 +251,12 @@ def test_of_bodies_that_are_no_forms_only_json_is_read(server: StripeServer, rec
 
 
 def test_a_basic_credential_is_its_user(server: StripeServer, recorder: Recorder) -> None:
-    """`Authorization: Basic base64(key:)` carries the key as its user; what cannot be decoded is no credential."""
+    """`Authorization: Basic base64(key:)` carries the key as its user; what cannot be decoded is none, what names no scheme is one."""
     for header in ("Basic c2tfdGVzdF85Og==", "Basic !!", "Nonsense"):
         with contextlib.suppress(stripe.StripeError):
             _client(server).raw_request("get", "/v1/customers", headers={"Authorization": header})
 
-    assert [outgoing.credential for outgoing in recorder.seen] == ["sk_test_9", "", ""]
+    assert [outgoing.credential for outgoing in recorder.seen] == ["sk_test_9", "", "Nonsense"]
 
 
 def test_the_secret_replaces_the_token_on_the_wire_only(server: StripeServer) -> None:

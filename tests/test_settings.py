@@ -36,7 +36,7 @@ def test_the_environment_is_read_with_its_prefix(monkeypatch: pytest.MonkeyPatch
         ("KEYGUARD_DURABILITY", "disk", "durability"),
         ("KEYGUARD_VENDOR_HOSTS", "127.0.0.1:8420", "expected vendor=host"),
         ("KEYGUARD_VENDOR_HOSTS", "stripe=http://x/", "expected vendor=host"),
-        ("KEYGUARD_VENDOR_HOSTS", "acme=x", "stripe"),
+        ("KEYGUARD_VENDOR_HOSTS", "Acme!=x", "stripe"),
         ("KEYGUARD_RESEND_UNIT_USD", "cheap", "resend_unit_usd: expected an amount in US dollars"),
     ],
 )

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keyguard
-from keyguard import Installation, Policy, SpendCapExceeded, VaultKey
+from keyguard import Installation, Policy, SpendCapExceeded, VaultKey, vendors
+
+if TYPE_CHECKING:
+    from keyguard.model import Call, Reply
 
 
 def charge(customer: str, *, cents: int) -> float:
@@ -74,3 +79,35 @@ def read_a_refusal() -> tuple[str | None, int | None, float | None]:
         keyguard.uninstall()
     version: str = keyguard.__version__
     return version, None, None
+
+
+def register_a_vendor() -> vendors.Vendor:
+    """Describe an API with amounts of every kind, and read what was refused."""
+
+    def price(call: Call) -> float:
+        return 0.05 * len(call.document["items"])
+
+    def cost(call: Call, reply: Reply) -> Decimal | None:
+        found = vendors.documents(reply)
+        return Decimal(found[0]["usd"]) if found and call.path != "/v1/jobs" else None
+
+    plug: vendors.Vendor = vendors.register(
+        "acme",
+        hosts=["api.acme.example"],
+        operations={
+            "POST /v1/jobs": "0.05",
+            "POST /v1/orders": vendors.Row(Decimal("1.5"), name="orders.create", idempotent=True, cost=cost),
+            "POST /v1/batches/*": price,
+            "POST /v1/nobody": lambda call: None,
+            "DELETE /**": "free",
+            "POST /v1/flat": 3,
+        },
+        cost=cost,
+        on_refused="response",
+        secret_env="ACME_API_KEY",
+        not_executed=range(400, 500),
+    )
+    refusal: keyguard.Refused | None = keyguard.refusal_of(ValueError("x"))
+    print(refusal, vendors.generic("other", hosts={"other.example"}, operations={}).hosts)
+    vendors.unregister("acme")
+    return plug

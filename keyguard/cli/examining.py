@@ -18,13 +18,13 @@ from keyguard.cli.figures import opened
 from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.model import TOKEN_PREFIX
 from keyguard.settings import default_url, load_policy, load_settings, pinned_rates
-from keyguard.vendors import known_vendors, vendor_named
+from keyguard.vendors import brought_by, claimed_hosts, known_vendors, vendor_named
 
 if TYPE_CHECKING:
     from keyguard.model import Policy
     from keyguard.patches import Patch
     from keyguard.settings import Settings
-    from keyguard.vendors import Dated
+    from keyguard.vendors import Dated, Vendor
 
 Level = Literal["ok", "note", "warning", "problem"]
 # Ways to a vendor that no seam stands in; by distribution, "" = always there.
@@ -33,6 +33,8 @@ _UNWATCHED = {
     "subprocesses (curl, the vendors' own CLIs)": "",
     "pycurl": "pycurl",
     "urllib3 used directly": "urllib3",
+    "httpcore used directly": "httpcore",
+    "an adapter of requests or a transport of httpx used by itself": "",
     "httplib2": "httplib2",
     "tornado's client": "tornado",
     "niquests": "niquests",
@@ -66,15 +68,18 @@ Findings: TypeAlias = Iterator[Finding]
 def examine(policy_file: str | None, ledger: str | None, *, is_verified: bool, today: Callable[[], date] | None = None) -> list[Finding]:
     """Look at everything, in the order in which a call meets it."""
     day = today() if today is not None else datetime.now(timezone.utc).date()
-    found = [*_clients(), *_unwatched()]
+    found = [*_clients(), *_unwatched(), *_vendors()]
     try:
         settings = load_settings()
         found.append(Finding("ok", "settings", _set_in_environment()))
+        found += _stand_ins(settings)
     except ConfigurationError as error:
         return [*found, Finding("problem", "settings", str(error))]
     policy, said = _policy(policy_file)
     found += said
     found += _ledger(settings, ledger, is_verified=is_verified)
+    if any(finding.level == "problem" for finding in found if finding.about == "vendors"):
+        return found
     found += _secrets(_policies_for_tests(policy, settings, ledger))
     context.set_price_files(settings.price_files)
     return [*found, *_prices(day), *_rates(settings, day)]
@@ -131,6 +136,25 @@ def _is_installed(distribution: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def _vendors() -> Findings:
+    """Name every vendor that is known here; what a program registers, only that program knows."""
+    try:
+        claimed_hosts()
+        for name in known_vendors():
+            brought = brought_by(name)
+            text = f"{', '.join(sorted(vendor_named(name).hosts))}{f' (of {brought})' if brought else ''}"
+            yield Finding("ok", f"vendor {name}", text)
+    except ConfigurationError as error:
+        yield Finding("problem", "vendors", f"install() fails: {error}")
+
+
+def _stand_ins(settings: Settings) -> Findings:
+    for host, name in settings.vendor_hosts.items():
+        if name not in known_vendors():
+            text = f"KEYGUARD_VENDOR_HOSTS lists {host} for {name!r}; a program must register that vendor, or its calls to it are refused"
+            yield Finding("warning", f"vendor {name}", text)
 
 
 # -- settings, policy, ledger ----------------------------------------------------------------------
@@ -223,11 +247,20 @@ def _secrets(for_tests: list[str]) -> Findings:
             yield Finding("ok", about, f"{vendor.secret_env or 'no variable'} is not set (needed only for calls that carry a vault token)")
         elif secret.startswith(TOKEN_PREFIX):
             yield Finding("problem", about, f"{vendor.secret_env} holds a vault token, where the vendor's real secret belongs")
-        elif secret.startswith(getattr(vendor, "live_prefixes", ()) or ("\0",)) and for_tests:
+        elif for_tests and not _live_prefixes(vendor):
+            text = f"{vendor.secret_env} is set, and nobody can see from it whether it is a live one; these policies are for tests by"
+            yield Finding("note", about, f"{text} their names: {', '.join(for_tests)}")
+        elif for_tests and secret.startswith(_live_prefixes(vendor)):
             text = f"{vendor.secret_env} holds a live secret, and these policies are for tests by their names: {', '.join(for_tests)}"
             yield Finding("problem", about, f"{text}. Use a test secret beside them")
         else:
             yield Finding("ok", about, f"{vendor.secret_env} is set")
+
+
+def _live_prefixes(vendor: Vendor) -> tuple[str, ...]:
+    """Return how a vendor's live secrets begin; () where they look like those for tests (Twilio's tokens, Resend's keys)."""
+    found: tuple[str, ...] = getattr(vendor, "live_prefixes", ())
+    return found
 
 
 # -- prices ----------------------------------------------------------------------------------------

@@ -131,8 +131,11 @@ def row(key: VaultKey, usage: Usage, now: float) -> dict[str, Any]:
         "remaining_usd": _usd(usage.remaining),
         "refunded_usd": _usd(usage.refunded),
         "overrun_usd": _usd(usage.overrun),
+        # The vendor will charge again by itself after these, outside of the cap.
+        "recurring": usage.recurring,
         # A ledger counts calls only where they are limited; elsewhere 0 would be a false figure.
         "calls": None if key.policy.max_calls is None else usage.calls,
+        "emails": None if key.policy.max_emails is None else usage.emails,
         "open_intents": [
             {"object_id": intent.object_id, "held_usd": _usd(intent.held), "operation": intent.operation} for intent in usage.intents
         ],

@@ -105,7 +105,8 @@ def _lines(row: dict[str, Any]) -> list[str]:
     name = f"run {escape(row['run_id'])}" if row["run_id"] else f"key {row['key_id']}"
     figures = [f"{word.replace('_', ' ')} {dollars(row[f'{word}_usd'])}" for word in _AMOUNTS]
     figures += [f"{word} {dollars(row[f'{word}_usd'])}" for word in ("refunded", "overrun") if row[f"{word}_usd"]]
-    figures += [] if row["calls"] is None else [f"calls {row['calls']}"]
+    figures += [f"recurring {row['recurring']}"] if row["recurring"] else []
+    figures += [f"{unit} {row[unit]}" for unit in ("calls", "emails") if row[unit] is not None]
     head = f"[bold]{name}[/]  policy {escape(row['policy'])}  {_STATES.get(row['state'], row['state'])}{mode}  {expiry}"
     return [head, f"    {'   '.join(figures)}", *(_intent(intent) for intent in row["open_intents"])]
 

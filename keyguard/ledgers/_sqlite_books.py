@@ -75,18 +75,21 @@ class Books:
             return self._refused(order, order.quote.amount, str(error))
 
     def _booked(self, order: Order, amount: Money, adopted: Money) -> Decision:
-        legs, count_leg = [], None
+        legs: list[int] = []
+        counts: dict[str, int | None] = {"call": None, "email": None}
         for leg in order.legs:
             if leg.unit == "usd":
                 legs.append(self.budgets.row(leg))
             else:
-                count_leg = self.budgets.row(leg)
-        hold = self._holds.add(order, amount, adopted, legs, count_leg)
+                counts[leg.unit] = self.budgets.row(leg)
+        hold = self._holds.add(order, amount, adopted, legs, counts["call"], counts["email"])
         detail: dict[str, Any] = {}
         if order.identity:
             detail["identity"] = order.identity
         if not order.enforce:
             detail["observe"] = True
+        if order.quote.recurring:
+            detail["recurring"] = True
         self._holds.log_change(hold, "reserve", detail)
         return self._granted(order, amount, adopted)
 
@@ -147,7 +150,7 @@ class Books:
         """Say whether losing this reserve with the power would lose money, or a place of a call cap."""
         if not decision.granted or decision.held_amount:
             return decision.granted
-        return any(self.budgets.is_capped(leg) for leg in order.legs if leg.unit == "call")
+        return any(self.budgets.is_capped(leg) for leg in order.legs if leg.unit != "usd")
 
     # -- close ------------------------------------------------------------------------------------
 
@@ -167,7 +170,7 @@ class Books:
         outcome = closing.outcome
         if hold.state == "R" or (hold.state == "U" and outcome.ending != "doubt"):
             self._end(hold, outcome, {"unsent": True} if closing.unsent else {})
-        return Receipt(hold.id, spent=hold.spent, held=hold.held, doubt=hold.doubt, overrun=hold.overrun)
+        return Receipt(hold.id, spent=hold.spent, held=hold.held, doubt=hold.doubt, overrun=hold.overrun, recurring=hold.is_repeated)
 
     def _end(self, hold: Hold, outcome: Outcome, detail: dict[str, Any]) -> None:
         if outcome.request_id:
@@ -181,35 +184,36 @@ class Books:
 
     def _release(self, hold: Hold, detail: dict[str, Any]) -> None:
         """Give back what this call itself reserved; an adopted hold is an open intent again."""
-        self._holds.change(hold, "release", "O" if hold.adopted else "X", 0, hold.adopted, 0, detail)
+        self._holds.change(hold, "release", "O" if hold.adopted else "X", 0, hold.adopted, 0, detail, units=0)
         if hold.adopted:
             self._objects.reopen(_place(hold), hold.object_id or "", hold.id)
 
     def _settle(self, hold: Hold, outcome: Outcome, detail: dict[str, Any]) -> None:
         bought = _bought(hold, outcome)
         if bought is None:
-            self._holds.change(hold, "settle", "S", outcome.cost, 0, 0, detail)
+            self._holds.change(hold, "settle", "S", outcome.cost, 0, 0, detail, units=outcome.units)
         else:
-            self._buy(hold, bought, detail)
+            self._buy(hold, bought, outcome.units, detail)
         for fact in outcome.facts:
             if fact is not bought:
                 self._observe(hold, fact)
         if outcome.refund_of is not None:
             self._objects.refund(_place(hold), outcome.refund_of, outcome.cost)
 
-    def _buy(self, hold: Hold, fact: Fact, detail: dict[str, Any]) -> None:
+    def _buy(self, hold: Hold, fact: Fact, units: int | None, detail: dict[str, Any]) -> None:
         known = self._objects.find(_place(hold), fact.object_id, *fact.aliases)
         if known is not None and known.open_id not in {None, hold.id}:
             # A replay of a create: its object is open under the first reservation, which learns of it instead.
-            self._holds.change(hold, "settle", "S", 0, 0, 0, detail)
+            self._holds.change(hold, "settle", "S", 0, 0, 0, detail, units=0)
             self._observe(hold, fact)
             return
         before = known.total if known is not None else hold.prior
         spent, held = max(0, fact.spent - before), fact.held
         if known is not None and known.last_id not in {None, hold.id} and not hold.adopts:
             # A replay of a create whose object is final: nothing can still be open.
-            held = 0
-        self._holds.change(hold, "settle", "O" if held else "S", spent, held, 0, {**detail, "object": fact.object_id}, bought=spent)
+            held = units = 0
+        detail = {**detail, "object": fact.object_id}
+        self._holds.change(hold, "settle", "O" if held else "S", spent, held, 0, detail, bought=spent, units=units)
         open_id = hold.id if held else None
         self._objects.learn(_place(hold), fact, known, own=spent, total=max(before, fact.spent), open_id=open_id, last_id=hold.id)
 
@@ -225,7 +229,9 @@ class Books:
         held = fact.held if known.open_id is not None else target.held
         if spent or held != target.held:
             detail: dict[str, Any] = {"object": known.object_id, "status": fact.status, "by": hold.id}
-            self._holds.change(target, "observe", "O" if held else "S", target.spent + spent, held, 0, detail, bought=spent)
+            # What was cancelled before it was bought counts no more.
+            units = None if target.spent + spent + held else 0
+            self._holds.change(target, "observe", "O" if held else "S", target.spent + spent, held, 0, detail, bought=spent, units=units)
         open_id, total = known.open_id if held else None, max(known.total, fact.spent)
         self._objects.learn(_place(hold), fact, known, own=spent, total=total, open_id=open_id, last_id=known.last_id)
 

@@ -75,7 +75,7 @@ class Budgets:
     def why(self, order: Order, amount: Money) -> Decision:
         """Say which budget does not hold an amount."""
         for leg in order.legs:
-            wanted = amount if leg.unit == "usd" else 1
+            wanted = {"usd": amount, "call": 1, "email": order.quote.units}[leg.unit]
             row = self._log.execute("SELECT cap, spent, held, doubt FROM bucket WHERE id = ?", (self.row(leg),)).fetchone()
             if row is None:
                 break
@@ -97,10 +97,16 @@ class Budgets:
         cap, spent, held, doubt, overrun = row
         refunded = execute("SELECT spent FROM bucket WHERE scope = ?", (f"refund:{scope}",)).fetchone()
         calls = execute("SELECT spent + held FROM bucket WHERE scope = ?", (f"calls:{scope}",)).fetchone()
+        emails = execute("SELECT spent FROM bucket WHERE scope = ?", (f"emails:{scope}",)).fetchone()
         return Usage(
             scope, cap, spent, held, doubt, refunded=refunded[0] if refunded else 0, overrun=overrun, calls=calls[0] if calls else 0,
-            intents=self._intents(scope),
+            emails=emails[0] if emails else 0, intents=self._intents(scope), recurring=self._recurring(scope),
         )  # fmt: skip
+
+    def _recurring(self, scope: str) -> int:
+        # As in `Hold.is_repeated`.
+        found = self._log.execute("SELECT count(*) FROM holds WHERE scope = ? AND recurring = 1 AND state IN ('O', 'U', 'S')", (scope,))
+        return int((found.fetchone() or (0,))[0])
 
     def _intents(self, scope: str) -> tuple[Intent, ...]:
         rows = self._log.execute(

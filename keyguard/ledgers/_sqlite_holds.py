@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 State = Literal["R", "O", "U", "S", "X", "A"]
 _COLUMNS = (
     "id, key_id, scope, leg0, leg1, leg2, count_leg, vendor, account, method, pot, object_id, adopts, prior, operation, amount, adopted, "
-    "spent, held, doubt, overrun, refundable, state"
+    "spent, held, doubt, overrun, refundable, state, unit_leg, units, recurring"
 )
-_ADD = "INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,?,0,0,0,1,'R',?)"
-_CHANGE = "UPDATE holds SET state = ?, spent = ?, held = ?, doubt = ?, overrun = ?, refundable = ?, sent = ? WHERE id = ? AND state = ?"
+_ADD = "INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,?,0,0,0,1,'R',?,?,?,?)"
+_CHANGE = (
+    "UPDATE holds SET state = ?, spent = ?, held = ?, doubt = ?, overrun = ?, refundable = ?, sent = ?, units = ? "
+    "WHERE id = ? AND state = ?"
+)
 _FRESH_KEPT = 1000
 
 
@@ -30,10 +33,12 @@ class Hold:
     A reservation as it is booked; amounts in micro-USD.
 
     Attributes:
-        leg0, leg1, leg2, count_leg: The budgets it is booked on, as rows of `bucket`.
+        leg0, leg1, leg2, count_leg, unit_leg: The budgets it is booked on, as rows of `bucket`.
         amount: What was held for it at first.
         adopted: The part of it that an earlier hold gave.
         refundable: What its purchases add to the derived refund cap.
+        units: What it counts on `unit_leg` now.
+        recurring: 1 where the vendor will charge again by itself.
     """
 
     id: str
@@ -59,11 +64,19 @@ class Hold:
     overrun: Money
     refundable: Money
     state: State
+    unit_leg: int | None
+    units: int
+    recurring: int
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether the vendor will, or may, charge again by itself: not of a call that was released, or whose hold moved on."""
+        return bool(self.recurring) and self.state in {"O", "U", "S"}
 
     @property
     def legs(self) -> str:
         """The budgets as the log writes them."""
-        return legs_text(self.leg0, self.leg1, self.leg2, self.count_leg)
+        return legs_text(self.leg0, self.leg1, self.leg2, self.count_leg, self.unit_leg)
 
 
 @lru_cache(maxsize=4096)
@@ -101,7 +114,7 @@ class Holds:
         )
         return [Hold(*cast("Any", row)) for row in rows.fetchall()]
 
-    def add(self, order: Order, amount: Money, adopted: Money, legs: list[int], count_leg: int | None) -> Hold:
+    def add(self, order: Order, amount: Money, adopted: Money, legs: list[int], count_leg: int | None, unit_leg: int | None) -> Hold:
         """
         Book a reservation on all its budgets.
 
@@ -110,16 +123,18 @@ class Holds:
         """
         quote = order.quote
         leg0, leg1, leg2 = (*legs, None, None, None)[:3]
+        units = 0 if unit_leg is None else quote.units
         hold = Hold(
             order.reservation_id, order.key_id, order.scope, leg0, leg1, leg2, count_leg, order.vendor, order.account, order.method,
             quote.pot, quote.object_id, quote.adopts, quote.prior, order.operation, amount, adopted, 0, amount, 0, 0, 0, "R",
+            unit_leg, units, quote.recurring,
         )  # fmt: skip
         self._log.execute(
             _ADD,
             (
                 hold.id, hold.key_id, order.version, hold.scope, leg0, leg1, leg2, count_leg, hold.vendor, hold.account, hold.operation,
                 hold.method, hold.pot, hold.object_id, hold.adopts, hold.prior, order.identity, order.enforce, self._owner, amount, adopted,
-                amount, self._log.at,
+                amount, self._log.at, unit_leg, units, quote.recurring,
             ),
         )  # fmt: skip
         if len(self._fresh) >= _FRESH_KEPT:
@@ -137,24 +152,31 @@ class Holds:
         return None if row is None else Hold(*row)
 
     def change(
-        self, hold: Hold, kind: str, state: State, spent: Money, held: Money, doubt: Money, detail: dict[str, Any], *, bought: Money = 0
-    ) -> None:
+        self, hold: Hold, kind: str, state: State, spent: Money, held: Money, doubt: Money, detail: dict[str, Any], *,
+        bought: Money = 0, units: int | None = None,
+    ) -> None:  # fmt: skip
         """
-        Give a reservation new parts; the schema moves the differences to its own windows. `bought` may be refunded.
+        Give a reservation new parts; the schema moves the differences to its own windows.
+
+        `bought` may be refunded; `units` is what it counts from now on, None = as before.
 
         Raises:
             HoldMoved: it was closed by somebody else; nothing was written.
         """
         overrun = max(0, spent + held + doubt - hold.amount)
         refundable = hold.refundable + (bought if hold.pot == "run" else 0)
-        self._log.execute(_CHANGE, (state, spent, held, doubt, overrun, refundable, "unsent" not in detail, hold.id, hold.state))
+        counted = hold.units if units is None else units
+        self._log.execute(_CHANGE, (state, spent, held, doubt, overrun, refundable, "unsent" not in detail, counted, hold.id, hold.state))
         if self._log.db.changes() != 1:
             raise HoldMoved(hold.id)
         hold.state, hold.spent, hold.held, hold.doubt, hold.overrun, hold.refundable = state, spent, held, doubt, overrun, refundable
+        hold.units = counted
         self.log_change(hold, kind, detail)
 
     def log_change(self, hold: Hold, kind: str, detail: dict[str, Any]) -> None:
         """Append what became of a reservation to the log."""
+        if hold.unit_leg is not None:
+            detail = {**detail, "units": hold.units}
         self._log.append(
             kind, hold.id, hold.key_id, hold.scope, hold.operation, hold.legs, hold.amount, hold.spent, hold.held, hold.doubt, detail
         )  # fmt: skip

@@ -44,6 +44,7 @@ class Keys:
         self._budgets.declare(key.scope, "usd", policy.run_usd_cap)
         self._budgets.declare(f"refund:{key.scope}", "usd", policy.refund_usd_cap or 0, derived=policy.refund_usd_cap is None)
         self._budgets.declare(f"calls:{key.scope}", "call", policy.max_calls)
+        self._budgets.declare(f"emails:{key.scope}", "email", policy.max_emails)
         self._log.enter("issue", key_id=key_id, scope=key.scope, detail={"policy": policy.stored(), "expires_at": key.expires_at})
         return key, self._day_budget(key)
 
@@ -83,6 +84,7 @@ class Keys:
         )
         self._budgets.declare(key.scope, "usd", force.run_usd_cap)
         self._budgets.declare(f"calls:{key.scope}", "call", force.max_calls)
+        self._budgets.declare(f"emails:{key.scope}", "email", force.max_emails)
         if force.refund_usd_cap is not None:
             self._budgets.declare(f"refund:{key.scope}", "usd", force.refund_usd_cap)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from keyguard.ledgers._sqlite_holds import legs_text
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     import apsw
 
 
+# Of each reservation: legs, spent, held, doubt, amount, units.
+Folded: TypeAlias = "dict[str, tuple[str, int, int, int, int, int]]"
+
+
 def refold(db: apsw.Connection, chained: Callable[[bytes, list[Any]], bytes]) -> list[str]:
     """Return what is wrong, in words; nothing means that log, reservations, budgets and caps agree."""
     wrong: list[str] = []
@@ -20,15 +25,14 @@ def refold(db: apsw.Connection, chained: Callable[[bytes, list[Any]], bytes]) ->
     _compare_holds(db, holds, wrong)
     _compare_buckets(db, holds, unsent, wrong)
     _compare_caps(db, wrong)
+    _compare_recurring(db, wrong)
     return wrong
 
 
-def _fold(
-    db: apsw.Connection, chained: Callable[[bytes, list[Any]], bytes], wrong: list[str]
-) -> tuple[dict[str, tuple[str, int, int, int, int]], set[str]]:
-    """Walk the chain; returns each reservation's (legs, spent, held, doubt, amount), and those that never left."""
+def _fold(db: apsw.Connection, chained: Callable[[bytes, list[Any]], bytes], wrong: list[str]) -> tuple[Folded, set[str]]:
+    """Walk the chain; returns each reservation as its last row left it, and those that never left."""
     previous, expected = b"", 1
-    holds: dict[str, tuple[str, int, int, int, int]] = {}
+    holds: Folded = {}
     unsent: set[str] = set()
     for *row, digest in db.execute("SELECT * FROM entries ORDER BY seq"):
         seq, _, kind, hold, _, _, _, legs, amount, spent, held, doubt, text = row
@@ -37,10 +41,11 @@ def _fold(
         if chained(previous, row) != digest:
             wrong.append(f"entry {seq} ({kind}) does not continue the chain: it or one before it was changed, removed or reordered")
         previous, expected = digest, seq + 1
-        if _read(text).get("unsent"):
+        detail = _read(text)
+        if detail.get("unsent"):
             unsent.add(hold)
         if hold is not None:
-            holds[hold] = (legs, spent, held, doubt, amount)
+            holds[hold] = (legs, spent, held, doubt, amount, detail.get("units", 0))
     return holds, unsent
 
 
@@ -53,29 +58,32 @@ def _read(text: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _compare_holds(db: apsw.Connection, holds: dict[str, tuple[str, int, int, int, int]], wrong: list[str]) -> None:
-    columns = "id, leg0, leg1, leg2, count_leg, spent, held, doubt, amount"
-    kept = {row[0]: (legs_text(*row[1:5]), *row[5:]) for row in db.execute(f"SELECT {columns} FROM holds")}
+def _compare_holds(db: apsw.Connection, holds: Folded, wrong: list[str]) -> None:
+    columns = "id, leg0, leg1, leg2, count_leg, unit_leg, spent, held, doubt, amount, units"
+    kept = {row[0]: (legs_text(*row[1:6]), *row[6:]) for row in db.execute(f"SELECT {columns} FROM holds")}
     for name in sorted(kept.keys() | holds.keys()):
         if kept.get(name) != holds.get(name):
             wrong.append(f"reservation {name}: the log says {holds.get(name)}, the books say {kept.get(name)}")
 
 
-def _compare_buckets(db: apsw.Connection, holds: dict[str, tuple[str, int, int, int, int]], unsent: set[str], wrong: list[str]) -> None:
+def _compare_buckets(db: apsw.Connection, holds: Folded, unsent: set[str], wrong: list[str]) -> None:
     sums: dict[int, list[int]] = {}
-    counts: dict[int, int] = {}
-    for hold, (legs, spent, held, doubt, amount) in holds.items():
+    calls: Counter[int] = Counter()
+    emails: Counter[int] = Counter()
+    for hold, (legs, spent, held, doubt, amount, units) in holds.items():
         for leg in json.loads(legs):
-            counts[leg] = counts.get(leg, 0) + (hold not in unsent)
+            calls[leg] += hold not in unsent
+            emails[leg] += units
             found = sums.setdefault(leg, [0, 0, 0, 0])
             for index, part in enumerate((spent, held, doubt, max(0, spent + held + doubt - amount))):
                 found[index] += part
     columns = "id, scope, win, unit, top, loose, spent, held, doubt, overrun, peak"
     for number, scope, win, unit, top, loose, spent, held, doubt, overrun, peak in db.execute(f"SELECT {columns} FROM bucket"):
         name = f"budget {scope} {win}".strip()
-        if unit == "call":
-            if spent + held != counts.get(number, 0):
-                wrong.append(f"{name}: the log counts {counts.get(number, 0)} calls, the books {spent + held}")
+        if unit in {"call", "email"}:
+            counted = (calls if unit == "call" else emails)[number]
+            if spent + held != counted:
+                wrong.append(f"{name}: the log counts {counted} {unit}s, the books {spent + held}")
         elif [spent, held, doubt, overrun] != sums.get(number, [0, 0, 0, 0]):
             wrong.append(f"{name}: the log says {sums.get(number)}, the books say {[spent, held, doubt, overrun]}")
         if top is not None and not loose and peak > top + overrun:
@@ -112,5 +120,13 @@ def _folded_caps(db: apsw.Connection) -> dict[str, int | None]:
             continue
         policy = detail.get("policy", {})
         caps[scope], caps[f"calls:{scope}"] = policy.get("run_usd_cap"), policy.get("max_calls")
-        caps[f"refund:{scope}"] = policy.get("refund_usd_cap")
+        caps[f"emails:{scope}"], caps[f"refund:{scope}"] = policy.get("max_emails"), policy.get("refund_usd_cap")
     return caps
+
+
+def _compare_recurring(db: apsw.Connection, wrong: list[str]) -> None:
+    """Compare which reservations the vendor will charge again for with what their rows of the log say."""
+    rows = db.execute("SELECT hold, detail FROM entries WHERE kind = 'reserve' AND detail LIKE '%recurring%'")
+    logged = {hold for hold, text in rows if _read(text).get("recurring")}
+    kept = {name for (name,) in db.execute("SELECT id FROM holds WHERE recurring = 1")}
+    wrong += [f"reservation {name}: whether its charge recurs differs between the log and the books" for name in sorted(logged ^ kept)]

@@ -30,6 +30,7 @@ from keyguard.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from keyguard.errors import Refused
     from keyguard.model import Call, Reply
 
 
@@ -45,12 +46,14 @@ class Outgoing:
         ask: Sends `GET path` with the same client and credentials (the second argument replaces the
             credential where it is not None) and returns the reply; for quotes.
         is_writable: The body is a form to which the seam adds `ticket.added` when it sends.
+        respond: Makes the client's own answer of a refusal (keyguard.refusals), for vendors that want it so; awaited for async seams.
     """
 
     call: Call
     credential: str = field(repr=False, default="")
     ask: Callable[[str, str | None], Reply] | None = field(repr=False, default=None)
     is_writable: bool = False
+    respond: Callable[[Refused], Any] | None = field(repr=False, default=None)
 
 
 class Read(Protocol):
@@ -65,10 +68,10 @@ class Passes(Protocol):
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool: ...
 
 
-class Follow(Protocol):
-    """Follows the redirects of an answer as its client would, each by a call of the patched method; awaited for async seams."""
+class Inside(Protocol):
+    """Puts a guard where a method hands over each request that it makes; returns what to call it with: instance, arguments, keywords."""
 
-    def __call__(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], answer: Any, /) -> Any: ...
+    def __call__(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> tuple[Any, tuple[Any, ...], dict[str, Any]]: ...
 
 
 class Send(Protocol):
@@ -86,23 +89,24 @@ class Seam:
 
     Attributes:
         name: `stripe.sync`, unique over all plugs.
-        module: Where the class is defined; the seam is armed when that module is imported.
-        attribute: `Class.method`.
+        module: Where the class is found; the seam is armed when that module is imported. The package itself where it has the class,
+            because a hook on a submodule makes wrapt import the package, which a program that replaces `__import__` may notice.
+        attribute: `Class.method`; it is patched in the class that defines it for this one.
         read, send: The plug's two translations. A seam without `send` only checks: `read` may raise.
         is_async: The method is a coroutine function.
         passes: For a seam that sees the requests of hosts nobody guards: all that those pay.
-        follow: For a method that would follow redirects by itself: it is called with `allow_redirects=False`, and this goes on from its
-            answer, outside the ticket, so that every hop is decided anew.
+        inside: For a method that makes several requests by itself (redirects, tries): it runs as it is, and each request is decided
+            where it leaves, by the `decided` or `adecided` that this puts there. Such a seam needs no `read` and `send` of its own.
     """
 
     name: str
     module: str
     attribute: str
-    read: Read
+    read: Read | None = None
     send: Send | None = None
     is_async: bool = False
     passes: Passes | None = None
-    follow: Follow | None = None
+    inside: Inside | None = None
 
 
 class Patch(Protocol):
@@ -128,65 +132,75 @@ class Patch(Protocol):
 
 # Plain functions: `wrapt`'s wrappers do the same for half a microsecond more, on requests that nobody guards too.
 def _sync_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
-    read, passes, passing, follow = seam.read, seam.passes, _passing(owner, method), seam.follow
+    read, send, passes, passing, inside = seam.read, seam.send, seam.passes, _passing(owner, method), seam.inside
 
     def seen(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         handler = context.deciding()
-        if handler is None:
+        if handler is None or read is None:
             return passing(instance, *args, **kwargs)
-        if follow is None:
-            return decided(handler, instance, args, kwargs)
-        return follow(instance, args, kwargs, decided(handler, instance, args, {**kwargs, "allow_redirects": False}))
-
-    def decided(handler: context.Handler, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        outgoing, send = _read(handler, read, instance, args, kwargs), seam.send
-        if outgoing is None or send is None:
-            return passing(instance, *args, **kwargs)
-        wrapped = MethodType(passing, instance)
-        ticket = context.open_ticket()
-        if ticket is not None and ticket.covers(outgoing.call):
-            return send(ticket, wrapped, instance, args, kwargs)
-        return handler.handle(outgoing, lambda opened: send(opened, wrapped, instance, args, kwargs))
+        return decided(handler, read, send, MethodType(passing, instance), instance, args, kwargs)
 
     # Apart from what is seen: a function with a lambda makes a cell of each variable in it, on each call.
     @functools.wraps(method)
     def wrapper(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
         if passes is not None and passes(args, kwargs):
             return passing(instance, *args, **kwargs)
-        return seen(instance, args, kwargs)
+        if inside is None:
+            return seen(instance, args, kwargs)
+        if context.deciding() is not None:
+            instance, args, kwargs = inside(instance, args, kwargs)
+        return passing(instance, *args, **kwargs)
 
     return wrapper
 
 
 def _async_wrapper(seam: Seam, owner: Any, method: Any) -> Callable[..., Any]:
-    read, passes, passing, follow = seam.read, seam.passes, _passing(owner, method), seam.follow
+    read, send, passes, passing, inside = seam.read, seam.send, seam.passes, _passing(owner, method), seam.inside
 
     async def seen(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         handler = context.deciding()
-        if handler is None:
+        if handler is None or read is None:
             return await passing(instance, *args, **kwargs)
-        if follow is None:
-            return await decided(handler, instance, args, kwargs)
-        return await follow(instance, args, kwargs, await decided(handler, instance, args, {**kwargs, "allow_redirects": False}))
-
-    async def decided(handler: context.Handler, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        outgoing, send = _read(handler, read, instance, args, kwargs), seam.send
-        if outgoing is None or send is None:
-            return await passing(instance, *args, **kwargs)
-        wrapped = MethodType(passing, instance)
-        ticket = context.open_ticket()
-        if ticket is not None and ticket.covers(outgoing.call):
-            return await send(ticket, wrapped, instance, args, kwargs)
-        return await handler.ahandle(outgoing, lambda opened: send(opened, wrapped, instance, args, kwargs))
+        return await adecided(handler, read, send, MethodType(passing, instance), instance, args, kwargs)
 
     # Apart from what is seen: a function with a lambda makes a cell of each variable in it, on each call.
     @functools.wraps(method)
     async def wrapper(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
         if passes is not None and passes(args, kwargs):
             return await passing(instance, *args, **kwargs)
-        return await seen(instance, args, kwargs)
+        if inside is None:
+            return await seen(instance, args, kwargs)
+        if context.deciding() is not None:
+            instance, args, kwargs = inside(instance, args, kwargs)
+        return await passing(instance, *args, **kwargs)
 
     return wrapper
+
+
+def decided(
+    handler: context.Handler, read: Read, send: Send | None, wrapped: Callable[..., Any], instance: Any, args: Any, kwargs: Any
+) -> Any:
+    """Let one request leave: as an attempt of the open ticket, where that covers it, else by a decision of its own."""
+    outgoing = _read(handler, read, instance, args, kwargs)
+    if outgoing is None or send is None:
+        return wrapped(*args, **kwargs)
+    ticket = context.open_ticket()
+    if ticket is not None and ticket.covers(outgoing.call):
+        return send(ticket, wrapped, instance, args, kwargs)
+    return handler.handle(outgoing, lambda opened: send(opened, wrapped, instance, args, kwargs))
+
+
+async def adecided(
+    handler: context.Handler, read: Read, send: Send | None, wrapped: Callable[..., Any], instance: Any, args: Any, kwargs: Any
+) -> Any:
+    """Let one awaited request leave."""
+    outgoing = _read(handler, read, instance, args, kwargs)
+    if outgoing is None or send is None:
+        return await wrapped(*args, **kwargs)
+    ticket = context.open_ticket()
+    if ticket is not None and ticket.covers(outgoing.call):
+        return await send(ticket, wrapped, instance, args, kwargs)
+    return await handler.ahandle(outgoing, lambda opened: send(opened, wrapped, instance, args, kwargs))
 
 
 def _read(handler: context.Handler, read: Read, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoing | None:
@@ -367,7 +381,9 @@ def _wrap(patch: Patch, seam: Seam, module: Any) -> None:
 
 def _target(seam: Seam, module: Any) -> tuple[Any, str]:
     owner_name, _, name = seam.attribute.rpartition(".")
-    return getattr(module, owner_name, None), name
+    owner = getattr(module, owner_name, None)
+    # The class that defines the method: a vendor may move it into a base class.
+    return next((base for base in getattr(owner, "__mro__", ()) if name in vars(base)), owner), name
 
 
 def _installed_at(seam: Seam) -> tuple[Any, Any, str]:

@@ -11,6 +11,8 @@ from functools import lru_cache
 from typing import Any, NoReturn, TypeAlias, cast
 from urllib.parse import unquote_plus
 
+from keyguard.model import TOKEN_PREFIX
+
 Pairs: TypeAlias = "tuple[tuple[str, str], ...]"
 
 
@@ -21,17 +23,29 @@ def lowered(name: object) -> str:
 
 
 def credential_of(authorization: str) -> str:
-    """Return the secret or token of a Bearer header, or the user of a Basic one; "" for what cannot be read."""
-    scheme, _, value = authorization.partition(" ")
-    return _pair(value)[0] if scheme.lower() == "basic" else value.strip()
+    """Return the secret or token of a header, behind whatever scheme it names, of Basic that of its halves; "" for what cannot be read."""
+    scheme, blank, value = authorization.strip().partition(" ")
+    return credential_of_pair(*_pair(value)) if scheme.lower() == "basic" else value.strip() if blank else scheme
+
+
+def credential_of_pair(user: str, password: str) -> str:
+    """Return the half of Basic that is a vault token, else the user: Stripe's secret is the user, Twilio's the password."""
+    return password if _is_token(password) and not _is_token(user) else user
 
 
 def with_credential(authorization: str, secret: str) -> str:
-    """Return the header with another secret, in the scheme that it had: some vendors read only one of the two."""
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() != "basic":
-        return f"Bearer {secret}"
-    return "Basic " + base64.b64encode(f"{secret}:{_pair(value)[1]}".encode()).decode()
+    """Return the header with the real secret in the place of a vault token, in the scheme that it had; without one, as it is."""
+    scheme, blank, value = authorization.strip().partition(" ")
+    if not _is_token(credential_of(authorization)):
+        return authorization
+    if scheme.lower() == "basic":
+        return "Basic " + base64.b64encode(":".join(pair_with_secret(*_pair(value), secret)).encode()).decode()
+    return f"{scheme} {secret}" if blank else secret
+
+
+def pair_with_secret(user: str, password: str, secret: str) -> tuple[str, str]:
+    """Return the halves of Basic with the real secret in the place of a vault token; the other half stays."""
+    return secret if _is_token(user) else user, secret if _is_token(password) else password
 
 
 def is_carrying(value: str, mark: str) -> bool:
@@ -133,6 +147,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _is_token(text: str) -> bool:
+    return text.startswith(TOKEN_PREFIX)
 
 
 def _pair(value: str) -> tuple[str, str]:

@@ -1,8 +1,10 @@
-"""Which exceptions of which HTTP library prove that no byte of a request left. Tables; imports none of the libraries."""
+"""What exceptions of HTTP libraries and SDKs say: that no byte of a request left, that we refused it. Imports none of the libraries."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from keyguard.errors import KeyguardError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +42,18 @@ def is_unsent(error: BaseException, handled: BaseException | None = None) -> boo
     """
     kinds = {(kind.__module__, kind.__name__) for found in _chain(error, handled) for kind in type(found).__mro__}
     return not kinds & _DOUBT and bool(kinds & _PROOF)
+
+
+def raise_refusal(error: BaseException, handled: BaseException | None) -> None:
+    """
+    Raise what a seam below has refused (a redirect's hop to another call), which an SDK has made an error of its own from.
+
+    Raises:
+        KeyguardError: itself.
+    """
+    for found in _chain(error, handled):
+        if isinstance(found, KeyguardError):
+            raise found from None
 
 
 def sends_once(session: Any, method: str) -> bool:

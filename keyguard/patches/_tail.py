@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from keyguard.model import Attempt
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from keyguard.context import Ticket
     from keyguard.model import Reply
 
-# No answer that says what a call cost is near it; a longer one is passed on and not kept, and its cost is in doubt.
+# No JSON that says what a call cost is near it; a longer one is passed on and not kept, and its cost is not known.
 _LONGEST = 1 << 20
+_FAILED = 500
 
 
 class Tail:
@@ -32,15 +34,20 @@ class Tail:
         stream: What the client's own transport gave.
         ticket: The call's; its last attempt is this answer, with its head only.
         reply: Makes the reply from the kept bytes; None = the body is not known.
+        is_events: The answer is a stream of events. Of a long one the first and the last are kept: what it cost stands in these.
     """
 
-    def __init__(self, stream: Any, ticket: Ticket, reply: Callable[[bytes | None], Reply]) -> None:
+    def __init__(self, stream: Any, ticket: Ticket, reply: Callable[[bytes | None], Reply], *, is_events: bool = False) -> None:
         self._stream, self._ticket, self._reply = stream, ticket, reply
+        self._last: deque[bytes] | None = deque() if is_events else None
         self._number = len(ticket.attempts) - 1
         self._parts: list[bytes] = []
         self._left = _LONGEST
         self._is_ended = False
-        ticket.tail = weakref.ref(self)
+        head = ticket.attempts[-1].reply
+        # No body of a failure says what it cost, and a client that tries again drops it unread.
+        if head is not None and head.status < _FAILED:
+            ticket.tail = weakref.ref(self)
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the parts."""
@@ -75,8 +82,12 @@ class Tail:
         self._left -= len(part)
         if self._left >= 0:
             self._parts.append(part)
-        else:
+        elif self._last is None:
             self._parts.clear()
+        else:
+            self._last.append(part)
+            while self._left + len(self._last[0]) <= -_LONGEST:
+                self._left += len(self._last.popleft())
 
     def end(self) -> None:
         """Tell the ticket that the answer has ended, once."""
@@ -97,7 +108,9 @@ class Tail:
             return False
         self._is_ended, ticket = True, self._ticket
         # Also of an answer that was left before its end: JSON that is not whole cannot be read, and is no cost.
-        body = b"".join(self._parts) or None
+        last = b"".join(self._last or ())
+        # Between the two a line may have lost its middle: it is none of either.
+        body = b"".join([*self._parts, b"\n", last] if last else self._parts) or None
         self._parts.clear()
         ticket.attempts[self._number] = Attempt(reply=self._reply(body))
         if ticket.rest is None:

@@ -5,14 +5,14 @@ A wire seam sees every request of the process; `is_guarded` is what those pay th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from keyguard import context
 from keyguard.errors import EndpointNotAllowed
 from keyguard.model import TOKEN_PREFIX, Call
-from keyguard.patches._headers import form_pairs, is_carrying, read_body
-from keyguard.vendors import account_of, claimant
+from keyguard.patches._headers import credential_of, form_pairs, is_carrying, read_body, with_credential
+from keyguard.vendors import account_of, claimant, vendor_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # What belongs to a write and not to the question about it.
 BODY_HEADERS = ("idempotency-key", "content-type", "content-length", "content-encoding", "transfer-encoding")
+_AUTHORIZATION = ("authorization",)
 # One live mapping, filled by `install()`: netloc → vendor.
 LISTED = context.vendor_hosts()
 
@@ -33,7 +34,14 @@ def vendor_of(host: str, netloc: str) -> str | None:
         host: Lower case, without a port.
         netloc: The same with the port that the URL names.
     """
-    return claimant(host) or LISTED.get(netloc)
+    return claimant(host) or LISTED.get(netloc) or _expected(netloc)
+
+
+def _expected(netloc: str) -> str | None:
+    """Return the vendor of the host that an SDK seam guards a call to, whose attempts are ours to report."""
+    ticket = context.open_ticket()
+    is_ours = ticket is not None and not ticket.in_attempt and not ticket.is_over
+    return ticket.call.vendor if ticket is not None and is_ours and ticket.call.host == netloc else None
 
 
 def netloc_of(url: str) -> tuple[str, str]:
@@ -57,20 +65,79 @@ def check_token(headers: Iterable[tuple[str, str]], netloc: str) -> None:
             )
 
 
+def credential_in(headers: Mapping[str, str], vendor: str, netloc: str) -> str:
+    """
+    Return the vault token in a vendor's credential headers, else the credential in the first of them that is there.
+
+    Raises:
+        EndpointNotAllowed: a vault token is in another header, where nobody would put the real secret in its place.
+        ConfigurationError: nobody has made this vendor known yet.
+    """
+    found = [credential_of(value) for name in _credential_headers(vendor) if (value := headers.get(name))]
+    if not found:
+        stray = next((name for name, value in headers.items() if is_carrying(value, TOKEN_PREFIX)), None)
+        if stray is not None:
+            raise EndpointNotAllowed(
+                f"this request to {netloc} carries a vault token in its header {stray!r}, which is none of {vendor}'s credential headers "
+                f"({', '.join(_credential_headers(vendor))}); nothing was sent."
+            )
+        return ""
+    return next((one for one in found if one.startswith(TOKEN_PREFIX)), found[0])
+
+
+def with_secret(headers: Mapping[str, str], vendor: str, secret: str) -> dict[str, str]:
+    """Return the credential headers that carry a vault token, with the real secret in its place; names in lower case."""
+    said = {name: headers.get(name) or "" for name in _credential_headers(vendor)}
+    return {name: with_credential(value, secret) for name, value in said.items() if is_carrying(value, TOKEN_PREFIX)}
+
+
+class Swapped:
+    """Puts the real secret in the place of the vault token into a request's headers while it is sent, and the token back afterwards."""
+
+    def __init__(self, headers: Any, vendor: str, secret: str | None) -> None:
+        self._headers = headers
+        said = {} if secret is None else {str(name).lower(): text(value) for name, value in headers.items()}
+        self._secrets = {} if secret is None else with_secret(said, vendor, secret)
+        self._tokens = {name: headers[name] for name in self._secrets}
+
+    def __enter__(self) -> None:
+        for name, value in self._secrets.items():
+            self._headers[name] = value
+
+    def __exit__(self, *_: object) -> None:
+        for name, value in self._tokens.items():
+            self._headers[name] = value
+
+
+def text(value: Any) -> str:
+    """Return a header's name or value as text; requests takes bytes too."""
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def _credential_headers(vendor: str) -> tuple[str, ...]:
+    found: tuple[str, ...] = getattr(vendor_named(vendor), "credential_headers", _AUTHORIZATION)
+    return found
+
+
 def split_path(path: str, vendor: str, netloc: str) -> tuple[str, str]:
     """Cut off what a listed proxy puts before the vendor's own path: the vendor's name, or what an SDK above has cut."""
     ticket = context.open_ticket()
-    is_listed = netloc in LISTED
-    if is_listed and path.startswith(f"/{vendor}/"):
-        return f"/{vendor}", path[len(vendor) + 1 :]
-    if is_listed and ticket is not None and not ticket.is_over and path.endswith(ticket.call.path):
+    is_standing_in = claimant(netloc.partition(":")[0]) is None
+    if is_standing_in and ticket is not None and not ticket.is_over and path.endswith(ticket.call.path):
         return path.removesuffix(ticket.call.path), ticket.call.path
+    if is_standing_in and path.startswith(f"/{vendor}/"):
+        return f"/{vendor}", path[len(vendor) + 1 :]
     return "", path
 
 
 def is_telling(ticket: Ticket, content_type: str) -> bool:
     """Say whether an answer's body is needed: it is JSON, or whatever it says it is where money is held (a replay may be called text)."""
     return ticket.reservation_id is not None and ("json" in content_type or (ticket.quote is not None and ticket.quote.amount > 0))
+
+
+def is_events(headers: Mapping[str, str]) -> bool:
+    """Say whether an answer is a stream of events, each of which can be read without the others."""
+    return "event-stream" in headers.get("content-type", "") and "content-encoding" not in headers
 
 
 def call_of(vendor: str, method: str, url: str, path: str, headers: Mapping[str, str], content: str | bytes | None) -> Call:
@@ -86,7 +153,9 @@ def call_of(vendor: str, method: str, url: str, path: str, headers: Mapping[str,
         content: The body that is loaded already; None = one that only the transport can read.
     """
     parts = urlsplit(url)
-    body, document = read_body(content, headers.get("content-type", ""))
+    # Said to be shorter than it is, a body is cut by whoever sends or reads it, and nobody knows what is left of it.
+    is_whole = content is not None and headers.get("content-length") in {None, _size(content)}
+    body, document = read_body(content if is_whole else None, headers.get("content-type", ""))
     return Call(
         vendor=vendor,
         method=method.upper(),
@@ -99,3 +168,7 @@ def call_of(vendor: str, method: str, url: str, path: str, headers: Mapping[str,
         account="/".join(headers[name] for name in ("stripe-account", "stripe-context") if headers.get(name)) or account_of(vendor, path),
         idempotency_key=headers.get("idempotency-key"),
     )
+
+
+def _size(content: str | bytes) -> str:
+    return str(len(content.encode() if isinstance(content, str) else content))

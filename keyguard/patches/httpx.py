@@ -17,15 +17,27 @@ import anyio.from_thread
 from keyguard import context
 from keyguard.model import TOKEN_PREFIX, Attempt, Reply
 from keyguard.patches import Outgoing, Seam
-from keyguard.patches._headers import credential_of, with_credential
+from keyguard.patches._answers import of_httpx
 from keyguard.patches._proof import is_unsent
 from keyguard.patches._tail import Tail
-from keyguard.patches._wire import BODY_HEADERS, LISTED, call_of, check_token, is_telling, split_path, vendor_of
+from keyguard.patches._wire import (
+    BODY_HEADERS,
+    LISTED,
+    Swapped,
+    call_of,
+    check_token,
+    credential_in,
+    is_events,
+    is_telling,
+    split_path,
+    vendor_of,
+)
 from keyguard.vendors import claimant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from keyguard.errors import Refused
     from keyguard.patches import Read
 
 _TOKEN = TOKEN_PREFIX.encode()
@@ -72,15 +84,16 @@ def passes(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
     """Say at once that nobody guards this request: the host is foreign, no stand-in is listed, and no header may carry a token."""
     request = args[0] if args else kwargs["request"]
     # A host that nobody guards pays this, with nothing of the caller's in the processor's caches: so private names, and few calls.
-    if LISTED or claimant(request.url._uri_reference.host) is not None:  # noqa: SLF001 -- missing, it stops every request
+    host = request.url._uri_reference.host  # noqa: SLF001 -- missing, it stops every request
+    if LISTED or claimant(host) is not None or context.open_ticket() is not None:
         return False
     # One search over all values, for nearly every request the only one; Basic hides a token in base64.
     values = b"\n".join(map(_VALUE, request.headers._list))  # noqa: SLF001 -- `raw` would copy each of its items first
     return values.find(_TOKEN) < 0 and values.find(b"asic ") < 0
 
 
-def _reader(get: Callable[[Any, Any], Any]) -> Read:
-    """Make the function that reads one request; its quote reads go through `get`, with the same client."""
+def _reader(get: Callable[[Any, Any], Any], respond: Callable[[Any, Any, Refused], Any]) -> Read:
+    """Make the function that reads one request; its quote reads go through `get`, with the same client, its refusals by `respond`."""
 
     def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None:
         request = args[0] if args else kwargs["request"]
@@ -89,7 +102,9 @@ def _reader(get: Callable[[Any, Any], Any]) -> Read:
         if vendor is None:
             check_token(((name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers.raw), netloc)
             return None
-        return None if _is_prefects(instance, request) else _outgoing(request, vendor, partial(get, instance))
+        if _is_prefects(instance, request):
+            return None
+        return _outgoing(request, vendor, partial(get, instance), partial(respond, instance, request))
 
     return read
 
@@ -105,11 +120,10 @@ def _is_prefects(instance: Any, request: Any) -> bool:
     return is_client and claimant(_host(request)) is None
 
 
-def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any]) -> Outgoing:
+def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any], respond: Callable[[Refused], Any]) -> Outgoing:
     headers, netloc = request.headers, request.url.netloc.decode("ascii")
     prefix, path = split_path(request.url.raw_path.partition(b"?")[0].decode("ascii"), vendor, netloc)
-    # A generator's body is the transport's to read, once.
-    call = call_of(vendor, request.method, str(request.url), path, headers, getattr(request, "_content", None))
+    call = call_of(vendor, request.method, str(request.url), path, headers, _content(request))
 
     def ask(path: str, secret: str | None) -> Reply:
         """GET a path with the same client, and its proxies, certificates and credentials."""
@@ -117,11 +131,20 @@ def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any]) -> Outgoing:
         question.extensions = {**request.extensions}
         for name in BODY_HEADERS:
             question.headers.pop(name, None)
-        with _Swapped(question, secret):
+        with Swapped(question.headers, vendor, secret):
             found = get(question)
         return _reply(found, found.content)
 
-    return Outgoing(call, credential=credential_of(headers.get("authorization", "")), ask=ask)
+    return Outgoing(call, credential=credential_in(headers, vendor, netloc), ask=ask, respond=respond)
+
+
+def _content(request: Any) -> bytes | None:
+    """Return a body that is in memory; None for a generator's, which is the transport's to read, once."""
+    found: bytes | None = getattr(request, "_content", None)
+    if found is None:
+        # The hop of a redirect has the stream of the request before it, which is not read again where it is bytes.
+        found = getattr(request.stream, "_stream", None)
+    return found if isinstance(found, bytes) else None
 
 
 def _get(instance: Any, question: Any) -> Any:
@@ -146,7 +169,7 @@ async def _aget(instance: Any, question: Any) -> Any:
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one request; its answer is the caller's to read, whole or in parts."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
-    with ticket.attempt() as ended, _Swapped(request, ticket.secret):
+    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret):
         try:
             response = wrapped(*args, **kwargs)
         except Exception as error:
@@ -159,7 +182,7 @@ def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, arg
 async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one awaited request."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
-    with ticket.attempt() as ended, _Swapped(request, ticket.secret):
+    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret):
         try:
             response = await wrapped(*args, **kwargs)
         except Exception as error:
@@ -174,7 +197,8 @@ def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], instance
     reported = len(ticket.attempts)
     ended(Attempt(reply=_reply(response, response.content if response.is_closed else None)))
     if is_telling(ticket, response.headers.get("content-type", "")) and not response.is_closed and len(ticket.attempts) > reported:
-        response.stream = _tail_of(_library(instance))(response.stream, ticket, partial(_decoded, response))
+        tail = _tail_of(_library(instance))
+        response.stream = tail(response.stream, ticket, partial(_decoded, response), is_events=is_events(response.headers))
 
 
 @cache
@@ -195,6 +219,14 @@ def _decoded(response: Any, raw: bytes | None) -> Reply:
         return _reply(response, None)
 
 
+def _respond(instance: Any, request: Any, refusal: Refused) -> Any:
+    return of_httpx(_library(instance), request, refusal)
+
+
+async def _arespond(instance: Any, request: Any, refusal: Refused) -> Any:
+    return of_httpx(_library(instance), request, refusal)
+
+
 def _tries_once(instance: Any, request: Any) -> bool:
     """Say whether the library's own transport is at work: a foreign one may try again unseen, and raise only its last error."""
     transport = type(instance._transport_for_url(request.url))  # noqa: SLF001 -- a mounted transport is known to nothing else
@@ -211,25 +243,6 @@ def _reply(response: Any, body: bytes | None) -> Reply:
     return Reply(response.status_code, response.headers, body)
 
 
-class _Swapped:
-    """Puts the real secret into a request while it is sent, and the token back afterwards."""
-
-    def __init__(self, request: Any, secret: str | None) -> None:
-        self._request, self._secret = request, secret
-        self._token: str | None = request.headers.get("authorization")
-
-    def __enter__(self) -> None:
-        if self._secret is not None:
-            self._request.headers["authorization"] = with_credential(self._token or "", self._secret)
-
-    def __exit__(self, *_: object) -> None:
-        if self._secret is None:
-            return
-        del self._request.headers["authorization"]
-        if self._token is not None:
-            self._request.headers["authorization"] = self._token
-
-
-read, aread = _reader(_get), _reader(_get_from_thread)
+read, aread = _reader(_get, _respond), _reader(_get_from_thread, _arespond)
 # `_send_single_request` has stood in httpx's clients since 0.14 (7 versions checked), in httpx2's from its first (2.16 run November 2026).
 patches = (HttpxPatch("httpx", (0, 27)), HttpxPatch("httpx2", (2, 0)))

@@ -1,10 +1,15 @@
-"""The seam of requests: the one method that every request of a session passes, redirects hop by hop. Translates only."""
+"""The seam of requests: the adapter that a session gives each of its requests to, redirects hop by hop. Translates only.
+
+`Session.send` runs as it is, hooks, cookies and redirects with it; the adapter that it asks its session for is ours, and
+what goes through that is one request with its final URL. So is what a hook sends through `response.connection`.
+"""
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -12,15 +17,30 @@ import wrapt
 
 from keyguard import context
 from keyguard.model import TOKEN_PREFIX, Attempt, Reply
-from keyguard.patches import Outgoing, Seam
-from keyguard.patches._headers import Lowered, credential_of, with_credential
-from keyguard.patches._proof import is_unsent, sends_once
+from keyguard.patches import Outgoing, Seam, decided
+from keyguard.patches._answers import of_requests
+from keyguard.patches._headers import Lowered
+from keyguard.patches._proof import is_unsent
+from keyguard.patches._requests_raw import Raw
 from keyguard.patches._tail import Tail
-from keyguard.patches._wire import BODY_HEADERS, LISTED, call_of, check_token, is_telling, netloc_of, split_path, vendor_of
+from keyguard.patches._wire import (
+    BODY_HEADERS,
+    LISTED,
+    Swapped,
+    call_of,
+    check_token,
+    credential_in,
+    is_events,
+    is_telling,
+    netloc_of,
+    split_path,
+    text,
+    vendor_of,
+)
 from keyguard.vendors import claimant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 _FIRST = (2, 25)
 # A URL whose host every reader sees alike; any other is read with care.
@@ -28,7 +48,7 @@ _PLAIN = re.compile(r"https?://([A-Za-z0-9.-]+)(?::[0-9]+)?(?:[/?#]|$)")
 
 
 class RequestsPatch:
-    """The plug: requests from 2.25 on, whose `Session.send` and its keywords are the same up to 2.34 (read and run November 2026)."""
+    """The plug: requests from 2.25 on, whose `Session.send` asks `get_adapter` for what sends, as up to 2.34 (read November 2026)."""
 
     client = "requests"
     distribution = "requests"
@@ -36,8 +56,8 @@ class RequestsPatch:
 
     @property
     def seams(self) -> tuple[Seam, ...]:
-        """The sending of one prepared request."""
-        return (Seam("requests.sync", "requests.sessions", "Session.send", read, send, passes=passes, follow=follow),)
+        """The sending of one prepared request, and of those that it leads to."""
+        return (Seam("requests.sync", "requests", "Session.send", passes=passes, inside=inside),)
 
     def supports(self, installed: str) -> bool:
         """Say whether an installed version has this seam."""
@@ -50,166 +70,198 @@ def passes(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
     """Say at once that nobody guards this request: the host is foreign, no stand-in is listed, and no header may carry a token."""
     request: Any = args[0] if args else kwargs.get("request")
     found = _PLAIN.match(getattr(request, "url", None) or "")
-    if LISTED or found is None or claimant(found[1].lower()) is not None:
+    if LISTED or found is None or claimant(found[1].lower()) is not None or context.open_ticket() is not None:
+        return False
+    try:
+        # Of the mapping's own store: its `values()` looks each name up again.
+        said = "\n".join([value for _, value in request.headers._store.values()])  # noqa: SLF001 -- as httpx's, what each request pays
+    except (AttributeError, TypeError):
+        # Other headers, or bytes among them, are read with care.
         return False
     # Basic hides a token in base64.
-    return not any(TOKEN_PREFIX in value or "asic " in value for value in request.headers.values() if isinstance(value, str))
+    return TOKEN_PREFIX not in said and "asic " not in said
+
+
+def inside(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """Call `send` with a session whose adapters are guarded; the hops of a redirect go through `send` again by themselves."""
+    return _Session(instance), args, kwargs
+
+
+class _Session(wrapt.ObjectProxy[Any]):
+    """A session for the length of one `send`."""
+
+    def get_adapter(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the adapter that sends, under guard."""
+        return _Adapter(self.__wrapped__.get_adapter(*args, **kwargs))
+
+
+class _Adapter(wrapt.ObjectProxy[Any]):
+    """An adapter each of whose requests is decided before it leaves."""
+
+    def send(self, *args: Any, **kwargs: Any) -> Any:
+        """Send one prepared request."""
+        adapter = self.__wrapped__
+        response = _guarded(adapter, getattr(adapter, "max_retries", None), args, kwargs)
+        if getattr(response, "connection", None) is adapter:
+            # Through which a hook may send it again.
+            response.connection = self
+        return response
+
+
+def _guarded(adapter: Any, retries: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    handler = context.deciding()
+    if handler is None:
+        return adapter.send(*args, **kwargs)
+    return decided(handler, read, partial(send, retries), adapter.send, adapter, args, kwargs)
 
 
 def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None:
-    """Read one prepared request; what is none is the library's own error."""
-    request = args[0] if args else kwargs.get("request")
-    url = getattr(request, "url", None)
-    if request is None or not isinstance(url, str) or not hasattr(request, "prepare_headers"):
-        return None
+    """Read one prepared request."""
+    request: Any = args[0] if args else kwargs["request"]
+    url = str(request.url)
     host, netloc = netloc_of(url)
     vendor = vendor_of(host, netloc)
     if vendor is None:
-        check_token(((_text(name), _text(value)) for name, value in request.headers.items()), netloc)
+        check_token(((text(name), text(value)) for name, value in request.headers.items()), netloc)
         return None
-    prefix, path = split_path(_path_of(request), vendor, netloc)
-    headers = {str(name).lower(): _text(value) for name, value in request.headers.items()}
+    prefix, path = split_path(str(request.path_url).partition("?")[0], vendor, netloc)
+    headers = {text(name).lower(): text(value) for name, value in request.headers.items()}
     body = request.body if request.body is not None else b""
     call = call_of(vendor, str(request.method), url, path, headers, body if isinstance(body, str | bytes) else None)
 
     def ask(path: str, secret: str | None) -> Reply:
-        """GET a path with the same session, and its proxies, certificates and credentials."""
+        """GET a path through the same adapter, with its proxies, certificates and credentials."""
         question = request.copy()
         question.method, question.body, question.hooks = "GET", None, {"response": []}
         question.url = urlsplit(url)._replace(path=f"{prefix}{path}", query="", fragment="").geturl()
         for name in BODY_HEADERS:
             question.headers.pop(name, None)
-        with context.own_traffic(), _Swapped(question, secret):
-            found = instance.send(question, **{**kwargs, "stream": False, "allow_redirects": False})
+        with context.own_traffic(), Swapped(question.headers, vendor, secret):
+            found = instance.send(question, *args[1:], **{name: value for name, value in kwargs.items() if name != "request"})
         return _reply(found, found.content)
 
-    return Outgoing(call, credential_of(headers.get("authorization", "")), ask)
+    return Outgoing(call, credential_in(headers, vendor, netloc), ask, respond=partial(of_requests, request))
 
 
-def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Send one request; its answer is the caller's to read, whole or in parts."""
+def send(retries: Any, ticket: context.Ticket, _wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Send one request, with what is left of its adapter's retries; its answer is the caller's to read, whole or in parts."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
-    with ticket.attempt() as ended, _Swapped(request, ticket.secret):
+    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret):
         try:
-            response = wrapped(*args, **kwargs)
+            response = _sender(instance, retries)(*args, **kwargs)
+        except _AnotherTry as another:
+            ended(another.attempt)
+            following = another
         except Exception as error:
-            once = sends_once(instance, str(request.method))
-            ended(Attempt(error=type(error).__name__, unsent=once and is_unsent(error, handled)))
+            ended(Attempt(error=type(error).__name__, unsent=_is_stock(instance) and is_unsent(error, handled)))
             raise
-        _answered(ticket, ended, response)
-        return response
-
-
-def follow(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], response: Any, /) -> Any:
-    """Follow redirects as `Session.send` does: by `resolve_redirects`, which sends each hop through the session again."""
-    request = args[0] if args else kwargs["request"]
-    options = {name: value for name, value in kwargs.items() if name not in {"allow_redirects", "request"}}
-    for name in ("stream", "verify", "cert", "proxies"):
-        options.setdefault(name, getattr(instance, name))
-    # Made while the real secret stood in the request, which the caller never sees.
-    following, response._next = response._next, None  # noqa: SLF001 -- what `Response.next` shows
-    if following is None:
-        return response
-    if not kwargs.get("allow_redirects", True):
-        response._next = next(instance.resolve_redirects(response, request, yield_requests=True, **options), None)  # noqa: SLF001 -- as above
-        return response
-    hops = [response, *instance.resolve_redirects(response, request, **options)]
-    hops[-1].history = hops[:-1]
-    if not options["stream"]:
-        _ = hops[-1].content
-    return hops[-1]
+        else:
+            _answered(ticket, ended, response)
+            return response
+    following.prepare(request)
+    return _guarded(instance, following.retries, args, kwargs)
 
 
 def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], response: Any) -> None:
     """Report an answer; one whose body says what the call cost and is not read yet, once more when it has been read."""
-    reported, is_read = len(ticket.attempts), response._content_consumed  # noqa: SLF001 -- `content` would read it
-    ended(Attempt(reply=_reply(response, response.content if is_read else None)))
+    reported, content = len(ticket.attempts), response._content  # noqa: SLF001 -- False where it is unread; `content` would read it
+    is_read = content is not False
+    ended(Attempt(reply=_reply(response, content if is_read else None)))
     if not is_read and len(ticket.attempts) > reported and is_telling(ticket, response.headers.get("content-type", "")):
-        response.raw = _Raw(
-            response.raw,
-            Tail(None, ticket, partial(Reply, response.status_code, Lowered(response.headers))),
-            "content-encoding" in response.headers,
-        )
+        headers = Lowered(response.headers)
+        tail = Tail(None, ticket, partial(Reply, response.status_code, headers), is_events=is_events(headers))
+        response.raw = Raw(response.raw, tail, "content-encoding" in headers)
 
 
 def _reply(response: Any, body: bytes | None) -> Reply:
     return Reply(response.status_code, Lowered(response.headers), body)
 
 
-class _Raw(wrapt.ObjectProxy[Any]):
-    """urllib3's answer in the caller's hands: passes each part on, and tells the tail when it ends."""
+def _is_stock(adapter: Any) -> bool:
+    """Say whether requests' own method sends: another one may try again unseen, and raise only its last error."""
+    owner = next((kind for kind in type(adapter).__mro__ if "send" in vars(kind)), None)
+    return owner is not None and owner.__module__ == "requests.adapters" and "send" not in vars(adapter)
 
-    def __init__(self, raw: Any, tail: Tail, is_packed: bool) -> None:  # noqa: FBT001 -- by position, as the two others
-        super().__init__(raw)
-        self._self_tail, self._self_is_packed = tail, is_packed
 
-    def stream(self, amt: int = 2**16, decode_content: bool | None = None) -> Iterator[bytes]:  # noqa: FBT001 -- urllib3's signature
-        """Yield the parts."""
-        for part in self.__wrapped__.stream(amt, decode_content=decode_content):
-            self._self_kept(part, decode_content)
-            yield part
-        self._self_tail.end()
+# -- urllib3's own retries ------------------------------------------------------------------------
 
-    def read(self, amt: int | None = None, decode_content: bool | None = None, **more: Any) -> bytes:  # noqa: FBT001 -- as above
-        """Read some of it, or the rest."""
-        part: bytes = self.__wrapped__.read(amt, decode_content=decode_content, **more)
-        self._self_kept(part, decode_content)
-        if amt is None or (amt and not part):
-            self._self_tail.end()
-        return part
 
-    def __iter__(self) -> Iterator[bytes]:
-        """Yield lines, as urllib3 does."""
-        for part in self.__wrapped__:
-            self._self_kept(part, None)
-            yield part
-        self._self_tail.end()
+def _sender(adapter: Any, retries: Any) -> Callable[..., Any]:
+    """Return what sends once: urllib3 would send a request again by itself, and each time it may be executed."""
+    own = getattr(adapter, "max_retries", None)
+    if (retries is own and getattr(own, "total", 0) in (0, False)) or "send" in vars(adapter):
+        found: Callable[..., Any] = adapter.send
+        return found
 
-    def close(self) -> None:
-        """Let the connection go."""
+    def sending(*args: Any, **kwargs: Any) -> Any:
+        # Emptied at the end: an answer keeps its retries, and need not keep what its caller was handling.
+        handled = [sys.exc_info()[1]]
         try:
-            self.__wrapped__.close()
+            return type(adapter).send(_Retrying(adapter, _watched(retries, handled)), *args, **kwargs)
         finally:
-            self._self_tail.end()
+            handled.clear()
 
-    def release_conn(self) -> None:
-        """Give the connection back."""
-        try:
-            self.__wrapped__.release_conn()
-        finally:
-            self._self_tail.end()
-
-    def _self_kept(self, part: bytes, decode_content: bool | None) -> None:  # noqa: FBT001 -- handed on
-        # What is passed on packed cannot be read as JSON, which makes it unknown: so it is.
-        if not self._self_is_packed or decode_content or (decode_content is None and self.__wrapped__.decode_content):
-            self._self_tail.keep(part)
+    return sending
 
 
-class _Swapped:
-    """Puts the real secret into a request while it is sent, and the token back afterwards."""
+class _Retrying(wrapt.ObjectProxy[Any]):
+    """An adapter whose retries are told apart; the adapter itself is its user's, and keeps its own."""
 
-    def __init__(self, request: Any, secret: str | None) -> None:
-        self._request, self._secret = request, secret
-        self._token = request.headers.get("Authorization")
+    def __init__(self, adapter: Any, retries: Any) -> None:
+        super().__init__(adapter)
+        self._self_retries = retries
 
-    def __enter__(self) -> None:
-        if self._secret is not None:
-            self._request.headers["Authorization"] = with_credential(_text(self._token or ""), self._secret)
-
-    def __exit__(self, *_: object) -> None:
-        if self._secret is None:
-            return
-        del self._request.headers["Authorization"]
-        if self._token is not None:
-            self._request.headers["Authorization"] = self._token
+    @property
+    def max_retries(self) -> Any:
+        """What urllib3 asks, before each further try, whether there is one."""
+        return self._self_retries
 
 
-def _path_of(request: Any) -> str:
-    return str(request.path_url).partition("?")[0]
+def _watched(retries: Any, handled: list[BaseException | None]) -> Any:
+    found = copy.copy(retries)
+    kind: Any = type(retries)
+    found.__class__ = _watched_class(kind)
+    found._keyguard_handled = handled  # noqa: SLF001 -- an attribute of ours
+    return found
 
 
-def _text(value: Any) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+@cache
+def _watched_class(kind: Any) -> Any:
+    return kind if issubclass(kind, _Watched) else type(kind.__name__, (_Watched, kind), {})
+
+
+class _Watched:
+    """Between two tries of urllib3's: after one that may have reached its host, the next is not urllib3's to begin."""
+
+    _keyguard_handled: list[BaseException | None]
+
+    def increment(self, *args: Any, **kwargs: Any) -> Any:
+        """Count a try, and raise what urllib3 raises where it was the last."""
+        following = super().increment(*args, **kwargs)  # type: ignore[misc]  # -- of urllib3's Retry, which this is put before
+        error = kwargs.get("error")
+        if error is None or not is_unsent(error, *self._keyguard_handled):
+            raise _AnotherTry(following, kwargs.get("response"), error)
+        following._keyguard_handled = self._keyguard_handled  # noqa: SLF001 -- an attribute of ours
+        return following
+
+
+class _AnotherTry(BaseException):
+    """Ends a try that urllib3 would repeat; past whatever catches errors on its way to the adapter's guard."""
+
+    def __init__(self, retries: Any, response: Any, error: Exception | None) -> None:
+        super().__init__()
+        self.retries, self._response = retries, response
+        if response is None:
+            self.attempt = Attempt(error=type(error).__name__)
+        else:
+            self.attempt = Attempt(reply=Reply(response.status, Lowered(response.headers)))
+            response.drain_conn()
+
+    def prepare(self, request: Any) -> None:
+        """Do what urllib3 does between two tries: wait, and go back to the beginning of a file."""
+        self.retries.sleep(self._response)
+        if getattr(request, "_body_position", None) is not None:
+            sys.modules["requests.utils"].rewind_body(request)
 
 
 patch = RequestsPatch()

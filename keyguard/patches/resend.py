@@ -12,11 +12,11 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from keyguard.errors import ConfigurationError, KeyguardError
+from keyguard.errors import ConfigurationError
 from keyguard.model import Attempt, Call, Reply
 from keyguard.patches import Outgoing, Seam
 from keyguard.patches._headers import Lowered, credential_of, form_pairs, read_body
-from keyguard.patches._proof import is_unsent
+from keyguard.patches._proof import is_unsent, raise_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +90,7 @@ def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, arg
             answer = wrapped(*args, **kwargs)
         except Exception as error:
             ended(_failed(instance, error, handled, _client()))
-            _raise_refusal(error, handled)
+            raise_refusal(error, handled)
             raise
         ended(Attempt(reply=_reply(instance, answer)))
         return answer
@@ -104,7 +104,7 @@ async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: A
             answer = await wrapped(*args, **kwargs)
         except Exception as error:
             ended(_failed(instance, error, handled, _async_client()))
-            _raise_refusal(error, handled)
+            raise_refusal(error, handled)
             raise
         ended(Attempt(reply=_reply(instance, answer)))
         return answer
@@ -128,13 +128,6 @@ def _failed(instance: Any, error: Exception, handled: BaseException | None, clie
         return Attempt(error=type(error).__name__, unsent=True)
     is_own = type(client).__module__ in _CLIENTS and "request" not in vars(client)
     return Attempt(error=type(error).__name__, unsent=is_own and is_unsent(error, handled))
-
-
-def _raise_refusal(error: Exception, handled: BaseException | None) -> None:
-    """Raise what a seam below refused (a redirect's hop), which the SDK has turned into an error of its own."""
-    inner = error.__context__
-    if isinstance(inner, KeyguardError) and inner is not handled:
-        raise inner from None
 
 
 def _client() -> Any:

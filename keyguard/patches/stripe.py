@@ -20,7 +20,7 @@ from keyguard.errors import ConfigurationError
 from keyguard.model import Attempt, Call, Reply
 from keyguard.patches import Outgoing, Seam
 from keyguard.patches._headers import Lowered, credential_of, form_pairs, lowered, read_body
-from keyguard.patches._proof import is_unsent, sends_once
+from keyguard.patches._proof import is_unsent, raise_refusal, sends_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -179,6 +179,7 @@ class _Watched(wrapt.ObjectProxy[Any]):
                 answer = getattr(client, name)(method, url, headers, data, **more)
             except Exception as error:
                 ended(Attempt(error=type(error).__name__, unsent=_tries_once(client, name, method) and is_unsent(error, handled)))
+                raise_refusal(error, handled)
                 raise
             ended(Attempt(reply=_reply(None if is_stream else answer[0], answer[1], answer[2])))
             return answer
@@ -194,6 +195,7 @@ class _Watched(wrapt.ObjectProxy[Any]):
                 answer = await getattr(client, name)(method, url, headers, data, **more)
             except Exception as error:
                 ended(Attempt(error=type(error).__name__, unsent=_tries_once(client, name, method) and is_unsent(error, handled)))
+                raise_refusal(error, handled)
                 raise
             ended(Attempt(reply=_reply(None if is_stream else answer[0], answer[1], answer[2])))
             return answer

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from keyguard.errors import Refused
+from keyguard.refusals import refusal_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable
     from typing import TypeAlias
+
+    from keyguard.errors import Refused
 
     Condition: TypeAlias = Callable[[Any, Any, Any], "bool | Awaitable[bool]"]
 
@@ -25,7 +27,8 @@ def retry_unless_refused(task: Any, task_run: Any, state: Any) -> bool:
     Tell Prefect not to retry a task that keyguard refused; any other failure may be retried.
 
     For sync and async tasks: `@task(retries=3, retry_condition_fn=retry_unless_refused)`. The refusal is found
-    behind `raise … from`, in exception groups and in results. Does not limit flow-level retries.
+    behind `raise … from`, in exception groups, in results, and in the 403 that a vendor registered with `on_refused="response"`
+    gives for it. Does not limit flow-level retries.
     """
     refusal = find_refusal(state.data)
     if refusal is None:
@@ -54,32 +57,9 @@ def retry_unless_refused_and(condition: Condition) -> Condition:
 
 
 def find_refusal(failure: object) -> Refused | None:
-    """Return the refusal in an exception's chain of causes, contexts and groups, or in a Prefect result record; else None."""
+    """Return the refusal behind an exception (`keyguard.refusal_of`), or behind the one in a Prefect result record; else None."""
     start = failure if isinstance(failure, BaseException) else getattr(failure, "result", None)
-    if not isinstance(start, BaseException):
-        return None
-    return next((error for error in _chain(start) if isinstance(error, Refused)), None)
-
-
-def _chain(start: BaseException) -> Iterator[BaseException]:
-    todo: list[BaseException | None] = [start]
-    seen: set[int] = set()
-    while todo:
-        error = todo.pop()
-        # Chains can be circular: a re-raised error may be its own context's cause.
-        if error is None or id(error) in seen:
-            continue
-        seen.add(id(error))
-        yield error
-        todo += [error.__context__, error.__cause__, *_members(error)]
-
-
-def _members(error: BaseException) -> tuple[BaseException, ...]:
-    # By attribute, so that the exceptiongroup backport of Python 3.10 is understood as well.
-    members: object = getattr(error, "exceptions", ())
-    if not isinstance(members, tuple | list):
-        return ()
-    return tuple(member for member in cast("Iterable[object]", members) if isinstance(member, BaseException))
+    return refusal_of(start) if isinstance(start, BaseException) else None
 
 
 def _run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:

@@ -21,6 +21,29 @@ if TYPE_CHECKING:
 class MoneyContract(ContractBase):
     """Caps and the four things that can happen to a hold."""
 
+    def test_what_recurs_is_told(self, till: Till) -> None:
+        """The receipt, the figures and the log say that the vendor will charge again by itself; a call that never was does not."""
+        orders = [till.order(Quote(10, recurring=recurring)) for recurring in (True, True, True, False)]
+        for order in orders:
+            assert till.ledger.reserve(order).granted
+        names = [order.reservation_id for order in orders]
+        receipts = [till.settle(names[0], 10), till.doubt(names[1]), till.release(names[2]), till.settle(names[3], 10)]
+
+        assert [receipt.recurring for receipt in receipts] == [True, True, False, False]
+        assert till.usage.recurring == 2
+        rows = [row for row in till.ledger.entries(till.key.scope) if row["kind"] == "reserve"]
+        assert [row["detail"].get("recurring", False) for row in rows] == [True, True, True, False]
+        assert till.ledger.verify() == []
+
+    def test_what_recurs_is_told_once_for_an_object(self, till: Till) -> None:
+        """A call that takes over the hold of an earlier one on the same object recurs in its place."""
+        for amount in (10, 20):
+            order = till.order(Quote(amount, object_id="sub_1", adopts=True, recurring=True))
+            assert till.ledger.reserve(order).granted
+            till.settle(order.reservation_id, 0, Fact("sub_1", 0, amount, amount))
+
+        assert (till.usage.recurring, parts(till.usage)) == (1, (0, 20, 0))
+
     def test_all_legs_or_none(self, ledger: Ledger) -> None:
         """A call that fits the run but not the day holds nothing on either."""
         till = open_till(ledger, run_usd_cap=100, daily_usd_cap=50)

@@ -20,13 +20,14 @@ from keyguard.testing._contract_model import MachineContract
 from keyguard.testing._contract_money import CallsAndDaysContract, MoneyContract
 from keyguard.testing._contract_objects import FactContract, IntentContract, WindowContract
 from keyguard.testing._contract_races import CrashContract, RaceContract
+from keyguard.testing._contract_units import UnitsContract
 from keyguard.testing._place import LedgerPlace
 
 __all__ = ["LedgerContract", "LedgerPlace"]
 
 
 class LedgerContract(
-    MoneyContract, CallsAndDaysContract, IssueContract, RaiseContract, RevokeContract, IntentContract, FactContract, WindowContract,
-    MachineContract, RaceContract, CrashContract,
+    MoneyContract, CallsAndDaysContract, UnitsContract, IssueContract, RaiseContract, RevokeContract, IntentContract, FactContract,
+    WindowContract, MachineContract, RaceContract, CrashContract,
 ):  # fmt: skip
     """All parts of the contract; a subclass supplies `ledger_factory`."""

@@ -57,9 +57,10 @@ def _sent(call: Call, operation: Operation, quote: Quote, body: Any) -> Outcome:
     if operation.name != "emails.batch":
         return Outcome("settled", facts=(_fact(call, _id(body), unit * counts[0]),), source="local")
     ids, refused = _batch(body, len(counts))
-    cost = unit * sum(count for index, count in enumerate(counts) if index not in refused)
+    accepted = sum(count for index, count in enumerate(counts) if index not in refused)
+    cost = unit * accepted
     # Not one fact an e-mail: what a call bought is one object in the books.
-    return Outcome("settled", facts=(Fact(ids[0], cost, 0, cost, status="sent"),) if ids else (), source="local")
+    return Outcome("settled", facts=(Fact(ids[0], cost, 0, cost, status="sent"),) if ids else (), source="local", units=accepted)
 
 
 def _fact(call: Call, email_id: str, cost: Money) -> Fact:

@@ -11,35 +11,43 @@ from typing import TYPE_CHECKING, Any
 
 from keyguard.errors import MalformedCall
 from keyguard.model import Fact, Memory, Outcome, Quote
-from keyguard.vendors import Ask, Recall
+from keyguard.vendors import Recall
 from keyguard.vendors import _stripe_forms as forms
 from keyguard.vendors import _stripe_money as money
 from keyguard.vendors import _stripe_objects as objects
 from keyguard.vendors import _stripe_prices as prices
 from keyguard.vendors import _stripe_replies as replies
+from keyguard.vendors import _stripe_waiting as waiting
 from keyguard.vendors._stripe_objects import Flow
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from keyguard.model import Call, Operation
-    from keyguard.vendors import Quoting
-    from keyguard.vendors._stripe_forms import Fields
-
-_LINES = 100  # the longest list that Stripe answers
+    from keyguard.model import Call, Money, Operation
+    from keyguard.vendors import Ask, Quoting
+    from keyguard.vendors._stripe_prices import Costing
 
 
-def _memory(object_id: str) -> Generator[Recall | Ask, Any, Memory]:
+def known(object_id: str) -> Generator[Recall | Ask, Any, Memory]:
     """Return what is known of an invoice: what the run remembers, else what Stripe says."""
     memory: Memory | None = yield Recall(object_id)
     if memory is not None and memory.amount > 0:
         return memory
-    body = yield from objects.ask(f"/v1/invoices/{object_id}", "invoice", object_id)
+    return shown((yield from objects.ask(f"/v1/invoices/{object_id}", "invoice", object_id)))
+
+
+def shown(body: dict[str, Any]) -> Memory:
+    """
+    Read an invoice that was asked for as if it were remembered; nothing of it is this run's.
+
+    Raises:
+        UnpricedCall: it has no amount that can be read.
+    """
     try:
         fact = replies.invoice_fact(body)
     except ValueError as error:
-        raise objects.hidden(object_id, str(error)) from None
-    return Memory(object_id, spent=fact.spent, amount=fact.amount, currency=fact.currency)
+        raise objects.hidden(str(body.get("id")), str(error)) from None
+    return Memory(fact.object_id, spent=fact.spent, amount=fact.amount, currency=fact.currency)
 
 
 def rest_of(memory: Memory) -> int:
@@ -55,12 +63,12 @@ def _due(call: Call, operation: Operation) -> Quoting:
 
 def _whole(operation: Operation) -> Quoting:
     object_id = operation.object_id or ""
-    memory = yield from _memory(object_id)
+    memory = yield from known(object_id)
     return Quote(rest_of(memory), object_id=object_id, adopts=True, prior=memory.spent)
 
 
 def _pay(call: Call, operation: Operation) -> Quoting:
-    if forms.fields(call, "paid_out_of_band").is_true("paid_out_of_band"):
+    if _is_paid_elsewhere(call):
         memory: Memory | None = yield Recall(operation.object_id or "")
         return Quote(0, object_id=operation.object_id, adopts=True, prior=memory.spent if memory is not None else 0)
     return (yield from _whole(operation))
@@ -71,15 +79,29 @@ def _taken_back(_call: Call, operation: Operation) -> Quote:
 
 
 def _update(call: Call, operation: Operation) -> Quoting:
-    found = forms.fields(call, "auto_advance", "automatically_finalizes_at", "shipping_cost", "automatic_tax", "default_tax_rates")
+    names = ("auto_advance", "automatically_finalizes_at", "shipping_cost", "automatic_tax", "default_tax_rates", "discounts", "coupon")
+    found = forms.fields(call, *names)
     if not found.tree:
         return Quote(0, object_id=operation.object_id)
     quote = yield from _whole(operation)
     cost = (yield from prices.shipping([found.below("shipping_cost")] if "shipping_cost" in found else [])) + prices.taxed(found)
-    return _plus(quote, cost)
+    if "discounts" in found or "coupon" in found:
+        cost += yield from _undiscounted(operation.object_id or "", quote.amount)
+    return plus(quote, cost)
 
 
-def _plus(quote: Quote, cost: prices.Cost) -> Quote:
+def _undiscounted(object_id: str, known: Money) -> Costing:
+    """Say how much more an invoice may cost without its discounts: its subtotal is "before any invoice level discount"."""
+    body = yield from objects.ask(f"/v1/invoices/{object_id}", "invoice", object_id)
+    parts = [objects.amount_in(body, name, 0) for name in ("subtotal", "amount_shipping")]
+    owed = body.get("starting_balance")
+    parts.append(objects.amount_in(body, "starting_balance", 0) if isinstance(owed, int) and owed > 0 else 0)
+    taxes = prices.Cost(0, prices.TAXES) if body.get("total_taxes") or body.get("tax") else prices.Cost()
+    return prices.Cost(max(0, sum(parts) - known)) + taxes
+
+
+def plus(quote: Quote, cost: prices.Cost) -> Quote:
+    """Add a cost to a quote."""
     larger = replace(quote, amount=quote.amount + cost.amount)
     return objects.unbounded(cost.why, base=larger) if cost.why else larger
 
@@ -89,114 +111,26 @@ def _create(call: Call, _operation: Operation) -> Quoting:
         call, "customer", "customer_account", "from_invoice", "subscription", "pending_invoice_items_behavior", "shipping_cost",
         "automatic_tax", "default_tax_rates",
     )  # fmt: skip
-    customer = found.object_id("customer") or found.object_id("customer_account")
-    quote = yield from _pending(customer, found)
+    quote = yield from _pending(waiting.customer_in(found), found.text("pending_invoice_items_behavior"))
     cost = (yield from prices.shipping([found.below("shipping_cost")] if "shipping_cost" in found else [])) + prices.taxed(found)
     source = found.object_id("from_invoice[invoice]")
     if source is not None:
-        memory = yield from _memory(source)
+        memory = yield from known(source)
         cost += prices.Cost(memory.amount)
     if "subscription" in found:
         cost += prices.Cost(0, "collects what is due of a subscription")
-    return _plus(quote, cost)
+    return plus(quote, cost)
 
 
-def _pending(customer: str | None, found: Fields) -> Quoting:
+def _pending(owner: tuple[str, str] | None, behavior: str | None) -> Quoting:
     """Bound what waits for the customer's next invoice; only what is asked for explicitly is asked of Stripe."""
-    behavior = found.text("pending_invoice_items_behavior")
-    if customer is None or behavior == "exclude":
+    if owner is None or behavior == "exclude":
         return Quote(0)
-    memory: Memory | None = yield Recall(customer)
-    held = memory.held if memory is not None else 0
-    if behavior != "include":
-        # Old API versions include what is pending; what this run made is held already.
-        return Quote(held, object_id=customer, adopts=True)
-    reply = yield Ask(f"/v1/invoiceitems?customer={customer}&pending=true&limit={_LINES}")
-    asked = _listed(reply.body) if 200 <= reply.status < 300 else prices.Cost(0, "collects items that cannot be read")
-    return _plus(Quote(held, object_id=customer, adopts=True), prices.Cost(max(0, asked.amount - held), asked.why))
-
-
-def _listed(body: bytes | None) -> prices.Cost:
-    try:
-        found = money.parsed(body)
-        items = found.get("data")
-        if not isinstance(items, list) or found.get("has_more"):
-            raise ValueError("more than one page")
-        # A credit among them lowers what is charged, but is not read so.
-        return sum((prices.Cost(_positive(item)) for item in items), prices.Cost())
-    except (ValueError, RecursionError):
-        return prices.Cost(0, "collects items that cannot be read")
-
-
-def _positive(item: Any) -> int:
-    if not isinstance(item, dict):
-        raise ValueError("no item")
-    amount = item.get("amount")
-    return 0 if isinstance(amount, int) and amount < 0 else money.units(item, "amount")
-
-
-def _add_lines(call: Call, operation: Operation) -> Quoting:
-    found = forms.fields(call, "lines")
-    object_id = operation.object_id or ""
-    memory = yield from _memory(object_id)
-    cost = yield from prices.total(list(found.each("lines")), memory.currency)
-    return _plus(Quote(rest_of(memory), object_id=object_id, adopts=True, prior=memory.spent), cost)
-
-
-def _update_line(call: Call, operation: Operation) -> Quoting:
-    found = forms.fields(call, *prices.ITEM, "tax_amounts")
-    object_id = operation.object_id or ""
-    memory = yield from _memory(object_id)
-    quote = Quote(rest_of(memory), object_id=object_id, adopts=True, prior=memory.spent)
-    if not found.tree:
-        return quote
-    return _plus(quote, (yield from prices.total([found], memory.currency)))
-
-
-def _add_item(call: Call, _operation: Operation) -> Quoting:
-    found = forms.fields(call, *prices.ITEM, "invoice", "customer", "customer_account", "subscription")
-    invoice = found.object_id("invoice")
-    owner = invoice or found.object_id("customer") or found.object_id("customer_account")
-    if owner is None:
-        raise MalformedCall("an invoice item needs a 'customer' or an 'invoice', by its id; nothing was sent")
-    if invoice is not None:
-        memory = yield from _memory(invoice)
-    else:
-        memory = (yield Recall(owner)) or Memory(owner)
-    code = memory.currency if invoice is not None else None
-    cost = yield from prices.total([found], found.code(code))
-    held = rest_of(memory) if invoice is not None else memory.held
-    return _plus(Quote(held, object_id=owner, adopts=True, prior=memory.spent), cost)
-
-
-def _update_item(call: Call, operation: Operation) -> Quoting:
-    found = forms.fields(call, *prices.ITEM)
-    object_id = operation.object_id or ""
-    if not found.tree:
-        return Quote(0, object_id=object_id)
-    item = yield from objects.ask(f"/v1/invoiceitems/{object_id}", "invoiceitem", object_id)
-    owner = money.id_of(item.get("invoice")) or money.id_of(item.get("customer")) or object_id
-    memory: Memory = (yield Recall(owner)) or Memory(owner)
-    code = money.currency_of(item) or None
-    if any(name in found for name in ("amount", "price", "price_data", "pricing", "unit_amount", "unit_amount_decimal")):
-        cost = yield from prices.total([found], code)
-    else:
-        cost = _more_of(item, found)
-    return _plus(Quote(memory.held, object_id=owner, adopts=True, prior=memory.spent), cost)
-
-
-def _more_of(item: dict[str, Any], found: Fields) -> prices.Cost:
-    """Bound another quantity of an item at its own price."""
-    pricing = item.get("pricing")
-    unit = pricing.get("unit_amount_decimal") if isinstance(pricing, dict) else None
-    price = {
-        "currency": item.get("currency"),
-        "unit_amount_decimal": unit or item.get("unit_amount_decimal"),
-        "unit_amount": item.get("unit_amount"),
-    }
-    quantity = found.decimal("quantity_decimal") or found.decimal("quantity")
-    taxes = prices.Cost(0, prices.TAXES) if "tax_rates" in found else prices.Cost()
-    return taxes if quantity is None else taxes + prices.by_price(price, quantity)
+    name, customer = owner
+    held = yield from waiting.held(customer)
+    quote = Quote(held, object_id=customer, adopts=True)
+    # Old API versions include what is pending; what this run made is held already.
+    return plus(quote, (yield from waiting.items(customer, held, name))) if behavior == "include" else quote
 
 
 def _credit(call: Call, _operation: Operation) -> Quoting:
@@ -223,24 +157,32 @@ def _credited(_call: Call, quote: Quote, body: dict[str, Any], request_id: str |
     objects.priced_currency(body)
     # What was settled outside Stripe is part of its total and not of the request's amounts.
     cost = min(quote.amount, money.units(body, "total"))
+    if body.get("post_payment_amount") is not None:
+        # The rest of it only makes an open invoice cheaper: "by which the invoice's amount_remaining and amount_due were reduced".
+        cost = min(cost, max(0, money.units(body, "post_payment_amount") - money.units(body, "out_of_band_amount", 0)))
     return Outcome("settled", cost=cost, refund_of=quote.object_id, request_id=request_id)
 
 
-def _settled(call: Call, quote: Quote, body: dict[str, Any], request_id: str | None) -> Outcome:
+def settled(call: Call, quote: Quote, body: dict[str, Any], request_id: str | None) -> Outcome:
+    """Settle a write that answers with its invoice."""
     if body.get("object") != "invoice":
         raise ValueError("expected an invoice")
     if body.get("deleted") is True:
         return Outcome("settled", facts=(Fact(objects.own_id(body), 0, 0, 0, status="deleted"),), request_id=request_id)
     fact = replies.invoice_fact(body)
-    if dict(call.body or ()).get("paid_out_of_band", "false") not in {"false", "0", ""}:
+    if _is_paid_elsewhere(call):
         fact = replace(fact, spent=quote.prior, held=0)
     if quote.object_id is not None and quote.object_id.startswith("in_") and quote.object_id != fact.object_id:
         raise ValueError("the reply is about another object")
     return Outcome("settled", facts=(fact,), request_id=request_id)
 
 
+def _is_paid_elsewhere(call: Call) -> bool:
+    return call.path.endswith("/pay") and forms.fields(call, "paid_out_of_band").is_true("paid_out_of_band")
+
+
 def _created(call: Call, quote: Quote, body: dict[str, Any], request_id: str | None) -> Outcome:
-    outcome = _settled(call, quote, body, request_id)
+    outcome = settled(call, quote, body, request_id)
     (fact,) = outcome.facts
     if quote.amount and not fact.amount and quote.object_id is not None:
         # It left out what waits for the customer's next invoice, which stays held under the customer's id.
@@ -248,32 +190,14 @@ def _created(call: Call, quote: Quote, body: dict[str, Any], request_id: str | N
     return replace(outcome, facts=(fact,))
 
 
-def _item_settled(_call: Call, quote: Quote, body: dict[str, Any], request_id: str | None) -> Outcome:
-    """Hold it under the invoice or customer that it waits for."""
-    if body.get("object") not in {"invoiceitem", "line_item"}:
-        raise ValueError("expected an invoice item")
-    code = objects.priced_currency(body)
-    amount = body.get("amount")
-    own = 0 if isinstance(amount, int) and amount < 0 else money.units(body, "amount")
-    held = max(quote.amount, own)
-    fact = Fact(quote.object_id or "", quote.prior, held, quote.prior + held, status="pending", currency=code)
-    return Outcome("settled", facts=(fact,), request_id=request_id)
-
-
 FLOWS = {
     "invoices.create": Flow(_create, _created),
-    "invoices.update": Flow(_update, _settled),
-    "invoices.delete": Flow(_taken_back, _settled),
-    "invoices.void": Flow(_taken_back, _settled),
-    "invoices.mark_uncollectible": Flow(_taken_back, _settled),
-    "invoices.pay": Flow(_pay, _settled),
-    "invoices.finalize": Flow(_due, _settled),
-    "invoices.send": Flow(_due, _settled),
-    "invoices.add_lines": Flow(_add_lines, _settled),
-    "invoices.update_lines": Flow(_add_lines, _settled),
-    "invoices.remove_lines": Flow(_taken_back, _settled),
-    "invoices.lines.update": Flow(_update_line, _item_settled),
-    "invoiceitems.create": Flow(_add_item, _item_settled),
-    "invoiceitems.update": Flow(_update_item, _item_settled),
+    "invoices.update": Flow(_update, settled),
+    "invoices.delete": Flow(_taken_back, settled),
+    "invoices.void": Flow(_taken_back, settled),
+    "invoices.mark_uncollectible": Flow(_taken_back, settled),
+    "invoices.pay": Flow(_pay, settled),
+    "invoices.finalize": Flow(_due, settled),
+    "invoices.send": Flow(_due, settled),
     "credit_notes.create": Flow(_credit, _credited),
 }

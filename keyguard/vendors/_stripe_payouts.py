@@ -68,19 +68,27 @@ def _approve(call: Call, operation: Operation) -> Quoting:
     found, object_id = forms.fields(call, "amount"), operation.object_id or ""
     count = found.count("amount")
     asked = yield from objects.ask(f"/v1/issuing/authorizations/{object_id}", "issuing.authorization", object_id)
+    before, pending = objects.amount_in(asked, "amount", 0), asked.get("pending_request")
     if count is not None:
-        return Quote(money.micros(max(0, count), money.currency_of(asked)))
-    pending = asked.get("pending_request")
-    waiting = {"currency": asked.get("currency"), **pending} if isinstance(pending, dict) else asked
-    return Quote(objects.amount_in({**waiting, "id": object_id}, "amount"))
+        bound = money.micros(max(0, count), money.currency_of(asked))
+    elif isinstance(pending, dict):
+        # "The additional amount Stripe will hold if the authorization is approved".
+        bound = objects.amount_in({"currency": asked.get("currency"), **pending, "id": object_id}, "amount")
+    else:
+        bound = before
+    return Quote(bound, object_id=object_id, adopts=True, prior=before if isinstance(pending, dict) else 0)
 
 
-def _approved(call: Call, quote: Quote, body: dict[str, Any], request_id: str | None) -> Outcome:
+def _approved(_call: Call, quote: Quote, body: dict[str, Any], request_id: str | None) -> Outcome:
+    if body.get("object") != "issuing.authorization" or objects.own_id(body) != quote.object_id:
+        raise ValueError("expected the authorization")
     if body.get("approved") is False:
         return Outcome("released", request_id=request_id)
-    outcome = objects.made("issuing.authorization")(call, quote, body, request_id)
+    total, code = money.units(body, "amount"), objects.priced_currency(body)
     # What was approved may not have reached the total yet.
-    return outcome if outcome.facts[0].spent else objects.flat(call, quote, body, request_id)
+    total = total if total > quote.prior else quote.prior + quote.amount
+    fact = Fact(quote.object_id or "", total, 0, total, status=str(body.get("status")), currency=code)
+    return Outcome("settled", facts=(fact,), request_id=request_id)
 
 
 def _order_climate(call: Call, _operation: Operation) -> Quote:

@@ -61,8 +61,8 @@ def _cost(item: Fields, code: str | None, known: dict[str, dict[str, Any] | None
     quantity = _quantity(item)
     taxes = Cost(0, TAXES) if any(name in item for name in ("tax_rates", "dynamic_tax_rates", "tax_amounts")) else Cost()
     if "amount" in item:
-        # Of an invoice item: a total, whatever the quantity.
-        return taxes + _in(item.code(code), Fraction(item.count("amount") or 0))
+        # Of an invoice item a total, of Checkout's items in older API versions a unit's.
+        return taxes + _in(item.code(code), (item.count("amount") or 0) * max(Fraction(1), quantity))
     data = item.below("price_data") if "price_data" in item else item
     unit = _unit(data)
     if unit is not None:
@@ -88,7 +88,7 @@ def by_price(price: dict[str, Any], quantity: Fraction, code: str | None = None)
     """Say what so many of a price (or a plan, its older form) cost."""
     if (code or money.currency_of(price)) != money.currency_of(price):
         return Cost(0, "charges in a currency for which its price has another amount")
-    if _nested(price, "recurring").get("usage_type", price.get("usage_type")) == "metered":
+    if is_metered(price):
         # What was used is charged later, by Stripe itself.
         return Cost()
     unit = _decimal(price.get("unit_amount_decimal", price.get("amount_decimal")))
@@ -98,6 +98,11 @@ def by_price(price: dict[str, Any], quantity: Fraction, code: str | None = None)
         highest = _decimal(_nested(price, "custom_unit_amount").get("maximum"))
         return Cost(0, _TIERED) if highest is None else _in(money.currency_of(price), highest * quantity)
     return _in(money.currency_of(price), unit * quantity)
+
+
+def is_metered(price: dict[str, Any]) -> bool:
+    """Say whether a price (or a plan) charges what was used, at the end of a period."""
+    return _nested(price, "recurring").get("usage_type", price.get("usage_type")) == "metered"
 
 
 def _unit(data: Fields) -> Fraction | None:

@@ -10,7 +10,7 @@ from keyguard.vendors import _stripe_money as money
 if TYPE_CHECKING:
     from keyguard.model import Call, Money, Reply
 
-_COUNTED_READS = ("/v1/payment_intents", "/v1/charges", "/v1/invoices", "/v1/checkout/sessions")
+_COUNTED_READS = ("/v1/payment_intents", "/v1/charges", "/v1/invoices", "/v1/checkout/sessions", "/v1/subscriptions")
 _LONGEST_LIST = 100
 _CLOSED_INVOICES = frozenset({"paid", "void", "uncollectible", "deleted"})
 
@@ -126,6 +126,8 @@ def _fact(item: dict[str, Any]) -> Fact | None:
             return _read_charge(item)
         if item.get("object") == "invoice":
             return invoice_fact(item)
+        if item.get("object") == "subscription" and isinstance(item.get("latest_invoice"), dict):
+            return invoice_fact(cast("dict[str, Any]", item["latest_invoice"]))
         # An open one says less than what is held for it.
         if item.get("object") == "checkout.session" and item.get("status") != "open":
             return session_fact(item)

@@ -47,7 +47,8 @@ class Resend:
         if write is None or write.kind != "priced":
             # A cancelled e-mail gives its hold back, so the call says whose.
             return Quote(0, object_id=operation.object_id)
-        return Quote(money.unit() * sum(money.emails(call, is_batch=operation.name == "emails.batch")))
+        count = sum(money.emails(call, is_batch=operation.name == "emails.batch"))
+        return Quote(money.unit() * count, units=count)
 
 
 vendor = Resend()

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 from keyguard.model import Outcome, Quote
 from keyguard.vendors import _stripe_checkout as checkout
 from keyguard.vendors import _stripe_invoices as invoices
+from keyguard.vendors import _stripe_lines as lines
 from keyguard.vendors import _stripe_money as money
 from keyguard.vendors import _stripe_paths as paths
 from keyguard.vendors import _stripe_payments as payments
 from keyguard.vendors import _stripe_payouts as payouts
 from keyguard.vendors import _stripe_replies as replies
+from keyguard.vendors import _stripe_schedules as schedules
 from keyguard.vendors import _stripe_subscriptions as subscriptions
 from keyguard.vendors import _stripe_tags as tags
 from keyguard.vendors import _stripe_v2 as v2
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 # "Stripe 400/401/403/404/429 and declines": documented as not executed.
 _NOT_EXECUTED = frozenset({400, 401, 402, 403, 404, 429})
 FLOWS: dict[str, Flow] = {
-    **payments.FLOWS, **payouts.FLOWS, **invoices.FLOWS, **subscriptions.FLOWS, **checkout.FLOWS, **v2.FLOWS,
+    **payments.FLOWS, **payouts.FLOWS, **invoices.FLOWS, **lines.FLOWS, **subscriptions.FLOWS, **schedules.FLOWS, **checkout.FLOWS,
+    **v2.FLOWS,
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from requests.adapters import BaseAdapter
 import keyguard
 from keyguard import context, telemetry
 from tests.bench.answers import Answers
-from tests.bench.measure import Row, added, in_turns, medians, one_by_one, repeated
+from tests.bench.measure import Row, medians, one_by_one, repeated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ def run(short: bool) -> list[Row]:
     rounds, calls = (15, 40) if short else (60, 100)
     with tempfile.TemporaryDirectory() as folder:
         rows = _guarded_calls(Path(folder), rounds, calls)
-    return [*rows, _unguarded_host(rounds, calls * 5), _import_time()]
+    return [*rows, _import_time()]
 
 
 # -- guarded calls ------------------------------------------------------------------------------------
@@ -177,33 +177,7 @@ def _span(guarded: Callable[[], None], rounds: int, calls: int) -> Row:
     return Row("span with an SDK, added to a guarded call, p50", middle["sdk"] - middle["api"], "µs", 45)
 
 
-# -- what is not guarded, and the import --------------------------------------------------------------
-
-
-def _unguarded_host(rounds: int, calls: int) -> Row:
-    client = httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200)))
-    request = client.build_request("GET", "https://example.com/x", headers={"authorization": "Bearer something"})
-
-    bare = vars(httpx.Client)["_send_single_request"]
-    with keyguard.run("h"):
-        keyguard.install("sqlite://", run_usd_cap=1)
-
-    def prepared(method: Any) -> Callable[[int], Callable[[], None]]:
-        def prepare(calls: int) -> Callable[[], None]:
-            # Outside the time that is taken. Armed once, as everywhere: the interpreter specializes a call for the function that it finds.
-            httpx.Client._send_single_request = method  # type: ignore[method-assign]  # -- it is the one or the other
-            return repeated(lambda: client.send(request))(calls)
-
-        return prepare
-
-    armed = vars(httpx.Client)["_send_single_request"]
-    times = in_turns({"bare": prepared(bare), "armed": prepared(armed)}, rounds, calls)
-    prepared(armed)(1)
-    keyguard.uninstall()
-    client.close()
-    middle = medians(times)
-    note = f"{middle['bare']:.1f} → {middle['armed']:.1f} µs"
-    return Row("httpx to a host nobody guards, added", added(times, "armed", "bare"), "µs", 2, note=note)
+# -- the import ---------------------------------------------------------------------------------------
 
 
 def _import_time() -> Row:

@@ -101,13 +101,16 @@ def _with_requests() -> None:
         session.get(_URL)
 
 
-def _unmade(*_: Any, **__: Any) -> Any:
-    raise OSError
+class _NoWay(aiohttp.TCPConnector):
+    """Connects to nothing."""
+
+    async def connect(self, *_: Any, **__: Any) -> Any:
+        """Refuse."""
+        raise OSError
 
 
 async def _with_aiohttp() -> None:
-    # Without a class of requests nothing can be sent.
-    async with aiohttp.ClientSession(request_class=_unmade) as session:  # type: ignore[arg-type]  # -- never made
+    async with aiohttp.ClientSession(connector=_NoWay()) as session:
         await session.get(_URL)
 
 

@@ -35,14 +35,14 @@ def run(names: Collection[str]) -> dict[str, Found]:
     groups = [[name for name in names if name not in ALONE], *([name] for name in names if name in ALONE)]
     for group in filter(None, groups):
         for name, order, client, cell in _run(group):
-            found.setdefault(name, {})[order, client] = Cell(cell["calls"], cell["reservations"], tuple(cell["faults"]))
+            found.setdefault(name, {})[order, client] = Cell(**{**cell, "faults": tuple(cell["faults"])})
     return found
 
 
 def _run(group: list[str]) -> list[tuple[str, str, str, dict[str, Any]]]:
     done = subprocess.run(
         [*_python(group), "-W", "error", "-m", "tests.neighbours", "--json", *group],
-        cwd=_ROOT, env=_environment(), capture_output=True, text=True, timeout=110, check=False,
+        cwd=_ROOT, env=_environment(), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     if done.returncode != 0:
         raise RuntimeError(f"the walks beside {', '.join(group)} did not end well:\n{done.stderr}")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _CAP_USD = 40
 _ABOVE_CAP = 5_000
 _PHASES = ("both", "alone", "none")
+# A call that comes round the seam has an amount of its own too.
+_OCCASIONS = (*_PHASES, "round")
 # The discard port, where nothing listens.
 _NOBODY = "127.0.0.1:9"
 
@@ -31,9 +33,9 @@ def walk(neighbour: Neighbour, order: Order, url: str) -> dict[str, Cell]:
         return _Walk(neighbour, order, server).go(url)
 
 
-def _cents(phase: str, client: Client) -> int:
+def _cents(occasion: str, client: Client) -> int:
     """Return an amount that no other call of the walk has, so that an answer cannot be another's."""
-    return 100 + 10 * _PHASES.index(phase) + CLIENTS.index(client)
+    return 100 + 10 * _OCCASIONS.index(occasion) + CLIENTS.index(client)
 
 
 class _Walk:
@@ -42,10 +44,9 @@ class _Walk:
     def __init__(self, neighbour: Neighbour, order: Order, server: StripeServer) -> None:
         self._neighbour, self._order, self._server = neighbour, order, server
         self._is_armed = self._is_beside = False
-        self._clients = [client for client in CLIENTS if client.seam not in neighbour.replaces]
-        self._calls = {client.name: 0 for client in self._clients}
-        self._reserved = dict(self._calls)
-        self._faults: dict[str, list[str]] = {client.name: [] for client in self._clients}
+        self._calls = {client.name: 0 for client in CLIENTS}
+        self._reserved, self._rounds = dict(self._calls), dict(self._calls)
+        self._faults: dict[str, list[str]] = {client.name: [] for client in CLIENTS}
         self._installation: Installation
 
     def go(self, url: str) -> dict[str, Cell]:
@@ -61,7 +62,7 @@ class _Walk:
         last()
         self._phase("none")
         self._check_gone()
-        return {name: Cell(self._calls[name], self._reserved[name], tuple(self._faults[name])) for name in self._calls}
+        return {name: Cell(self._calls[name], self._reserved[name], tuple(self._faults[name]), self._rounds[name]) for name in self._calls}
 
     # -- who comes and goes --------------------------------------------------------------------
 
@@ -82,20 +83,46 @@ class _Walk:
         self._is_armed = False
 
     def _rehearse(self) -> None:
-        for phase in _PHASES:
-            for client in self._clients:
-                client.charge(self._server.url, _cents(phase, client))
+        for occasion in _OCCASIONS:
+            for client in CLIENTS:
+                client.charge(self._server.url, _cents(occasion, client))
 
     # -- what each client meets ----------------------------------------------------------------
 
     def _phase(self, phase: str) -> None:
+        for client in filter(self._is_out, CLIENTS):
+            self._rounds[client.name] += 1
+            self._faults[client.name] += [f"{phase}: {fault}" for fault in self._come_round(client, _cents("round", client))]
+        # Trying them puts back what was out.
         tried = self._try_seams()
-        for client in self._clients:
-            faults = [f"seams says {name}: {said}, not {stands}" for name, (said, stands) in _of(client, tried) if said != stands]
-            faults += self._charge(client, _cents(phase, client))
-            if self._is_armed:
-                faults += self._refuse(client)
+        for client in CLIENTS:
+            # What is answered in the seam's own place, the seam does not see, and nobody sends.
+            known = [one for one in _of(client, tried) if not self._is_answered(one[0])]
+            faults = [f"seams says {name}: {said}, not {stands}" for name, (said, stands) in known if said != stands]
+            if not self._is_answered(client.seam):
+                faults += self._charge(client, _cents(phase, client))
+                faults += self._refuse(client) if self._is_armed else []
             self._faults[client.name] += [f"{phase}: {fault}" for fault in faults]
+
+    def _is_out(self, client: Client) -> bool:
+        """Say whether the neighbour has put a method of its own, or the library's, in the place of ours, or under it."""
+        is_replaced = self._is_armed and client.seam in self._neighbour.replaces
+        return is_replaced and (self._is_answered(client.seam) or not self._installation.seams[client.seam])
+
+    def _is_answered(self, seam: str) -> bool:
+        """Say whether the neighbour answers whatever would come to a seam."""
+        return self._is_armed and self._is_beside and self._neighbour.answers and seam in self._neighbour.replaces
+
+    def _come_round(self, client: Client, cents: int) -> list[str]:
+        """Make a call that does not pass the seam: only the neighbour answers it, or it is refused unsent, and the guard is back."""
+        before = self._books()
+        raised = _raised(client, self._server.url, cents)
+        changed = tuple(now - then for now, then in zip(self._books()[:3], before, strict=False))
+        is_answered = self._is_answered(client.seam)
+        faults = [] if changed == (0, 0, 0) else [f"a call round the seam was (reserved, counted, charged) {changed}"]
+        if any(isinstance(error, keyguard.ConfigurationError) for error in raised) == is_answered or self._is_out(client) != is_answered:
+            faults.append(f"UNGUARDED: a call round the seam ended with {raised[:1] or 'an answer'}")
+        return faults
 
     def _try_seams(self) -> dict[str, tuple[bool, bool]]:
         return tried_seams(lambda: self._installation.seams)
@@ -137,7 +164,7 @@ class _Walk:
 
     def _failures(self) -> None:
         """Make calls that fail on the wire, where the neighbour leaves it in place: what is not proven unsent stays counted."""
-        for client in self._clients:
+        for client in CLIENTS:
             if self._neighbour.answers and self._neighbour.hooks & client.layers:
                 continue
             cents = 50 + CLIENTS.index(client)
@@ -160,7 +187,7 @@ class _Walk:
         # What somebody had wrapped over is taken away when it is outermost again.
         keyguard.uninstall()
         tried = self._try_seams()
-        for client in self._clients:
+        for client in CLIENTS:
             self._faults[client.name] += [f"gone: {name} still stands" for name, (_, stands) in _of(client, tried) if stands]
 
 

@@ -1,0 +1,116 @@
+"""A refusal as an HTTP answer, and found again behind whatever a client made of it. Knows no client, decides nothing.
+
+Some SDKs retry whatever is raised below them, and wrap it: to them a refusal of a vendor registered with
+`on_refused="response"` is an answer of status 403, which they report as their own error, once. It is known by one header.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from keyguard.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+HEADER = "x-keyguard-refusal"
+STATUS, REASON = 403, "Forbidden"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    The answer that stands for a refusal; its status is 403.
+
+    Attributes:
+        headers: Names in lower case; the values are ASCII, on one line.
+        body: JSON, in the form that most vendors' SDKs read an error from: `{"error": {"type", "code", "message"}}`.
+    """
+
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def answer_of(refusal: Refused) -> Answer:
+    """Write a refusal as an answer; its figures go along, in micro-USD, under their own names."""
+    # What a ledger decided is a value of ours; its figures are in the other fields.
+    figures = {name: value for name, value in vars(refusal).items() if name != "decision" and isinstance(value, str | int | float)}
+    said = {"error": type(refusal).__name__, "reason": refusal.reason, **figures}
+    error = {"type": _snaked(type(refusal).__name__), "code": refusal.reason, "message": str(refusal)}
+    body = json.dumps({"type": "error", "error": error, "keyguard": said}).encode()
+    # `x-should-retry` is read by the SDKs of OpenAI and Anthropic, before they look at the status.
+    headers = {"content-type": "application/json", "content-length": str(len(body)), "x-should-retry": "false"}
+    return Answer({**headers, HEADER: json.dumps({**said, "message": str(refusal)})}, body)
+
+
+def refusal_of(found: object) -> Refused | None:
+    """
+    Return keyguard's refusal behind an exception or an HTTP answer; None where keyguard refused nothing.
+
+    Found as itself, in an exception's causes, contexts and groups, and in the answer that a vendor registered with
+    `on_refused="response"` gives for it: that of httpx, requests or aiohttp, or an SDK's error with such a `response`.
+    """
+    if not isinstance(found, BaseException):
+        return _told(found)
+    for error in _chain(found):
+        refusal = error if isinstance(error, Refused) else _told(_attribute(error, "response")) or _told(error)
+        if refusal is not None:
+            return refusal
+    return None
+
+
+def _told(answer: object) -> Refused | None:
+    """Return the refusal that an answer's header tells of."""
+    get = _attribute(_attribute(answer, "headers"), "get")
+    try:
+        said: Any = json.loads(str(get(HEADER))) if callable(get) else None
+    except Exception:
+        # Not the answer's header, or not headers at all.
+        return None
+    if not isinstance(said, dict):
+        return None
+    fields = cast("dict[str, Any]", said)
+    kind = next((kind for kind in _kinds(Refused) if kind.__name__ == fields.get("error")), Refused)
+    known = {name: fields[name] for name in kind.field_names() if isinstance(fields.get(name), str | int | float)}
+    return kind(str(fields.get("message", "")), **known)
+
+
+def _attribute(of: object, name: str) -> Any:
+    try:
+        return getattr(of, name, None)
+    except Exception:
+        # A property of somebody else's error: httpx raises RuntimeError from some.
+        return None
+
+
+def _kinds(kind: type[Refused]) -> Iterator[type[Refused]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _kinds(below)
+
+
+def _chain(start: BaseException) -> Iterator[BaseException]:
+    todo: list[BaseException | None] = [start]
+    seen: set[int] = set()
+    while todo:
+        error = todo.pop()
+        # Chains can be circular: a re-raised error may be its own context's cause.
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        yield error
+        todo += [error.__context__, error.__cause__, *_members(error)]
+
+
+def _members(error: BaseException) -> tuple[BaseException, ...]:
+    # By attribute, so that the exceptiongroup backport of Python 3.10 is understood as well.
+    members: object = getattr(error, "exceptions", ())
+    if not isinstance(members, tuple | list):
+        return ()
+    return tuple(member for member in cast("Iterable[object]", members) if isinstance(member, BaseException))
+
+
+def _snaked(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() and at else letter.lower() for at, letter in enumerate(name))
