@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from keyguard.install import Installation
     from tests.doors import Ask, Door, Expected, Situation
     from tests.doors.vendors import World
+    from tests.support_json_server import JsonServer
 
 _CAP_USD = 100
 _runs = itertools.count(1)
@@ -84,13 +86,19 @@ def _wrongly_raised(raised: BaseException | None, expected: Expected) -> Iterato
 
 def _leaks(world: World, door: Door, ask: Ask, installed: Installation) -> Iterator[str]:
     """Say where a secret went that is not the vendor's, or a token anywhere."""
-    told = {server: str(server.requests) for server in (world.nobody, *world.servers.values())}
+    told = {server: _told(server) for server in (world.nobody, *world.servers.values())}
     if any(installed.key.token in said for said in told.values()):
         yield "a vault token was sent"
     if any(door.kind.secret in said for server, said in told.items() if server is not world.of(door.kind)):
         yield "the vendor's secret was sent to another host"
     if ask.credential == "TOKEN" and told[world.of(door.kind)].count(door.kind.secret) != len(world.of(door.kind).requests):
         yield "the vendor did not get its secret with each request"
+
+
+def _told(server: JsonServer) -> str:
+    """Return all that a server was told, Basic decoded besides."""
+    basic = [arrived.headers.get("authorization", "").partition("Basic ")[2] for arrived in server.requests]
+    return f"{server.requests} {[base64.b64decode(value) for value in basic]}"
 
 
 def table(found: Mapping[tuple[str, str], Cell | None]) -> str:

@@ -13,13 +13,19 @@ import requests.adapters
 import resend
 import stripe
 import urllib3
+from twilio.base.exceptions import TwilioRestException
+from twilio.http.http_client import TwilioHttpClient
 
 from tests.doors import Door
-from tests.doors.vendors import RESEND, STRIPE
+from tests.doors.vendors import RESEND, STRIPE, TWILIO
 from tests.support_libraries import HTTPX
+from tests.support_twilio_clients import MESSAGE, awaited, client_for
+from tests.support_twilio_server import ACCOUNT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+
+    from twilio.http import HttpClient
 
     from tests.doors import Ask
 
@@ -109,6 +115,47 @@ async def _aresend(ask: Ask) -> Any:
         return await resend.Emails.send_async(_MAIL, _options(ask))  # type: ignore[arg-type]  # -- a dict
 
 
+# -- Twilio's SDK ------------------------------------------------------------------------------------
+
+
+def _twilio(make: Callable[[], HttpClient]) -> Callable[[Ask], Any]:
+    return lambda ask: client_for(ask.base, ask.credential, http_client=make()).messages.create(**MESSAGE)
+
+
+def _atwilio(ask: Ask) -> Any:
+    # Of as many attempts as it is told, the first is one.
+    return awaited(ask.base, lambda client: client.messages.create_async(**MESSAGE), ask.credential, max_retries=ask.retries + 1)
+
+
+class _Stubborn(TwilioHttpClient):  # type: ignore[misc]  # -- the SDK has no types
+    """A client of the user's own, which tries again."""
+
+    def __init__(self, retries: int) -> None:
+        super().__init__()
+        self._left = retries
+
+    def request(self, *args: Any, **options: Any) -> Any:
+        """Send, and send again."""
+        while (answer := super().request(*args, **options)).status_code >= 429 and self._left:
+            self._left -= 1
+        return answer
+
+
+def _stubborn(ask: Ask) -> Any:
+    return client_for(ask.base, ask.credential, http_client=_Stubborn(ask.retries)).messages.create(**MESSAGE)
+
+
+def _http_client(ask: Ask) -> dict[str, Any]:
+    form = {"To": MESSAGE["to"], "From": MESSAGE["from_"], "Body": MESSAGE["body"]}
+    return {"method": "POST", "url": f"{ask.base}{TWILIO.path}", "data": form, "auth": (ACCOUNT, ask.credential)}
+
+
+def _created(response: Any) -> Any:
+    if response.status_code >= 300:
+        raise TwilioRestException(response.status_code, "/")
+    return response
+
+
 # -- raw clients -------------------------------------------------------------------------------------
 
 
@@ -178,7 +225,17 @@ async def _aiohttp_function(ask: Ask) -> Any:
 
 DOORS = (
     *(
-        Door(f"stripe, {name}", STRIPE, call, follows, sees_hops=False, retries=True, has_key=True, knows_proxies=name != "aiohttp")
+        Door(
+            f"stripe, {name}",
+            STRIPE,
+            call,
+            follows,
+            sees_hops=False,
+            retries=True,
+            repeats_limits=False,
+            has_key=True,
+            knows_proxies=name != "aiohttp",
+        )
         for name, call, follows in (
             ("requests", _stripe(stripe.RequestsClient), True),
             ("httpx", _stripe(lambda: stripe.HTTPXClient(allow_sync_methods=True)), False),
@@ -189,9 +246,30 @@ DOORS = (
             ("raw_request", _raw_request, True),
         )
     ),
-    Door("stripe, urllib", STRIPE, _stripe(stripe.UrllibClient), False, sees_hops=False, retries=True, has_key=True, knows_proxies=False),
+    Door(
+        "stripe, urllib",
+        STRIPE,
+        _stripe(stripe.UrllibClient),
+        False,
+        sees_hops=False,
+        retries=True,
+        repeats_limits=False,
+        has_key=True,
+        knows_proxies=False,
+    ),
     Door("resend, requests", RESEND, _resend, sees_hops=False),
     Door("resend, httpx asyncio", RESEND, _run("asyncio", _aresend), follows=False, sees_hops=False, takes_any=True),
+    Door("twilio, requests", TWILIO, _twilio(TwilioHttpClient), follows=False),
+    Door("twilio, aiohttp", TWILIO, _atwilio, follows=False, retries=True, repeats_limits=False, knows_proxies=False),
+    Door("twilio, own", TWILIO, _stubborn, follows=False, retries=True),
+    Door("twilio, http_client", TWILIO, lambda ask: _created(TwilioHttpClient().request(**_http_client(ask))), follows=False),
+    Door(
+        "twilio, async http",
+        TWILIO,
+        lambda ask: _created(awaited(ask.base, lambda client: client.http_client.request(**_http_client(ask)))),
+        follows=False,
+        knows_proxies=False,
+    ),
     Door("requests function", STRIPE, lambda ask: _good(requests.post(**_raw(ask)))),  # noqa: S113 -- on loopback
     Door("requests session", STRIPE, _session, retries=True),
     Door("requests prepared", STRIPE, _prepared, retries=True),

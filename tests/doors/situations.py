@@ -19,7 +19,7 @@ _TURNS_TO_GET = frozenset({301, 302, 303})
 
 def _unfollowed(door: Door) -> tuple[str, ...]:
     """Return what the caller gets where a redirect is not followed, or not to its end: the SDK's own error, or the client's."""
-    return () if door.takes_any else ("Error", "Redirects")
+    return () if door.takes_any else ("Error", "Redirects", "RestException")
 
 
 def _plain(world: World, door: Door) -> tuple[Ask, Expected]:
@@ -99,14 +99,14 @@ def _failing(status: int, *, with_key: bool) -> Callable[[World, Door], tuple[As
     """Answer twice that it failed, and then well, to a client that tries again."""
 
     def prepare(world: World, door: Door) -> tuple[Ask, Expected] | None:
-        if not door.retries or (status == 429 and door.has_key) or (not with_key and door.has_key):
-            # Stripe's SDK does not repeat a 429, and makes a key where there is none.
+        if not door.retries or (status == 429 and not door.repeats_limits) or (not with_key and door.has_key):
+            # Stripe's SDK makes a key where there is none.
             return None
         server = world.of(door.kind)
         server.scripted = [Answer(status, {"error": {"type": "api_error", "message": "m"}}) for _ in range(2)]
         ask = Ask(server.url, door.kind.secret, key="k1" if with_key else "", retries=2)
         # Without a key each send may be executed; after a 429 none was.
-        sends = 1 if with_key or status == 429 else 3
+        sends = 1 if (with_key and door.kind.is_idempotent) or status == 429 else 3
         return ask, Expected(sent=3, kept=sends, counted=sends)
 
     return prepare

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tests.support_json_server import Answer, JsonServer
+from tests.support_twilio_server import ACCOUNT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,8 +49,12 @@ def _intent(n: int) -> dict[str, Any]:
 
 STRIPE = Kind("stripe", "/v1/payment_intents", 1_000_000, "sk_test_real", "STRIPE_SECRET_KEY", _intent)
 RESEND = Kind("resend", "/emails", 900, "re_real", "RESEND_API_KEY", lambda n: {"id": f"00000000-0000-4000-8000-{n:012d}"})
+TWILIO = Kind(
+    "twilio", f"/2010-04-01/Accounts/{ACCOUNT}/Messages.json", 14_800, "twilio_real", "TWILIO_AUTH_TOKEN",
+    lambda n: {"sid": f"SM{n:032x}", "status": "queued", "num_segments": "1"}, is_idempotent=False,
+)  # fmt: skip
 # A further vendor is a further line here, and its doors in rows.py.
-KINDS = (STRIPE, RESEND)
+KINDS = (STRIPE, RESEND, TWILIO)
 # Listed as each vendor's too; no name server knows it.
 NOWHERE = {kind.name: f"http://{kind.name}.invalid" for kind in KINDS}
 
