@@ -81,7 +81,7 @@ class World:
     def flow(self, call: Call) -> tuple[Ticket, Flow]:
         """Open a ticket and its flow."""
         ticket = context.Ticket(call)
-        flow = guarded(ticket, vendor_named("stripe"), self.find, new_id=lambda: next(self._ids))
+        flow = guarded(ticket, vendor_named(call.vendor), self.find, new_id=lambda: next(self._ids))
         ticket.flow = weakref.ref(flow)
         return ticket, flow
 

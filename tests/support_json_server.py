@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -63,6 +65,7 @@ class JsonServer:
         self.requests: list[Arrived] = []
         self.scripted: list[Answer] = []
         self._lock = threading.Lock()
+        self._changed, self._connections = threading.Condition(), 0
 
     def __enter__(self) -> JsonServer:
         world = self
@@ -72,6 +75,13 @@ class JsonServer:
 
             def log_message(self, *_: Any) -> None:
                 pass
+
+            def handle(self) -> None:
+                world._count(1)
+                try:
+                    super().handle()
+                finally:
+                    world._count(-1)
 
             def handle_one(self) -> None:
                 content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -106,6 +116,20 @@ class JsonServer:
         with self._lock:
             self.requests.append(arrived)
             return self.scripted.pop(0) if self.scripted else self.answer(arrived)
+
+    def wait_until_quiet(self) -> None:
+        """Wait until nobody is connected: what a client that went away had sent is executed then, or never."""
+        # Connections are accepted in their order: after this one, all earlier ones are counted.
+        with contextlib.closing(HTTPConnection(self.host, timeout=10)) as last:
+            last.request("OPTIONS", "/quiet", headers={"Connection": "close"})
+            last.getresponse().read()
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._connections == 0, timeout=10)
+
+    def _count(self, change: int) -> None:
+        with self._changed:
+            self._connections += change
+            self._changed.notify_all()
 
     @property
     def host(self) -> str:

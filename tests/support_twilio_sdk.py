@@ -57,17 +57,20 @@ def _only(pattern: str, path: Path) -> str:
 
 
 def _made_in(module: Path, product: str, folder: Path) -> Iterator[Made]:
-    tree = ast.parse(module.read_text(encoding="utf-8"))
-    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    bodies = frozenset(key for one in classes for key in _keys_of_body(one))
+    text = module.read_text(encoding="utf-8")
+    if "self._uri" not in text:
+        return
+    classes = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+    bodies = frozenset(key for one in classes for part in ast.walk(one) if isinstance(part, ast.ClassDef) for key in _keys_of_body(part))
+    version = module.relative_to(folder).parts[0].removesuffix(".py")
     for owner in classes:
-        uri = next((_text(node.value) for node in ast.walk(owner) if isinstance(node, ast.Assign) and _is_uri(node.targets[0])), None)
-        functions = [node for node in owner.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        # The awaited twins make the same requests.
+        functions = [node for node in owner.body if isinstance(node, ast.FunctionDef)]
+        assigned = (node for one in functions if one.name == "__init__" for node in ast.walk(one) if isinstance(node, ast.Assign))
+        uri = next((_text(node.value) for node in assigned if _is_uri(node.targets[0])), None)
         for function in functions if uri is not None else []:
             for method in _methods(function):
-                version = module.relative_to(folder).parts[0].removesuffix(".py")
-                path = f"/{_version(folder, version)}/{_ID.sub('*', uri or '').strip('/')}"
-                yield Made(method, product, path, _fields(function, bodies))
+                yield Made(method, product, f"/{_version(folder, version)}/{_ID.sub('*', uri or '').strip('/')}", _fields(function, bodies))
 
 
 @cache

@@ -187,6 +187,19 @@ def test_a_live_secret_beside_a_policy_for_tests_is_a_problem(
     assert "vault_key_" not in text
 
 
+@pytest.mark.parametrize(("policy", "level"), [("billing-test", "note"), ("billing", "ok")])
+def test_a_secret_without_a_mark_is_a_note_beside_a_policy_for_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, level: str
+) -> None:
+    """Twilio's tokens for tests look like its live ones: nobody can tell, and that is what is said."""
+    monkeypatch.setenv("TWILIO_AUTH_TOKEN", "0123456789abcdef0123456789abcdef")
+    ((found, text),) = _found("secret twilio", _policy(tmp_path, f'name = "{policy}"\nrun_usd_cap = 1'))
+
+    assert found == level
+    assert ("whether it is a live one" in text) == (level == "note")
+    assert "0123456789" not in text
+
+
 def test_old_prices_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plug that knows when its prices were read is asked for it."""
     for day, level in ((date(2026, 11, 1), "ok"), (date(2026, 1, 1), "warning")):

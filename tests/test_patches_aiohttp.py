@@ -408,3 +408,22 @@ def test_a_session_made_before_install_is_guarded(run: Any, url: str) -> None:
 def test_the_supported_versions_are_known() -> None:
     """Middlewares are there from 3.12 on."""
     assert [patch.supports(version) for version in ("3.12.0", "3.14.5", "4.0", "3.11.18", "2.0", "unknown")] == [True] * 3 + [False] * 3
+
+
+def test_many_at_once_stop_at_one_cap(run: Any, url: str, vendor: Vendor) -> None:
+    """One session, 100 charges wanted at once: 25 go through, and nobody is refused while there is money."""
+    installed = run(run_usd_cap=25)
+
+    async def charge(session: aiohttp.ClientSession) -> bool:
+        try:
+            async with session.post(url, data=FORM, headers=AUTH) as response:
+                await response.read()
+        except keyguard.SpendCapExceeded:
+            return False
+        return True
+
+    async def main() -> int:
+        async with aiohttp.ClientSession() as session:
+            return sum(await asyncio.gather(*(charge(session) for _ in range(100))))
+
+    assert (asyncio.run(main()), vendor.executed, counted(installed)) == (25, 25, (25 * USD, 0, 0))

@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -420,3 +421,20 @@ def test_a_token_in_a_header_that_redirects_keep_is_refused_at_the_foreign_hop(
 def test_the_supported_versions_are_known() -> None:
     """The seam stands where we look from 2.25 on."""
     assert [patch.supports(version) for version in ("2.25.0", "2.34.2", "3.0", "2.24.9", "1.0", "unknown")] == [True] * 3 + [False] * 3
+
+
+def test_many_threads_stop_at_one_cap(run: Any, url: str, vendor: Vendor) -> None:
+    """One session, 8 threads, 60 charges wanted: 25 go through, and nobody is refused while there is money."""
+    installed = run(run_usd_cap=25)
+
+    def charge(_: int) -> bool:
+        try:
+            session.post(url, data=FORM, headers=AUTH).raise_for_status()
+        except keyguard.SpendCapExceeded:
+            return False
+        return True
+
+    with requests.Session() as session, ThreadPoolExecutor(8) as pool:
+        charged = sum(pool.map(keyguard.wrap(charge), range(60)))
+
+    assert (charged, vendor.executed, counted(installed)) == (25, 25, (25 * USD, 0, 0))

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import subprocess
+import sys
 import urllib.request
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import aiohttp
+import jwt
 import pytest
 import requests
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from twilio.base.client_base import ClientBase
 from twilio.base.exceptions import TwilioRestException
 from twilio.credential.client_credential_provider import ClientCredentialProvider
 from twilio.credential.credential_provider import CredentialProvider
@@ -23,10 +29,12 @@ from twilio.http.async_http_client import AsyncTwilioHttpClient
 from twilio.http.client_token_manager import ClientTokenManager
 from twilio.http.http_client import TwilioHttpClient
 from twilio.http.response import Response
+from twilio.http.validation_client import ValidationClient, ValidationPayload
+from twilio.jwt.validation import ClientValidationJwt
 from twilio.rest import Client
 
 import keyguard
-from keyguard import telemetry
+from keyguard import patches, telemetry
 from keyguard.errors import ConfigurationError, EndpointNotAllowed, MalformedCall, RuleViolated
 from keyguard.patches.twilio import aread, patch
 from tests.support_json_server import Answer, JsonServer
@@ -236,6 +244,17 @@ def test_arguments_that_are_none_are_the_sdks_own_error(run: Any, server: JsonSe
     assert (counted(installed), server.requests) == ((0, 0, 0), [])
 
 
+def test_what_cannot_be_read_is_not_left_to_a_client_that_nobody_guards(run: Any, server: JsonServer) -> None:
+    """A user's own client might make something of it: refused, with what is allowed."""
+    run()
+    client = client_for(server.url, http_client=Urllib())
+    for arguments in (("POST", b"https://api.twilio.com/x"), ("POST", "no url"), ("POST", server.url + MESSAGES, [1])):
+        with pytest.raises(ConfigurationError, match="must be text"):
+            client.request(*arguments)
+
+    assert server.requests == []
+
+
 # -- refusals --------------------------------------------------------------------------------------
 
 
@@ -308,6 +327,15 @@ def test_each_send_of_an_awaited_client_reserves(run: Any, server: JsonServer, v
 
     assert counted(installed) == (1, 0, 2)
     assert (installed.usage().calls, len(server.requests), vendor.segments) == (3, 3, 3)
+
+
+def test_each_send_again_is_in_doubt_as_soon_as_it_failed(run: Any, server: JsonServer, vendor: Twilio) -> None:
+    """Its answer is dropped unread: two sends fit, the third is refused, and no hold of theirs waits for the next call."""
+    installed, vendor.unstable = run(run_usd_cap="0.03"), 3
+    with pytest.raises(keyguard.SpendCapExceeded):
+        awaited(server.url, lambda client: client.messages.create_async(**MESSAGE), max_retries=3)
+
+    assert (counted(installed), len(server.requests)) == ((0, 0, 2), 2)
 
 
 def test_a_send_again_that_does_not_fit_is_refused(run: Any, server: JsonServer, vendor: Twilio) -> None:
@@ -535,6 +563,23 @@ def test_a_client_of_the_users_own_gets_the_secret_in_place_of_the_token(run: An
     assert authorizations(server) == [f"{ACCOUNT}:{TOKEN}"]
 
 
+def test_a_client_that_signs_its_requests_signs_the_real_secret(run: Any, server: JsonServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Public key client validation hashes the credentials: with the token's hash Twilio would refuse what arrives."""
+    installed = run()
+    monkeypatch.setenv("TWILIO_AUTH_TOKEN", TOKEN)
+    key = rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
+    signing = ValidationClient(ACCOUNT, "SK1", "CR1", pem)
+    client_for(server.url, installed.key.token, http_client=signing).messages.create(**MESSAGE)
+    (arrived,) = server.requests
+    signed = jwt.decode(arrived.headers["twilio-client-validation"], key.public_key(), algorithms=["RS256"], options={"verify_aud": False})
+    sent = ValidationPayload("POST", MESSAGES, "", arrived.headers, ["authorization", "host"], arrived.content.decode())
+
+    assert authorizations(server) == [f"{ACCOUNT}:{TOKEN}"]
+    assert signed["rqh"] == ClientValidationJwt(ACCOUNT, "SK1", "CR1", pem, sent)._generate_payload()["rqh"]
+    assert counted(installed) == (1, 0, 0)
+
+
 def test_a_token_of_a_credential_provider_is_refused(run: Any, server: JsonServer) -> None:
     """Whose key pays is known before a provider is asked, so a token from there would be nobody's; the message says where it belongs."""
     installed = run()
@@ -602,6 +647,43 @@ def test_no_number_is_in_a_span_or_a_row(run: Any, server: JsonServer, monkeypat
     kept = " ".join([*(span.to_json() for span in exporter.get_finished_spans()), str(list(keyguard_ledger.entries())), str(refusal.value)])
 
     assert [found for found in (TO[2:], FROM[2:], INVALID[2:], "top secret") if found in kept] == []
+
+
+# -- arming ----------------------------------------------------------------------------------------
+
+
+def test_the_seam_stands_in_the_class_that_defines_the_method_and_goes_away() -> None:
+    """`Client` inherits it: the base class is patched, and gets its very function back."""
+    before = [vars(ClientBase)[name] for name in ("request", "request_async")]
+    patches.arm()
+    live, during = patches.live_seams(), [vars(ClientBase)[name] for name in ("request", "request_async")]
+    patches.disarm()
+
+    assert (live["twilio.sync"], live["twilio.async"]) == (True, True)
+    assert [one is other for one, other in zip(before, during, strict=True)] == [False, False]
+    assert [vars(ClientBase)[name] for name in ("request", "request_async")] == before
+    assert not {"request", "request_async"} & set(vars(Client))
+
+
+@pytest.mark.parametrize("first", ["twilio.rest", "twilio.base.client_base", "twilio.rest.api"])
+def test_a_client_that_is_imported_later_is_guarded_then(first: str) -> None:
+    """In whatever order its modules come."""
+    code = f"import keyguard, {{}}; keyguard.install('sqlite://'); import {first}, twilio.rest; print(keyguard.install('sqlite://').seams)"
+    said = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code.format("sys")], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+
+    assert "'twilio.sync': True, 'twilio.async': True" in said
+
+
+def test_an_older_client_fails_every_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """7 has no class that could be patched here: install() says what is supported, each time."""
+    found = vars(patches)["version"]
+    monkeypatch.setattr(patches, "version", lambda name: "7.17.0" if name == "twilio" else found(name))
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"twilio 7\.17\.0 is not supported .*twilio>=8"):
+            patches.arm()
+    patches.disarm()
 
 
 def test_the_supported_versions_are_known() -> None:

@@ -166,8 +166,9 @@ def test_classifying_is_a_look_up() -> None:
     """A call that was seen before costs a few microseconds at most; a new path less than a tenth of a millisecond."""
     seen = write("/v1/payment_intents/pi_1/capture")
     again = min(timeit.repeat(lambda: vendor.classify(seen), number=2000, repeat=5)) / 2000
-    fresh = [write(f"/v1/invoices/in_{number}/lines/il_{number}") for number in range(2000)]
-    first = timeit.timeit(lambda: [vendor.classify(made) for made in fresh], number=1) / 2000
+    fresh = [[write(f"/v1/invoices/in_{lot}_{number}/lines/il_{number}") for number in range(500)] for lot in range(5)]
+    # The best of several lots: the machine may be busy with other things.
+    first = min(timeit.timeit(lambda lot=lot: [vendor.classify(made) for made in lot], number=1) for lot in fresh) / 500  # type: ignore[misc]  # -- a lambda's default
 
     assert again < 10e-6
     assert first < 100e-6

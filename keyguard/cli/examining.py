@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from keyguard.model import Policy
     from keyguard.patches import Patch
     from keyguard.settings import Settings
-    from keyguard.vendors import Dated
+    from keyguard.vendors import Dated, Vendor
 
 Level = Literal["ok", "note", "warning", "problem"]
 # Ways to a vendor that no seam stands in; by distribution, "" = always there.
@@ -33,6 +33,8 @@ _UNWATCHED = {
     "subprocesses (curl, the vendors' own CLIs)": "",
     "pycurl": "pycurl",
     "urllib3 used directly": "urllib3",
+    "httpcore used directly": "httpcore",
+    "an adapter of requests or a transport of httpx used by itself": "",
     "httplib2": "httplib2",
     "tornado's client": "tornado",
     "niquests": "niquests",
@@ -245,11 +247,20 @@ def _secrets(for_tests: list[str]) -> Findings:
             yield Finding("ok", about, f"{vendor.secret_env or 'no variable'} is not set (needed only for calls that carry a vault token)")
         elif secret.startswith(TOKEN_PREFIX):
             yield Finding("problem", about, f"{vendor.secret_env} holds a vault token, where the vendor's real secret belongs")
-        elif secret.startswith(getattr(vendor, "live_prefixes", ()) or ("\0",)) and for_tests:
+        elif for_tests and not _live_prefixes(vendor):
+            text = f"{vendor.secret_env} is set, and nobody can see from it whether it is a live one; these policies are for tests by"
+            yield Finding("note", about, f"{text} their names: {', '.join(for_tests)}")
+        elif for_tests and secret.startswith(_live_prefixes(vendor)):
             text = f"{vendor.secret_env} holds a live secret, and these policies are for tests by their names: {', '.join(for_tests)}"
             yield Finding("problem", about, f"{text}. Use a test secret beside them")
         else:
             yield Finding("ok", about, f"{vendor.secret_env} is set")
+
+
+def _live_prefixes(vendor: Vendor) -> tuple[str, ...]:
+    """Return how a vendor's live secrets begin; () where they look like those for tests (Twilio's tokens, Resend's keys)."""
+    found: tuple[str, ...] = getattr(vendor, "live_prefixes", ())
+    return found
 
 
 # -- prices ----------------------------------------------------------------------------------------

@@ -27,34 +27,33 @@ class Content(wrapt.ObjectProxy[Any]):
 
     async def read(self, n: int = -1) -> bytes:
         """Read up to so many bytes, or all."""
-        return await self._self_kept(self.__wrapped__.read(n), is_all=n < 0)
+        found: bytes = await self._self_kept(self.__wrapped__.read(n), is_all=n < 0)
+        return found
 
     async def readany(self) -> bytes:
         """Read what has come."""
-        return await self._self_kept(self.__wrapped__.readany())
+        found: bytes = await self._self_kept(self.__wrapped__.readany())
+        return found
 
     async def readexactly(self, n: int) -> bytes:
         """Read so many bytes."""
-        return await self._self_kept(self.__wrapped__.readexactly(n))
+        found: bytes = await self._self_kept(self.__wrapped__.readexactly(n))
+        return found
 
     async def readline(self, **more: Any) -> bytes:
         """Read a line."""
-        return await self._self_kept(self.__wrapped__.readline(**more))
+        found: bytes = await self._self_kept(self.__wrapped__.readline(**more))
+        return found
 
     async def readuntil(self, separator: bytes = b"\n", **more: Any) -> bytes:
         """Read up to a separator."""
-        return await self._self_kept(self.__wrapped__.readuntil(separator, **more))
+        found: bytes = await self._self_kept(self.__wrapped__.readuntil(separator, **more))
+        return found
 
     async def readchunk(self) -> tuple[bytes, bool]:
         """Read a chunk as it was sent."""
-        is_whole = False
-
-        async def part() -> bytes:
-            nonlocal is_whole
-            found, is_whole = await self.__wrapped__.readchunk()
-            return bytes(found)
-
-        return await self._self_kept(part()), is_whole
+        found: tuple[bytes, bool] = await self._self_kept(self.__wrapped__.readchunk())
+        return found
 
     def read_nowait(self, n: int = -1) -> bytes:
         """Read what is there."""
@@ -80,14 +79,14 @@ class Content(wrapt.ObjectProxy[Any]):
         """Yield chunks as they were sent."""
         return type(self.__wrapped__).iter_chunks(self)
 
-    async def _self_kept(self, reading: Awaitable[bytes], *, is_all: bool = False) -> bytes:
+    async def _self_kept(self, reading: Awaitable[Any], *, is_all: bool = False) -> Any:
         try:
-            part = await reading
+            found = await reading
         except Exception:
             # An answer that breaks has ended, whoever keeps it.
             await self._self_tail.aend()
             raise
-        self._self_tail.keep(part)
+        self._self_tail.keep(found[0] if isinstance(found, tuple) else found)
         if is_all or self.__wrapped__.at_eof():
             await self._self_tail.aend()
-        return part
+        return found

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # No JSON that says what a call cost is near it; a longer one is passed on and not kept, and its cost is not known.
 _LONGEST = 1 << 20
+_FAILED = 500
 
 
 class Tail:
@@ -43,7 +44,10 @@ class Tail:
         self._parts: list[bytes] = []
         self._left = _LONGEST
         self._is_ended = False
-        ticket.tail = weakref.ref(self)
+        head = ticket.attempts[-1].reply
+        # No body of a failure says what it cost, and a client that tries again drops it unread.
+        if head is not None and head.status < _FAILED:
+            ticket.tail = weakref.ref(self)
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the parts."""

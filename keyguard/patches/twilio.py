@@ -75,16 +75,27 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoi
 
 
 def aread(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoing | None:
-    """Read one logical call from (method, uri, params, data, headers, auth, …); what is none is the SDK's own error."""
+    """
+    Read one logical call from (method, uri, params, data, headers, auth, …); what is none is the SDK's own error.
+
+    Raises:
+        ConfigurationError: what cannot be read goes to an HTTP client that nobody guards.
+    """
     given = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
     method, uri = given.get("method"), given.get("uri")
-    if not isinstance(method, str) or not isinstance(uri, str):
-        return None
     try:
+        if not isinstance(method, str) or not isinstance(uri, str):
+            raise TypeError
         final = urlsplit(instance.get_hostname(uri))
         path, query = reading.address(uri, given.get("params"), is_async=reading.is_awaited(instance.http_client))
-    except ValueError:
-        return None
+    except (ValueError, TypeError):
+        if _is_seen(instance.http_client):
+            # Whatever the library makes of it passes the wire's own seam.
+            return None
+        raise ConfigurationError(
+            "this request of twilio's client cannot be read: its method and URL must be text, the URL whole, and params a dictionary. "
+            "Its http_client is one whose sends nobody else sees, so nothing was sent."
+        ) from None
     headers: Mapping[str, str] = given.get("headers") or {}
     body, document = reading.body_of(instance, given.get("data"), headers.get("Content-Type"))
     call = Call(

@@ -2,18 +2,18 @@
 
 A quote is of the call's own leg. What a TwiML document says that Twilio fetches (`Url`, `ApplicationSid`) is not in the request:
 it is the caller's own application that answers, and further legs that it dials are calls of its doing, which a policy keeps out
-by a rule on `Url`. A document in the request (`Twiml`) is read: one that only speaks and plays is bounded, any other is not.
+by a rule on `Url`. A document in the request (`Twiml`) is read.
 """
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from keyguard.errors import MalformedCall
 from keyguard.model import Quote, Unbounded
 from keyguard.vendors import _twilio_places as places
 from keyguard.vendors import _twilio_prices as prices
+from keyguard.vendors import _twilio_twiml as twiml
 from keyguard.vendors._twilio_fields import Fields
 
 if TYPE_CHECKING:
@@ -25,18 +25,8 @@ _FIELDS = (
 )  # fmt: skip
 # "You can use any value between just one minute, all the way up to that 24 hour limit."
 LONGEST = 86_400
-_TAG = re.compile(r"<\s*/?\s*([^\s/>?]*)")
-_SAY = re.compile(r"<\s*Say\b[^>]*")
-_LOOP = re.compile(r"""\bloop\s*=\s*["']\s*([1-9][0-9]{0,2})\s*["']""")
-# Verbs that add nothing but time to a call, and what may stand within a spoken text.
-_QUIET = frozenset({
-    "?xml", "Response", "Say", "Play", "Pause", "Hangup", "Reject", "Leave", "break", "emphasis", "lang", "p", "phoneme", "prosody", "s",
-    "say-as", "sub", "w", "amazon:effect", "amazon:domain", "amazon:emotion",
-})  # fmt: skip
-_SPEECH_UNIT = 100  # characters
-_GOES_ON = Unbounded("has TwiML that may do more than speak and play: it may dial, record, pay or go on elsewhere")
-_ENDLESS = Unbounded("has TwiML that speaks again and again; give each <Say> a loop from 1 to 999")
 _FETCHES = Unbounded("gives a call that runs another document, fetched from a URL, which may call others")
+_DIALS = Unbounded("lets a call that runs dial others, for as long as it may still last")
 _LONGER = Unbounded("gives a call that runs another time limit, at a price a minute that is not in the request")
 _ANNOUNCES = Unbounded("plays a document that is fetched from a URL, which may speak at a price by the character")
 _WHATSAPP = Unbounded("calls over WhatsApp, whose price is in no list")
@@ -57,13 +47,12 @@ def create(call: Call, operation: Operation) -> Quote:
     is_conference = operation.name.startswith("conferences.")
     minute += listed.price("call_extras", "conference") if is_conference else 0
     minute += listed.price("call_extras", "recording") * _recordings(fields)
-    amount = minute * minutes
-    if fields.is_set("MachineDetection"):
-        amount += listed.price("call_extras", "machine_detection")
+    once = listed.price("call_extras", "machine_detection") if fields.is_set("MachineDetection") else 0
     if not is_conference and not fields.text("Url") and not fields.text("ApplicationSid"):
-        spoken, why = speech(fields.text("Twiml"))
-        amount, unbounded = amount + spoken, unbounded or why
-    return Quote(amount, unbounded=unbounded)
+        document = twiml.read(fields.text("Twiml"))
+        # A leg that the call dials ends with it.
+        minute, once, unbounded = minute + document.minute, once + document.speech, unbounded or document.unbounded
+    return Quote(minute * minutes + once, unbounded=unbounded)
 
 
 def _recordings(fields: Fields) -> int:
@@ -83,7 +72,7 @@ def _leg(fields: Fields, listed: prices.Prices) -> tuple[Money, Unbounded | None
     if channel == "whatsapp":
         return 0, _WHATSAPP
     if channel or not rest:
-        raise MalformedCall("To is missing, or not whom Twilio calls; write a phone number as +14155552671. Nothing was sent.")
+        raise MalformedCall("To is missing, or not whom Twilio calls; write a phone number as +14155550100. Nothing was sent.")
     place = places.place_of(rest)
     _check_caller(fields.text("From"))
     return minute_price(listed, place), places.why_unlisted(place)
@@ -92,26 +81,12 @@ def _leg(fields: Fields, listed: prices.Prices) -> tuple[Money, Unbounded | None
 def _check_caller(caller: str) -> None:
     """Refuse a caller that is no number: "If the `to` parameter is a phone number, `From` must also be a phone number."."""
     if caller and not places.is_number(caller):
-        raise MalformedCall("From must be a phone number where To is one, as +14155552671. Nothing was sent.")
+        raise MalformedCall("From must be a phone number where To is one, as +14155550100. Nothing was sent.")
 
 
 def minute_price(listed: prices.Prices, place: places.Place) -> Money:
     """Return the price of one minute to a place, of the dearest country that it may be in."""
     return max((listed.minute(region, place.kind, place.digits) for region in place.regions), default=0)
-
-
-def speech(twiml: str) -> tuple[Money, Unbounded | None]:
-    """Return what a document's speech may cost, and why that is not all, where it may do more than speak."""
-    if "<!" in twiml or not _QUIET.issuperset(name for name in _TAG.findall(twiml) if not name.startswith("?")):
-        return 0, _GOES_ON
-    loops = 1
-    for tag in _SAY.findall(twiml):
-        found = _LOOP.search(tag)
-        if found is None and "loop" in tag:
-            return 0, _ENDLESS
-        loops = max(loops, int(found[1]) if found else 1)
-    characters = len(twiml) if _SAY.search(twiml) else 0
-    return -(-characters // _SPEECH_UNIT) * loops * prices.current().price("call_extras", "speech"), None
 
 
 def update(call: Call, _operation: Operation) -> Quote:
@@ -121,8 +96,8 @@ def update(call: Call, _operation: Operation) -> Quote:
         return Quote(0, unbounded=_FETCHES)
     if "TimeLimit" in fields:
         return Quote(0, unbounded=_LONGER)
-    amount, unbounded = speech(fields.text("Twiml"))
-    return Quote(amount, unbounded=unbounded)
+    document = twiml.read(fields.text("Twiml"))
+    return Quote(document.speech, unbounded=document.unbounded or (_DIALS if document.minute else None))
 
 
 def announce(call: Call, _operation: Operation) -> Quote:

@@ -81,7 +81,7 @@ def bill_of(call: Call) -> Bill:
     listed = prices.current()
     if channel not in {*_BY_NUMBER, "messenger"}:
         raise MalformedCall(
-            "To is not an address that Twilio sends messages to (no sip: or client:); write a phone number as +14155552671, or "
+            "To is not an address that Twilio sends messages to (no sip: or client:); write a phone number as +14155550100, or "
             "whatsapp:, rcs: or messenger: before one. Nothing was sent."
         )
     is_scheduled = bool(fields.text("ScheduleType"))

@@ -29,7 +29,7 @@ _NORTH_AMERICA = 1
 _NO_COUNTRY = "001"
 _OUTSIDE = Unbounded("reaches a number of no country (a satellite, an international service), whose price is in no list")
 _PREMIUM = Unbounded("reaches a premium-rate number, whose price is in no list")
-_WRITE_E164 = "write it in E.164, as +14155552671: a plus, the country's code, the number"
+_WRITE_E164 = "write it in E.164, as +14155550100: a plus, the country's code, the number"
 
 
 @dataclass(frozen=True, slots=True)
