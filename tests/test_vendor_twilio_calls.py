@@ -132,7 +132,7 @@ def test_whom_twilio_does_not_call_is_refused(fields: dict[str, Any], says: str)
         ({"Url": None, "Twiml": "<Response><Play>https://x.io/a.mp3</Play><Hangup/></Response>"}, MINUTE),
         ({"Url": None, "Twiml": f"<Response><Say>{'a' * 300}</Say></Response>"}, MINUTE + 3 * SPEECH),
         ({"Url": None, "Twiml": '<Response><Say voice="Polly.Amy" loop="3">Hello <break/> you</Say></Response>'}, MINUTE + 3 * SPEECH),
-        ({"Url": None, "Twiml": '<?xml version="1.0"?><Response><Pause length="5"/></Response>'}, MINUTE),
+        ({"Url": None, "Twiml": '<?xml version="1.0" encoding="UTF-8"?><Response><Pause length="5"/></Response>'}, MINUTE),
         ({"Url": None, "Twiml": "<Response><Dial>+14155552672</Dial></Response>", "TimeLimit": "120"}, 4 * MINUTE),
         (
             {"Url": None, "Twiml": '<Response><Say>Hi</Say><Dial callerId="+1" timeout="9"> +19075551234 </Dial></Response>'},
@@ -160,6 +160,7 @@ def test_a_calls_extras_are_added(fields: dict[str, Any], price: int) -> None:
         "<Response><Dial><Conference>room</Conference></Dial></Response>",
         "<Response><Dial>+881612345678</Dial></Response>",
         "<Response><Say><Dial>+14155552671</Dial></Say></Response>",
+        "<?xml version='1.0' encoding='utf-7'?><Response>+ADw-Dial+AD4-+-1+ADw-/Dial+AD4-</Response>",
         "<Other><Say>Hi</Say></Other>",
         "not xml",
         "<Response><Redirect>https://x.io</Redirect></Response>",

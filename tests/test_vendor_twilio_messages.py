@@ -206,6 +206,7 @@ def test_whom_twilio_does_not_write_to_is_refused(fields: dict[str, Any], says: 
         (call(fields=[("To", US), ("Body", "x"), ("Body", "y" * 900)]), "Body is given twice"),
         (call(fields=[("To", US), ("body", "x")]), "Body must be written"),
         (call(fields=[("To[]", US)]), "To must be written"),
+        (call(fields=[("To", US), ("Body ", "y" * 900)]), "Body must be written"),
         (call(fields={"To": US}, query="Body=hello"), "Body stands in the query"),
         (call(fields={}, query=f"To={US}"), "To stands in the query"),
         (call(fields={}), "To is missing"),

@@ -27,12 +27,19 @@ def test_an_accepted_message_is_spent_at_its_estimate() -> None:
     )
 
 
-@pytest.mark.parametrize(("said", "count"), [("2", 2), ("4", 4), ("0", 25), (None, 25), ("x", 25), (3, 3), ("-1", 25)])
+@pytest.mark.parametrize(
+    ("said", "count"), [("2", 2), ("4", 4), ("0", 25), (None, 25), ("x", 25), (3, 3), ("-1", 25), ("100", 25), ("9" * 5000, 25), ("²", 25)]
+)
 def test_segments_that_twilio_has_counted_correct_the_estimate(said: Any, count: int) -> None:
     """A template's real length, up or down; "0", through a Messaging Service, says nothing."""
     outcome = answered(message(ContentSid=f"HX{SID}"), 201, {**CREATED_BODY, "num_segments": said})
 
     assert outcome.facts[0].spent == count * US_SEGMENT
+
+
+def test_only_a_word_is_kept_as_a_status() -> None:
+    """What a reply says of a person has no place in the books."""
+    assert answered(message(), 201, {**CREATED_BODY, "status": f"sent to {US}"}).facts[0].status == ""
 
 
 @pytest.mark.parametrize("fields", [{"SendAsMms": "true"}, {"To": "whatsapp:+14155552671"}, {"To": "rcs:+14155552671"}])

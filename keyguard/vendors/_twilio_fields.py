@@ -42,7 +42,7 @@ class Fields:
         self._values: dict[str, list[str]] = {}
         for written, value, is_in_body in [(*pair, True) for pair in call.body] + [(*pair, not call.is_write) for pair in call.query]:
             name = _PLACE.sub("", written) if "[" in written else written
-            known = spelt.get(name.partition("[")[0].lower())
+            known = spelt.get(name.partition("[")[0].strip().lower())
             if known is None:
                 continue
             if not is_in_body:

@@ -8,10 +8,11 @@ reconciling, because it may lack parts that are charged apart (recording, machin
 from __future__ import annotations
 
 import json
+import re
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, cast
 
-from keyguard.errors import MalformedCall
+from keyguard.errors import KeyguardError
 from keyguard.model import Fact, Outcome, to_money
 from keyguard.vendors import _twilio_fields as fields
 from keyguard.vendors import _twilio_messages as messages
@@ -26,6 +27,8 @@ _DOUBT = Outcome("doubt", source="local")
 _LONGEST_LIST = 100
 _LISTS = {"messages.list": "messages", "calls.list": "calls"}
 _READS = frozenset({"messages.fetch", "calls.fetch"})
+_SEGMENTS = re.compile(r"[1-9][0-9]?", re.ASCII)
+_STATUS = re.compile(r"[a-z_-]{1,30}", re.ASCII)
 _KINDS = ("", "local.", "mobile.", "toll_free.")
 # Whose ids are made anew for each request. Not Verify's: a second attempt within ten minutes answers with the first one's.
 _MADE = frozenset({"calls.create", "conferences.participants.create"} | {f"incoming_phone_numbers.{kind}create" for kind in _KINDS})
@@ -37,7 +40,7 @@ def read(call: Call, operation: Operation, quote: Quote, reply: Reply) -> Outcom
     request_id = reply.headers.get("twilio-request-id")
     try:
         outcome = _read(call, operation, quote, reply)
-    except (ValueError, RecursionError, MalformedCall):
+    except (ValueError, RecursionError, KeyguardError):
         outcome = _DOUBT
     return outcome if request_id is None else Outcome(outcome.ending, outcome.cost, outcome.facts, None, outcome.source, request_id)
 
@@ -65,16 +68,16 @@ def _made(call: Call, operation: Operation, quote: Quote, body: dict[str, Any]) 
         return Outcome("settled", facts=(_message(call, quote, body),), source="local")
     if operation.name in _MADE:
         object_id = body.get("call_sid", body.get("sid"))
-        return Outcome("settled", facts=(_fact(object_id, quote.amount, str(body.get("status", ""))),), source="local")
+        return Outcome("settled", facts=(_fact(object_id, quote.amount, _word(body.get("status"))),), source="local")
     return Outcome("settled", cost=quote.amount, source="local")
 
 
 def _message(call: Call, quote: Quote, body: dict[str, Any]) -> Fact:
-    bill, counted = messages.bill_of(call), str(body.get("num_segments"))
-    cost = quote.amount
-    if bill.amount == cost and counted.isdigit() and int(counted) > 0:
-        cost = bill.of_segments(int(counted))
-    status = str(body.get("status", ""))
+    bill, cost, status = messages.bill_of(call), quote.amount, _word(body.get("status"))
+    counted = _SEGMENTS.fullmatch(str(body.get("num_segments")))
+    # "0", through a Messaging Service or for later, says nothing; and a flat amount of the policy is no price of ours.
+    if counted and bill.amount == cost:
+        cost = bill.of_segments(int(counted[0]))
     if bill.is_scheduled and status == "scheduled":
         return Fact(_fact(body.get("sid"), cost, status).object_id, 0, cost, cost, status=status)
     return _fact(body.get("sid"), cost, status)
@@ -84,6 +87,11 @@ def _fact(object_id: object, cost: Money, status: str) -> Fact:
     if not paths.is_object_id(object_id):
         raise ValueError("no id")
     return Fact(str(object_id), cost, 0, cost, status=status)
+
+
+def _word(status: object) -> str:
+    """Return a status as it may be kept: one of Twilio's words, and nothing that looks otherwise."""
+    return status if isinstance(status, str) and _STATUS.fullmatch(status) else ""
 
 
 def _changed(call: Call, operation: Operation) -> Outcome:
@@ -108,8 +116,8 @@ def _seen(operation: Operation, reply: Reply) -> tuple[Fact, ...]:
 
 
 def _priced(item: dict[str, Any]) -> Fact | None:
-    object_id, status = item.get("sid"), item.get("status")
-    if not paths.is_object_id(object_id) or not isinstance(status, str):
+    object_id, status = item.get("sid"), _word(item.get("status"))
+    if not paths.is_object_id(object_id) or not status:
         return None
     if status == "canceled" and str(object_id)[:2] in {"SM", "MM"}:
         return Fact(str(object_id), 0, 0, 0, status=status)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree as ET
 
 from keyguard.model import Unbounded
 from keyguard.vendors import _twilio_places as places
 from keyguard.vendors import _twilio_prices as prices
 
 if TYPE_CHECKING:
+    from xml.etree import ElementTree as ET
+
     from keyguard.model import Money
 
 # Verbs that add nothing but time to a call.
@@ -25,6 +26,7 @@ _SPOKEN = frozenset({"break", "emphasis", "lang", "p", "phoneme", "prosody", "s"
 # Attributes of <Dial> and <Number> that change no price: `action`, `url` and `record` would.
 _PLAIN = frozenset({"answerOnBridge", "callerId", "hangupOnStar", "ringTone", "sendDigits", "sequential", "timeLimit", "timeout"})
 _LOOP = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
+_ENCODED = re.compile(r"""<\?xml[^>]*encoding\s*=\s*["'](?!utf-8["'])""", re.IGNORECASE)
 _SPEECH_UNIT = 100  # characters
 _GOES_ON = Unbounded("has TwiML that may do more than speak, play and dial numbers: it may record, pay, stream, send or go on elsewhere")
 _ENDLESS = Unbounded("has TwiML that speaks again and again; give each <Say> a loop from 1 to 999")
@@ -56,10 +58,12 @@ def read(twiml: str) -> Document:
     Raises:
         MalformedCall: a number to dial that is none.
     """
+    from xml.etree import ElementTree as ET
+
     if not twiml.strip():
         return Document()
-    if "<!" in twiml:
-        # Entities would hide verbs.
+    if "<!" in twiml or _ENCODED.search(twiml):
+        # Entities, and another encoding than the form's, would hide verbs.
         return Document(unbounded=_GOES_ON)
     try:
         root = ET.fromstring(twiml)  # noqa: S314 -- without a DOCTYPE there are no entities to expand
