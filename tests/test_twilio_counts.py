@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # micro-USD, by `keyguard/vendors/twilio_prices.json`: a segment to the US, a WhatsApp message, a minute and what TwiML may say in
 # a call, a month of a number that may be toll-free, an SMS verification that succeeds, a package of a look-up.
-SEGMENT, WHATSAPP, MINUTE, SAYING, NUMBER, VERIFICATION, PACKAGE = 14_800, 155_000, 14_000, 15_000, 2_150_000, 79_600, 8_000
+SEGMENT, WHATSAPP, MINUTE, SAYING, NUMBER, VERIFICATION, PACKAGE = 14_800, 205_000, 14_000, 15_000, 2_150_000, 79_600, 8_000
 # Of each step: operation, quote, ending, and what of it is spent in the end.
 BOOKED = [
     ("messages.create", SEGMENT, "settle", SEGMENT),
