@@ -177,7 +177,8 @@ def _log(ticket: Ticket) -> None:
     name = f"{ticket.call.vendor} {ticket.operation.name if ticket.operation else ticket.call.method}"
     extra = {"keyguard_run_id": ticket.key.run_id if ticket.key else None, "keyguard_operation": name}
     if isinstance(ticket.refusal, Refused) and is_refused(ticket):
-        _logger.warning("refused %s: %s", name, ticket.refusal, extra=extra)
+        # Its words: a handler that keeps records would keep, with the error, all that its caller had in hand.
+        _logger.warning("refused %s: %s", name, str(ticket.refusal), extra=extra)
     if receipt is None or outcome is None:
         return
     if receipt.overrun:

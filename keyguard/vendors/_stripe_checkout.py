@@ -24,10 +24,12 @@ _BOUGHT = ("line_items", "optional_items", "shipping_options", "currency", "auto
 def _basket(found: Fields) -> Costing:
     """Add up what a customer may buy at most: every item that is offered, shipped the dearest way."""
     code = found.code()
-    items = [*found.each("line_items"), *found.each("optional_items")]
+    begun = found.below("subscription_data")
+    # Older API versions name a subscription's items here.
+    items = [*found.each("line_items"), *found.each("optional_items"), *begun.each("items")]
     cost = yield from prices.total(items, code)
     cost += yield from prices.shipping(list(found.each("shipping_options")), code)
-    return cost + prices.taxed(found)
+    return cost + prices.taxed(found) + prices.taxed(begun)
 
 
 def _recurs(found: Fields) -> bool:

@@ -125,7 +125,7 @@ def _more_of(item: dict[str, Any], found: Fields) -> prices.Cost:
 
 def _item_settled(_call: Call, quote: Quote, body: dict[str, Any], request_id: str | None) -> Outcome:
     """Hold it under the invoice or customer that it waits for."""
-    if body.get("object") not in {"invoiceitem", "line_item"}:
+    if str(body.get("object")) not in {"invoiceitem", "line_item"}:
         raise ValueError("expected an invoice item")
     code = objects.priced_currency(body)
     amount = body.get("amount")

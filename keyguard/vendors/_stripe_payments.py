@@ -118,6 +118,9 @@ def _cancel(operation: Operation, _found: dict[str, str]) -> Quote:
 
 
 def _refund(operation: Operation, found: dict[str, str]) -> Quoting:
+    if found.get("origin") == "customer_balance" and operation.object_id is None:
+        # Out of what the customer has paid in; it names no charge.
+        return Quote(money.required_amount(found, code=money.check_currency(found, required=True)))
     kind, object_id = _refunded_object(operation, found)
     count = money.count_of(found, "amount")
     memory, prior = yield from _known_object(kind, object_id, is_spent=count is None)
@@ -159,13 +162,15 @@ def _close_dispute_of_charge(call: Call, operation: Operation) -> Quoting:
     return Quote(memory.amount)
 
 
-def _process(operation: Operation, found: dict[str, str]) -> Quoting:
+def _process(_operation: Operation, found: dict[str, str]) -> Quoting:
     object_id = found.get("payment_intent", "")
     if not paths.is_object_id(object_id):
         raise MalformedCall("'payment_intent' must be the id of one, which the reader is to charge; nothing was sent")
     memory, prior = yield from _known_object("payment_intent", object_id)
-    rest = max(0, memory.amount - memory.spent)
-    return Quote(rest, object_id=object_id, adopts=True, prior=prior or memory.spent)
+    quote = Quote(max(0, memory.amount - memory.spent), object_id=object_id, adopts=True, prior=prior or memory.spent)
+    if any(name.startswith("process_config[tipping]") for name in found):
+        return objects.unbounded("lets the customer add a tip; without process_config[tipping] it does not", base=quote)
+    return quote
 
 
 def _on_reader(operation: Operation, found: dict[str, str]) -> Quoting:
@@ -188,10 +193,10 @@ def _settled(kind: str) -> Callable[[Call, Quote, dict[str, Any], str | None], O
 
 def _refunded(_call: Call, quote: Quote, body: dict[str, Any], request_id: str | None) -> Outcome:
     objects.priced_currency(body)
-    kind = body.get("object")
+    kind = str(body.get("object"))
     if kind not in {"refund", "charge"}:
         raise ValueError("expected a refund, or the charge that it is of")
-    if kind == "refund" and body.get("status") in {"failed", "canceled"}:
+    if kind == "refund" and str(body.get("status")) in {"failed", "canceled"}:
         return Outcome("released", request_id=request_id)
     # The older path answers with the charge, whose totals do not tell this refund from earlier ones.
     cost = money.units(body, "amount") if kind == "refund" else quote.amount

@@ -8,10 +8,20 @@ from keyguard.model import Fact
 from keyguard.vendors import _stripe_money as money
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from keyguard.model import Call, Money, Reply
 
-_COUNTED_READS = ("/v1/payment_intents", "/v1/charges", "/v1/invoices", "/v1/checkout/sessions", "/v1/subscriptions")
+_COUNTED_READS = (
+    "/v1/payment_intents",
+    "/v1/charges",
+    "/v1/invoices",
+    "/v1/checkout/sessions",
+    "/v1/subscriptions",
+    "/v2/money_management",
+)
 _LONGEST_LIST = 100
+_SENT, _RETURNED = frozenset({"posted", "processing"}), frozenset({"failed", "canceled", "returned"})
 _CLOSED_INVOICES = frozenset({"paid", "void", "uncollectible", "deleted"})
 
 
@@ -80,11 +90,29 @@ def session_fact(body: dict[str, Any], *, bound: Money = 0) -> Fact:
         ValueError: its id or its total cannot be read.
     """
     status, amount = str(body.get("status")), money.units(body, "amount_total", 0)
-    is_paid = status == "complete" and body.get("payment_status") in {"paid", "no_payment_required"}
+    is_paid = status == "complete" and str(body.get("payment_status")) in {"paid", "no_payment_required"}
     held = 0 if is_paid or status == "expired" else amount if status == "complete" else max(amount, bound)
     aliases = tuple(name for name in (money.id_of(body.get(key)) for key in ("payment_intent", "invoice")) if name is not None)
     code = _currency(body) if amount else "usd"
     return Fact(_own_id(body), amount if is_paid else 0, held, max(amount, held), status=status, aliases=aliases, currency=code)
+
+
+def payment_fact(body: dict[str, Any]) -> Fact:
+    """
+    Read a payment of v2, or an intent to make one; a status nobody knows may still cost all of it.
+
+    Raises:
+        ValueError: its id or its amount cannot be read.
+    """
+    amount = body.get("amount")
+    if not isinstance(amount, dict):
+        raise ValueError("no amount")
+    found = cast("dict[str, Any]", amount)
+    total, code, status = money.units(found, "value"), _currency(found), str(body.get("status") or "")
+    spent = total if status in _SENT else 0
+    held = 0 if status in _SENT or status in _RETURNED else total
+    names = (money.id_of(body.get(name)) for name in ("payout_intent", "latest_payout"))
+    return Fact(_own_id(body), spent, held, total, status=status, aliases=tuple(name for name in names if name), currency=code)
 
 
 def _currency(body: dict[str, Any]) -> str:
@@ -110,34 +138,56 @@ def facts_of_read(call: Call, reply: Reply) -> tuple[Fact, ...]:
         body = money.parsed(reply.body)
     except (ValueError, RecursionError):
         return ()
-    found = body.get("data") if body.get("object") in {"list", "search_result"} else [body]
+    # Of v2, a list is no object of its own.
+    found = body.get("data") if str(body.get("object")) in {"list", "search_result", "None"} else [body]
     items = cast("list[object]", found)[:_LONGEST_LIST] if isinstance(found, list) else []
     return tuple(fact for item in items if isinstance(item, dict) and (fact := _fact(cast("dict[str, Any]", item))) is not None)
 
 
 def _fact(item: dict[str, Any]) -> Fact | None:
     """Read one object of a read; what is in a currency without a rate, or unreadable, says nothing."""
-    if not money.is_priced(money.currency_of(item)):
-        return None
+    read = _READERS.get(str(item.get("object")))
     try:
-        if item.get("object") == "payment_intent":
-            return intent_fact(item)
-        if item.get("object") == "charge":
-            return _read_charge(item)
-        if item.get("object") == "invoice":
-            return invoice_fact(item)
-        if item.get("object") == "subscription" and isinstance(item.get("latest_invoice"), dict):
-            return invoice_fact(cast("dict[str, Any]", item["latest_invoice"]))
-        # An open one says less than what is held for it.
-        if item.get("object") == "checkout.session" and item.get("status") != "open":
-            return session_fact(item)
+        return None if read is None else read(item)
     except ValueError:
         return None
-    return None
+
+
+def _read_intent(item: dict[str, Any]) -> Fact:
+    _currency(item)
+    return intent_fact(item)
 
 
 def _read_charge(item: dict[str, Any]) -> Fact | None:
+    _currency(item)
     is_of_intent = money.id_of(item.get("payment_intent")) is not None
     fact = charge_fact(item, is_final=not is_of_intent)
     # A failed or reversed charge of an intent does not end it: only the intent's own state frees its hold.
     return None if is_of_intent and not (fact.spent or fact.held) else fact
+
+
+def _read_subscription(item: dict[str, Any]) -> Fact | None:
+    invoice = item.get("latest_invoice")
+    return invoice_fact(cast("dict[str, Any]", invoice)) if isinstance(invoice, dict) else None
+
+
+def _read_session(item: dict[str, Any]) -> Fact | None:
+    # An open one says less than what is held for it.
+    return session_fact(item) if item.get("status") != "open" else None
+
+
+def _read_payment(item: dict[str, Any]) -> Fact | None:
+    fact = payment_fact(item)
+    # A try that failed says nothing about the next one of its intent.
+    return None if item.get("payout_intent") and not fact.spent else fact
+
+
+_READERS: dict[str, Callable[[dict[str, Any]], Fact | None]] = {
+    "payment_intent": _read_intent,
+    "charge": _read_charge,
+    "invoice": invoice_fact,
+    "subscription": _read_subscription,
+    "checkout.session": _read_session,
+    "v2.money_management.payout_intent": payment_fact,
+    "v2.money_management.outbound_payment": _read_payment,
+}

@@ -219,7 +219,7 @@ def _created(_call: Call, quote: Quote, body: dict[str, Any], request_id: str | 
     if isinstance(invoice, dict):
         fact = replies.invoice_fact(cast("dict[str, Any]", invoice))
     else:
-        held = 0 if body.get("status") in _ENDED else quote.amount
+        held = 0 if str(body.get("status")) in _ENDED else quote.amount
         fact = Fact(money.id_of(invoice) or objects.own_id(body), 0, held, held, status=str(body.get("status")))
     return Outcome("settled", facts=(fact,), request_id=request_id)
 

@@ -10,6 +10,7 @@ from keyguard.vendors import Recall
 from keyguard.vendors import _stripe_forms as forms
 from keyguard.vendors import _stripe_money as money
 from keyguard.vendors import _stripe_objects as objects
+from keyguard.vendors import _stripe_replies as replies
 from keyguard.vendors._stripe_objects import Flow
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 _PATH = "/v2/money_management"
 _INTENT = "v2.money_management.payout_intent"
-_DEAD = frozenset({"failed", "canceled", "returned"})
-_SENT = frozenset({"posted", "processing"})
 
 
 def _amount(call: Call) -> Money | None:
@@ -53,7 +52,7 @@ def _change(call: Call, operation: Operation) -> Quoting:
 
 def _asked(body: dict[str, Any], object_id: str) -> Fact:
     try:
-        return _fact(body)
+        return replies.payment_fact(body)
     except ValueError as error:
         raise objects.hidden(object_id, str(error)) from None
 
@@ -62,22 +61,11 @@ def _cancel(_call: Call, operation: Operation) -> Quote:
     return Quote(0, object_id=operation.object_id)
 
 
-def _fact(body: dict[str, Any]) -> Fact:
-    """Read what a payment has cost; a status nobody knows may still cost all of it."""
-    amount = body.get("amount")
-    if not isinstance(amount, dict):
-        raise ValueError("no amount")
-    total, code, status = money.units(amount, "value"), objects.priced_currency(amount), str(body.get("status") or "")
-    spent = total if status in _SENT else 0
-    held = 0 if status in _SENT or status in _DEAD else total
-    return Fact(objects.own_id(body), spent, held, total, status=status, currency=code)
-
-
 def _settled(call: Call, quote: Quote, body: dict[str, Any], request_id: str | None) -> Outcome:
     wanted = call.path.removeprefix(f"{_PATH}/").partition("/")[0].removesuffix("s")
     if body.get("object") != f"v2.money_management.{wanted}":
         raise ValueError(f"expected a {wanted}")
-    fact = _fact(body)
+    fact = replies.payment_fact(body)
     if quote.object_id is not None and quote.object_id != fact.object_id:
         raise ValueError("the reply is about another object")
     return Outcome("settled", facts=(fact,), request_id=request_id)

@@ -45,6 +45,7 @@ class Door:
         follows: It follows redirects with the method and body that it had, as a 307 demands.
         sees_hops: Each hop is a call of its own; else an SDK stands above, which tells its last answer only.
         retries: It tries again after a 5xx.
+        repeats_429: Also after a 429.
         has_key: It sends an idempotency key of its own where the caller gave none.
         takes_any: It takes a redirect that it does not follow for an answer.
         knows_proxies: It looks at the proxies of the environment.
@@ -56,6 +57,7 @@ class Door:
     follows: bool = True
     sees_hops: bool = True
     retries: bool = False
+    repeats_429: bool = False
     has_key: bool = False
     takes_any: bool = False
     knows_proxies: bool = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gc
 import itertools
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from keyguard.install import Installation
     from tests.doors import Ask, Door, Expected, Situation
     from tests.doors.vendors import World
+    from tests.support_json_server import Arrived
 
 _CAP_USD = 100
 _runs = itertools.count(1)
@@ -44,6 +47,10 @@ def walk(world: World, door: Door, situation: Situation) -> Cell | None:
                 patch.setenv(name, value)
             raised = _called(door, _with_token(ask, installed))
         usage = installed.usage()
+        if usage.held:
+            # What a client left in a circle of references.
+            gc.collect()
+            usage = installed.usage()
     ended = [str(entry["kind"]) for entry in _entries(installed, run.run_id or "")]
     sent, kept = len(world.of(door.kind).requests), ended.count("reserve") - ended.count("release")
     counted = (usage.spent + usage.doubt) / door.kind.unit
@@ -53,7 +60,7 @@ def walk(world: World, door: Door, situation: Situation) -> Cell | None:
         "kept": (kept, expected.kept),
         "counted": (counted, expected.counted),
         "held": (usage.held, 0),
-        "elsewhere": (len(world.nobody.requests) + len(world.other(door.kind).requests), expected.elsewhere),
+        "elsewhere": (sum(len(server.requests) for server in (world.nobody, *world.others(door.kind))), expected.elsewhere),
     }
     faults = [f"{what}: {was}, not {right}" for what, (was, right) in found.items() if was != right]
     return Cell(sent, kept, (*faults, *_wrongly_raised(raised, expected), *_leaks(world, door, ask, installed)))
@@ -63,12 +70,13 @@ def _with_token(ask: Ask, installed: Installation) -> Ask:
     return type(ask)(ask.base, installed.key.token, ask.key, ask.retries) if ask.credential == "TOKEN" else ask
 
 
-def _called(door: Door, ask: Ask) -> BaseException | None:
+def _called(door: Door, ask: Ask) -> str:
+    """Make the call; return what it raised, "" = an answer. In words: an exception keeps answers in hand that nobody else has."""
     try:
         door.call(ask)
     except Exception as error:
-        return error
-    return None
+        return repr(error)
+    return ""
 
 
 def _entries(installed: Installation, run_id: str) -> list[Mapping[str, Any]]:
@@ -76,21 +84,27 @@ def _entries(installed: Installation, run_id: str) -> list[Mapping[str, Any]]:
     return [entry for entry in backend.ledger.entries() if entry["scope"] == f"run:{run_id}" and entry["hold"] is not None]
 
 
-def _wrongly_raised(raised: BaseException | None, expected: Expected) -> Iterator[str]:
-    name = type(raised).__name__ if raised is not None else ""
+def _wrongly_raised(raised: str, expected: Expected) -> Iterator[str]:
+    name = raised.partition("(")[0]
     if bool(name) != bool(expected.raises) or not (not name or any(word in name for word in expected.raises)):
-        yield f"the caller got {raised!r}, not {expected.raises or 'an answer'}"
+        yield f"the caller got {raised or 'an answer'}, not {expected.raises or 'an answer'}"
 
 
 def _leaks(world: World, door: Door, ask: Ask, installed: Installation) -> Iterator[str]:
     """Say where a secret went that is not the vendor's, or a token anywhere."""
-    told = {server: str(server.requests) for server in (world.nobody, *world.servers.values())}
+    told = {server: " ".join(map(_told, server.requests)) for server in (world.nobody, *world.servers.values())}
     if any(installed.key.token in said for said in told.values()):
         yield "a vault token was sent"
     if any(door.kind.secret in said for server, said in told.items() if server is not world.of(door.kind)):
         yield "the vendor's secret was sent to another host"
     if ask.credential == "TOKEN" and told[world.of(door.kind)].count(door.kind.secret) != len(world.of(door.kind).requests):
         yield "the vendor did not get its secret with each request"
+
+
+def _told(arrived: Arrived) -> str:
+    """Return all that a request said, Basic decoded."""
+    scheme, _, value = arrived.headers.get("authorization", "").partition(" ")
+    return f"{arrived} {base64.b64decode(value).decode() if scheme == 'Basic' else ''}"
 
 
 def table(found: Mapping[tuple[str, str], Cell | None]) -> str:

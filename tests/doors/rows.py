@@ -13,10 +13,16 @@ import requests.adapters
 import resend
 import stripe
 import urllib3
+from twilio.base.exceptions import TwilioRestException
+from twilio.http.async_http_client import AsyncTwilioHttpClient
+from twilio.http.http_client import TwilioHttpClient
+from twilio.rest import Client as TwilioClient
 
 from tests.doors import Door
-from tests.doors.vendors import RESEND, STRIPE
+from tests.doors.vendors import RESEND, STRIPE, TWILIO
 from tests.support_libraries import HTTPX
+from tests.support_twilio_clients import MESSAGE, pointed
+from tests.support_twilio_server import ACCOUNT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
 
 _FORM = {"amount": "100", "currency": "usd", "confirm": "true"}
 _PARAMETERS: Any = {"amount": 100, "currency": "usd", "confirm": True}
+_TEXT = {"To": MESSAGE["to"], "From": MESSAGE["from_"], "Body": MESSAGE["body"]}
 _MAIL: Any = {"from": "me@example.com", "to": ["ann@example.com"], "subject": "s", "html": "h"}
 
 
@@ -107,6 +114,58 @@ def _resend(ask: Ask) -> Any:
 async def _aresend(ask: Ask) -> Any:
     with _at_resend(ask):
         return await resend.Emails.send_async(_MAIL, _options(ask))  # type: ignore[arg-type]  # -- a dict
+
+
+# -- Twilio's SDK ------------------------------------------------------------------------------------
+
+
+def _twilio(ask: Ask) -> Any:
+    # It mounts its retries for https alone, and none for a POST.
+    return pointed(TwilioClient(ACCOUNT, ask.credential), api=ask.base).messages.create(**MESSAGE)
+
+
+async def _atwilio(ask: Ask) -> Any:
+    async with AsyncTwilioHttpClient(max_retries=1 + ask.retries if ask.retries else None) as http_client:
+        client = pointed(TwilioClient(ACCOUNT, ask.credential, http_client=http_client), api=ask.base)
+        return await client.messages.create_async(**MESSAGE)
+
+
+class _Stubborn(TwilioHttpClient):  # type: ignore[misc]  # -- the SDK has no types
+    """A client of the user's own, which tries again."""
+
+    def __init__(self, retries: int) -> None:
+        super().__init__()
+        self._left = retries
+
+    def request(self, *args: Any, **options: Any) -> Any:
+        """Send, and send again."""
+        while (answer := super().request(*args, **options)).status_code >= 429 and self._left:
+            self._left -= 1
+        return answer
+
+
+def _stubborn(ask: Ask) -> Any:
+    return pointed(TwilioClient(ACCOUNT, ask.credential, http_client=_Stubborn(ask.retries)), api=ask.base).messages.create(**MESSAGE)
+
+
+def _http_client(ask: Ask) -> Any:
+    return _created(TwilioHttpClient().request("POST", f"{ask.base}{TWILIO.path}", data=_TEXT, auth=(ACCOUNT, ask.credential)))
+
+
+async def _ahttp_client(ask: Ask) -> Any:
+    async with AsyncTwilioHttpClient() as http_client:
+        return _created(await http_client.request("POST", f"{ask.base}{TWILIO.path}", data=_TEXT, auth=(ACCOUNT, ask.credential)))
+
+
+def _created(response: Any) -> Any:
+    if response.status_code >= 300:
+        raise TwilioRestException(response.status_code, "/")
+    return response
+
+
+def _twilio_raw(ask: Ask) -> Any:
+    with _retrying(ask) as session:
+        return _good(session.post(f"{ask.base}{TWILIO.path}", data=_TEXT, auth=(ACCOUNT, ask.credential)))
 
 
 # -- raw clients -------------------------------------------------------------------------------------
@@ -192,9 +251,15 @@ DOORS = (
     Door("stripe, urllib", STRIPE, _stripe(stripe.UrllibClient), False, sees_hops=False, retries=True, has_key=True, knows_proxies=False),
     Door("resend, requests", RESEND, _resend, sees_hops=False),
     Door("resend, httpx asyncio", RESEND, _run("asyncio", _aresend), follows=False, sees_hops=False, takes_any=True),
+    Door("twilio, requests", TWILIO, _twilio, follows=False, sees_hops=False),
+    Door("twilio, aiohttp", TWILIO, _run("asyncio", _atwilio), follows=False, sees_hops=False, retries=True, knows_proxies=False),
+    Door("twilio, own client", TWILIO, _stubborn, follows=False, sees_hops=False, retries=True, repeats_429=True),
+    Door("twilio, http_client", TWILIO, _http_client, follows=False),
+    Door("twilio, async http_client", TWILIO, _run("asyncio", _ahttp_client), follows=False, knows_proxies=False),
+    Door("twilio, raw requests", TWILIO, _twilio_raw, retries=True, repeats_429=True),
     Door("requests function", STRIPE, lambda ask: _good(requests.post(**_raw(ask)))),  # noqa: S113 -- on loopback
-    Door("requests session", STRIPE, _session, retries=True),
-    Door("requests prepared", STRIPE, _prepared, retries=True),
+    Door("requests session", STRIPE, _session, retries=True, repeats_429=True),
+    Door("requests prepared", STRIPE, _prepared, retries=True, repeats_429=True),
     *(
         Door(f"{name} {style}", STRIPE, call)
         for name, library in HTTPX.items()

@@ -19,7 +19,7 @@ _TURNS_TO_GET = frozenset({301, 302, 303})
 
 def _unfollowed(door: Door) -> tuple[str, ...]:
     """Return what the caller gets where a redirect is not followed, or not to its end: the SDK's own error, or the client's."""
-    return () if door.takes_any else ("Error", "Redirects")
+    return () if door.takes_any else ("Error", "Exception", "Redirects")
 
 
 def _plain(world: World, door: Door) -> tuple[Ask, Expected]:
@@ -77,7 +77,7 @@ def _to_nobody(world: World, door: Door) -> tuple[Ask, Expected]:
 def _to_another_vendor(world: World, door: Door) -> tuple[Ask, Expected]:
     """The vendor sends the call to another one, who is guarded too: what is no call of that one's is refused as such."""
     server = world.of(door.kind)
-    server.scripted = [Answer(307, {}, {"Location": f"{world.other(door.kind).url}/nothing/of/its"})]
+    server.scripted = [Answer(307, {}, {"Location": f"{world.others(door.kind)[0].url}/nothing/of/its"})]
     ask = Ask(server.url, door.kind.secret, retries=2)
     if not door.follows:
         return ask, Expected(executed=0, kept=0, counted=0, raises=_unfollowed(door))
@@ -99,8 +99,10 @@ def _failing(status: int, *, with_key: bool) -> Callable[[World, Door], tuple[As
     """Answer twice that it failed, and then well, to a client that tries again."""
 
     def prepare(world: World, door: Door) -> tuple[Ask, Expected] | None:
-        if not door.retries or (status == 429 and door.has_key) or (not with_key and door.has_key):
-            # Stripe's SDK does not repeat a 429, and makes a key where there is none.
+        if not door.retries or (status == 429 and not door.repeats_429) or (not with_key and door.has_key):
+            # Stripe's SDK makes a key where there is none.
+            return None
+        if with_key and not door.kind.is_idempotent:
             return None
         server = world.of(door.kind)
         server.scripted = [Answer(status, {"error": {"type": "api_error", "message": "m"}}) for _ in range(2)]

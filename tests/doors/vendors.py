@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tests.support_json_server import Answer, JsonServer
+from tests.support_twilio_server import ACCOUNT, TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,12 +47,21 @@ def _intent(n: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _message(n: int) -> dict[str, Any]:
+    return {
+        "sid": f"SM{n:032x}", "account_sid": ACCOUNT, "status": "queued", "num_segments": "1", "num_media": "0", "price": None,
+        "price_unit": "USD", "direction": "outbound-api", "error_code": None, "error_message": None,
+    }  # fmt: skip
+
+
 STRIPE = Kind("stripe", "/v1/payment_intents", 1_000_000, "sk_test_real", "STRIPE_SECRET_KEY", _intent)
 RESEND = Kind("resend", "/emails", 900, "re_real", "RESEND_API_KEY", lambda n: {"id": f"00000000-0000-4000-8000-{n:012d}"})
+_MESSAGES = f"/2010-04-01/Accounts/{ACCOUNT}/Messages.json"
+TWILIO = Kind("twilio", _MESSAGES, 14_800, TOKEN, "TWILIO_AUTH_TOKEN", _message, is_idempotent=False)
 # A further vendor is a further line here, and its doors in rows.py.
-KINDS = (STRIPE, RESEND)
+KINDS = (STRIPE, RESEND, TWILIO)
 # Listed as each vendor's too; no name server knows it.
-NOWHERE = {kind.name: f"http://{kind.name}.invalid" for kind in KINDS}
+NOWHERE = {kind.name: f"http://api.{kind.name}.invalid" for kind in KINDS}
 
 
 @dataclass
@@ -77,7 +87,7 @@ class Vendor:
         if key in self._keys:
             return self._keys[key]
         self.executed += 1
-        answer = Answer(200, self.kind.answer(next(self._ids)))
+        answer = Answer(201 if self.kind.name == "twilio" else 200, self.kind.answer(next(self._ids)))
         if key and self.kind.is_idempotent:
             self._keys[key] = answer
         return answer
@@ -129,9 +139,9 @@ class World:
         """Return a vendor's server."""
         return self.servers[kind.name]
 
-    def other(self, kind: Kind) -> JsonServer:
-        """Return the server of another vendor."""
-        return next(server for name, server in self.servers.items() if name != kind.name)
+    def others(self, kind: Kind) -> list[JsonServer]:
+        """Return the servers of the other vendors."""
+        return [server for name, server in self.servers.items() if name != kind.name]
 
     def executed(self, kind: Kind) -> int:
         """Return how many calls a vendor executed."""
