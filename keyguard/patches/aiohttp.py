@@ -128,11 +128,12 @@ def inside(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> t
     return instance, args, {**kwargs, "middlewares": (*own, partial(_guard, instance, kwargs))}
 
 
-async def _guard(session: Any, options: dict[str, Any], request: Any, sending: Callable[[Any], Any]) -> Any:
+def _guard(session: Any, options: dict[str, Any], request: Any, sending: Callable[[Any], Any]) -> Any:
+    """Return what is awaited for an answer; no coroutine itself, whose frame each request to a foreign host would pay for."""
     handler = context.deciding()
     if handler is None or _passes(request):
-        return await sending(request)
-    return await adecided(handler, partial(read, options), send, sending, session, (request,), {})
+        return sending(request)
+    return adecided(handler, partial(read, options), send, sending, session, (request,), {})
 
 
 def _passes(request: Any) -> bool:
