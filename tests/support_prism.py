@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 
     from tests.support_node import Peer
 
-_PRISM, _SPECIFICATIONS = "@stoplight/prism-cli", "@twilio/cli-core"
+_PRISM, _PACKAGE = "@stoplight/prism-cli", "@twilio/cli-core"
 # One specification for each product and version.
-PRODUCTS = {"api": "api_v2010", "verify": "verify_v2", "lookups": "lookups_v2"}
+SPECIFICATIONS = {
+    "api": "api_v2010", "verify": "verify_v2", "lookups": "lookups_v2", "pricing1": "pricing_v1", "pricing2": "pricing_v2",
+}  # fmt: skip
+PRODUCTS = ("api", "verify", "lookups")
 
 
 @contextmanager
-def prisms(upstream: str | None = None, products: Sequence[str] = tuple(PRODUCTS)) -> Iterator[Mapping[str, Peer]]:
+def prisms(upstream: str | None = None, products: Sequence[str] = PRODUCTS) -> Iterator[Mapping[str, Peer]]:
     """
     Run one Prism for each of some products until the block ends.
 
@@ -31,7 +34,7 @@ def prisms(upstream: str | None = None, products: Sequence[str] = tuple(PRODUCTS
     Raises:
         Missing: Node or a package cannot be had.
     """
-    folder = unpacked(_SPECIFICATIONS) / "src" / "services" / "twilio-api"
+    folder = unpacked(_PACKAGE) / "src" / "services" / "twilio-api"
     package(_PRISM)
     mode, more = ("mock", []) if upstream is None else ("proxy", [upstream, "--errors"])
 
@@ -40,4 +43,4 @@ def prisms(upstream: str | None = None, products: Sequence[str] = tuple(PRODUCTS
         return stack.enter_context(node_peer(_PRISM, args))
 
     with ExitStack() as stack, ThreadPoolExecutor(len(products)) as pool:
-        yield dict(zip(products, pool.map(started, [PRODUCTS[name] for name in products]), strict=True))
+        yield dict(zip(products, pool.map(started, [SPECIFICATIONS[name] for name in products]), strict=True))

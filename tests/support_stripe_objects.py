@@ -9,7 +9,7 @@ from tests.support_stripe_money import Case
 from tests.support_stripe_spec import synthesized
 
 SUBS, ITEMS, SCHEDULES = "/v1/subscriptions", "/v1/subscription_items", "/v1/subscription_schedules"
-PENDING, CUSTOMER = "/v1/invoiceitems?customer=cus_1&pending=true&limit=100", "/v1/customers/cus_1"
+PENDING, CUSTOMER = "/v1/invoiceitems?customer=cus_1&limit=100", "/v1/customers/cus_1"
 # A customer for whom nothing waits.
 NOBODY: dict[str, Any] = {PENDING: {"data": []}, CUSTOMER: {"id": "cus_1", "balance": 0}}
 LICENSED: dict[str, Any] = {"interval": "month", "interval_count": 1, "usage_type": "licensed", "trial_period_days": None, "meter": None}

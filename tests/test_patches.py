@@ -77,11 +77,13 @@ def test_a_seam_that_is_gone_is_seen_and_arming_again_puts_it_back() -> None:
     """Another library puts the class's own method back: `live_seams` says so, and arm() repairs it."""
     patches.arm()
     setattr(httpx.Client, "_send_single_request", inspect.unwrap(vars(httpx.Client)["_send_single_request"]))  # noqa: B010 -- a method
-    gone = patches.live_seams()["httpx.sync"]
+    gone = patches.live_seams()["httpx.sync"], patches.is_live("httpx.sync")
     patches.arm()
 
-    assert not gone
+    assert gone == (False, False)
     assert patches.live_seams()["httpx.sync"]
+    assert patches.is_live("httpx.sync")
+    assert not patches.is_live("no.seam")
 
 
 @pytest.mark.parametrize(("plug", "good", "bad"), [(stripe_plug.patch, "8.11.0", "7.14.0"), (httpx_plug.patches[0], "0.28.1", "0.26.0")])

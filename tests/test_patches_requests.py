@@ -222,6 +222,18 @@ def test_a_users_own_kind_of_retry_goes_on_working(run: Any, url: str, server: J
     assert counted(installed) == SETTLED
 
 
+def test_a_number_of_retries_that_was_set_later_is_watched_too(run: Any, server: JsonServer) -> None:
+    """urllib3 makes its own Retry of it, by which a DELETE is sent again."""
+    installed = run(unpriced="1.00")
+    server.scripted = [Answer(0), Answer(200, {})]
+    with requests.Session() as session:
+        adapter: Any = session.get_adapter("http://")
+        adapter.max_retries = 2
+        session.delete(f"{server.url}/v1/invented/x_1", headers=AUTH)
+
+    assert (len(server.requests), counted(installed)) == (2, (USD, 0, USD))
+
+
 def test_a_file_is_sent_again_from_its_beginning(run: Any, server: JsonServer) -> None:
     """A body that was read by the first try is whole in the second."""
     run(unpriced="1.00")

@@ -230,6 +230,30 @@ def test_a_proxys_prefix_is_not_part_of_the_vendors_path(run: Any, server: JsonS
     assert installed.usage().calls == 2
 
 
+@each_style
+def test_a_host_that_the_client_rewrites_keeps_the_vendors_own_path(run: Any, server: JsonServer, style: str) -> None:
+    """A proxy put in by `get_hostname`, the original host before the path: one call, known by the path that Twilio documents."""
+
+    class Proxied(Client):  # type: ignore[misc]  # -- the SDK has no types
+        def get_hostname(self, uri: str) -> str:
+            return uri.replace("https://", f"{server.url}/twilio/")
+
+    installed = run(allowed_endpoints=["POST /2010-04-01/Accounts/*/Messages.json"])
+    server.answer = lambda _: Answer(201, {"sid": f"SM{1:032x}", "num_segments": "1", "status": "queued"})
+    if style == "sync":
+        Proxied(ACCOUNT, TOKEN).messages.create(**MESSAGE)
+    else:
+
+        async def asked() -> None:
+            async with AsyncTwilioHttpClient() as http_client:
+                await Proxied(ACCOUNT, TOKEN, http_client=http_client).messages.create_async(**MESSAGE)
+
+        asyncio.run(asked())
+
+    assert [arrived.path for arrived in server.requests] == [f"/twilio/api.twilio.com{MESSAGES}"]
+    assert (installed.usage().calls, counted(installed)) == (1, (1, 0, 0))
+
+
 def test_arguments_that_are_none_are_the_sdks_own_error(run: Any, server: JsonServer) -> None:
     """A missing method or a URL that is none raises what it raises without keyguard, and nothing is held."""
     installed = run()

@@ -58,8 +58,8 @@ def test_an_answer_of_another_kind_is_doubt(case: Case, body: bytes) -> None:
 
 # Their answer is the object that their path names.
 OWN = (
-    "payment_intents.", "charges.capture", "invoices.", "checkout.", "subscriptions.", "customers.subscriptions.",
-    "subscription_schedules.", "subscription_items.", "issuing.", "v2.",
+    "payment_intents.", "charges.capture", "invoices.", "checkout.", "subscriptions.", "customers.subscriptions.", "subscription_items.",
+    "subscription_schedules.", "issuing.", "v2.",
 )  # fmt: skip
 OF_ONE = [
     case for case in COSTLY

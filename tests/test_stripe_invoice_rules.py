@@ -121,7 +121,7 @@ REFUSED = [
     refused("unreadable items", f"POST {INVOICES}", {"customer": "cus_1", "pending_invoice_items_behavior": "include"}, "cannot be read",
             {PENDING: 403}),
     refused("more items", f"POST {INVOICES}", {"customer": "cus_1", "pending_invoice_items_behavior": "include"}, "cannot be read",
-            {PENDING: {"data": [waiting(5)], "has_more": True}}),
+            {PENDING: {"data": [waiting(5)], "has_more": True}, f"{PENDING}&pending=true": {"data": [], "has_more": True}}),
     refused("a subscription", f"POST {INVOICES}", {"customer": "cus_1", "subscription": "sub_1"}, "collects what is due of a subscription"),
     refused("taxes", f"POST {INVOICES}", {"automatic_tax": {"enabled": True}}, "adds taxes"),
     refused("later taxes", f"POST {IN_1}", {"default_tax_rates": ["txr_1"]}, "adds taxes", OPEN),

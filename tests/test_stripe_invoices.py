@@ -29,7 +29,10 @@ OURS = (DRAFT, LINE, FINAL)
 CASES = [
     DRAFT,
     replace(DRAFT, quoted=700, held=700, form={"customer": "cus_1", "pending_invoice_items_behavior": "include"}, note="of what waits",
-            answer=unpaid(700, "draft"), reads={PENDING: {"data": [waiting(700), waiting(-100, "ii_2")]}}),
+            answer=unpaid(700, "draft"), reads={PENDING: {"data": [waiting(700), waiting(-100, "ii_2"), waiting(5, invoice="in_0")]}}),
+    replace(DRAFT, quoted=700, held=700, form={"customer": "cus_1", "pending_invoice_items_behavior": "include"},
+            answer=unpaid(700, "draft"), reads={PENDING: {"data": [waiting(5)], "has_more": True},
+            f"{PENDING}&pending=true": {"data": [waiting(700)]}}, note="of what waits behind many others"),
     replace(DRAFT, form={"customer": "cus_1", "pending_invoice_items_behavior": "exclude"}, note="of nothing"),
     replace(DRAFT, quoted=500, held=500, form={"customer": "cus_1", "auto_advance": True}, answer=unpaid(500, "draft"), before=(WAITS,),
             note="of what this run made"),

@@ -89,6 +89,7 @@ def refused(name: str, request: str, form: dict[str, Any], message: str, reads: 
 
 PAID = {"/v1/prices/price_1": priced()}
 USED = {f"{SUBS}/sub_1": subscription(item(price=priced(recurring=METERED)))}
+MANY = {"data": [], "has_more": True}
 REFUSED = [
     refused("taxes", f"POST {SUBS}", {**FORM, "automatic_tax": {"enabled": True}}, "adds taxes", {**PAID, **NOBODY}),
     refused("tax rates", f"POST {SUBS}", {**FORM, "default_tax_rates": ["txr_1"]}, "adds taxes", {**PAID, **NOBODY}),
@@ -101,7 +102,8 @@ REFUSED = [
     refused("tiers", f"POST {SUBS}", FORM, "a price by tiers",
             {"/v1/prices/price_1": priced(unit=None, unit_amount_decimal=None, billing_scheme="tiered"), **NOBODY}),
     refused("hidden items", f"POST {SUBS}", FORM, "items that cannot be read", {**PAID, **NOBODY, PENDING: 403}),
-    refused("many items", f"POST {SUBS}", FORM, "items that cannot be read", {**PAID, **NOBODY, PENDING: {"data": [], "has_more": True}}),
+    refused("many items", f"POST {SUBS}", FORM, "items that cannot be read",
+            {**PAID, **NOBODY, PENDING: MANY, f"{PENDING}&pending=true": MANY}),
     refused("hidden customer", f"POST {SUBS}", FORM, "what the customer owes", {**PAID, **NOBODY, CUSTOMER: 403}),
     refused("another currency", f"POST {SUBS}", {**FORM, "currency": "eur"}, "no exchange rate"),
     refused("hidden", f"POST {SUBS}/sub_1", {"quantity": 2}, "depends on sub_1", {f"{SUBS}/sub_1": 404}),

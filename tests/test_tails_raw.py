@@ -138,7 +138,8 @@ def test_an_answer_of_requests_that_is_left_unread_ends_by_its_head(
         del response
         gc.collect()
 
-    assert (before, counted(installed)) == (HELD, expected)
+    # No body of a failure says what it cost: its head has closed the call.
+    assert (before, counted(installed)) == (DOUBT if status == 500 else HELD, expected)
 
 
 def test_an_answer_of_requests_that_breaks_is_in_doubt_while_it_is_in_hand(installed: keyguard.Installation, server: JsonServer) -> None:
@@ -277,7 +278,8 @@ def test_an_answer_of_aiohttp_that_is_left_unread_ends_by_its_head(
         await leave(response)
         return before, counted(installed)
 
-    assert _with_aiohttp(server.url, use) == (HELD, expected)
+    # No body of a failure says what it cost: its head has closed the call.
+    assert _with_aiohttp(server.url, use) == (DOUBT if status == 500 else HELD, expected)
 
 
 @pytest.mark.filterwarnings("ignore:Unclosed response:ResourceWarning")

@@ -229,6 +229,7 @@ def _passing(owner: Any, method: Any) -> Callable[..., Any]:
 class _Placed:
     """What was put into a class: each wrapper of ours that may stand there, and the method that belongs there without it."""
 
+    seam: Seam
     methods: tuple[tuple[Any, Any], ...]
 
 
@@ -308,6 +309,11 @@ def live_seams() -> dict[str, bool]:
     return {seam.name: _is_live(seam) for patch in known_patches() for seam in patch.seams}
 
 
+def is_live(name: str) -> bool:
+    """Say of one seam whether it is in place now; asked within calls, so that no plug is looked up."""
+    return any(_is_live(placed.seam) for placed in _arming.placed.get(name, ()))
+
+
 def _let_import_finish(module: str) -> None:
     """Wait while another thread imports a module: half a module has no seam. Without our lock, which that import's hook takes."""
     if module in sys.modules:
@@ -375,7 +381,7 @@ def _wrap(patch: Patch, seam: Seam, module: Any) -> None:
     for one in (wrapper, understudy):
         one._keyguard_seam = seam.name  # type: ignore[attr-defined]  # noqa: SLF001 -- a mark on a function of ours
     wrapper.__wrapped__ = understudy  # type: ignore[attr-defined]  # -- functools.wraps has set it
-    _arming.placed.setdefault(seam.name, []).append(_Placed(((wrapper, method), (understudy, meant))))
+    _arming.placed.setdefault(seam.name, []).append(_Placed(seam, ((wrapper, method), (understudy, meant))))
     setattr(owner, name, wrapper)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import weakref
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import anyio.from_thread
@@ -44,31 +45,48 @@ if TYPE_CHECKING:
 
     from keyguard.errors import Refused
 
-_FIRST = (3, 12)
+_OLDEST, _FIRST = (3, 8), (3, 12)
 # What belongs to the connection and not to the request: a question of ours takes the same way.
 _WAY = ("ssl", "verify_ssl", "fingerprint", "ssl_context", "proxy", "proxy_auth", "proxy_headers", "timeout", "server_hostname")
 
 
 class AiohttpPatch:
-    """The plug: aiohttp from 3.12 on, the first with middlewares; before it, nobody sees the hops of a redirect."""
+    """
+    The plug: aiohttp from 3.12 on, the first with middlewares. Before it nobody sees the hops of a redirect, so that a request of its own
+    to a guarded host is refused; a vendor's SDK may send by it, and whatever goes elsewhere passes.
+    """
 
     client = "aiohttp"
     distribution = "aiohttp"
-    supported = f">={_FIRST[0]}.{_FIRST[1]}"
+    supported = f">={_OLDEST[0]}.{_OLDEST[1]}"
 
     @property
     def seams(self) -> tuple[Seam, ...]:
         """The requests of a session, and the check that none comes to a connection without it."""
-        return (
-            Seam("aiohttp.async", "aiohttp", "ClientSession._request", is_async=True, inside=inside),
-            Seam("aiohttp.check", "aiohttp", "BaseConnector.connect", check, is_async=True, passes=_is_foreign),
-        )
+        connection = Seam("aiohttp.check", "aiohttp", "BaseConnector.connect", check, is_async=True, passes=_is_foreign)
+        if _too_old() is not None:
+            return (connection,)
+        return (Seam("aiohttp.async", "aiohttp", "ClientSession._request", is_async=True, inside=inside), connection)
 
     def supports(self, installed: str) -> bool:
-        """Say whether an installed version has this seam."""
-        major, _, rest = installed.partition(".")
-        minor = rest.partition(".")[0]
-        return major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= _FIRST
+        """Say whether an installed version has this seam, or the check."""
+        return _numbers(installed) >= _OLDEST
+
+
+def _numbers(installed: str) -> tuple[int, ...]:
+    major, _, rest = installed.partition(".")
+    minor = rest.partition(".")[0]
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else ()
+
+
+@cache
+def _too_old() -> str | None:
+    """Return the installed version where it has no middlewares."""
+    try:
+        installed = version("aiohttp")
+    except PackageNotFoundError:
+        return None
+    return installed if _numbers(installed) < _FIRST else None
 
 
 def check(_instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> None:
@@ -78,11 +96,19 @@ def check(_instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> N
     Some libraries replace a session's method for a while and put the old one back (vcrpy, at the end of a cassette).
 
     Raises:
-        ConfigurationError: and the guard is put in place again.
+        ConfigurationError: and the guard is put in place again, where this aiohttp can have one.
     """
     host, netloc = netloc_of(str((args[0] if args else kwargs["req"]).url))
-    ticket = context.open_ticket()
-    if vendor_of(host, netloc) is not None and (ticket is None or ticket.is_over):
+    ticket, old = context.open_ticket(), _too_old()
+    if vendor_of(host, netloc) is None:
+        return
+    is_guarded = ticket is not None and not ticket.is_over
+    if old is not None and not (is_guarded and ticket is not None and ticket.call.host == netloc):
+        raise ConfigurationError(
+            f"this request to {netloc} was not sent: keyguard guards requests of aiohttp from {_FIRST[0]}.{_FIRST[1]} on, and {old} is "
+            "installed. Upgrade aiohttp, or call the vendor through its own SDK, httpx or requests."
+        )
+    if not is_guarded:
         arm()
         raise ConfigurationError(
             f"this request to {netloc} came round keyguard's guard, so nothing was sent: another library has put an older "

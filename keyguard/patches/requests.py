@@ -189,6 +189,9 @@ def _is_stock(adapter: Any) -> bool:
 def _sender(adapter: Any, retries: Any) -> Callable[..., Any]:
     """Return what sends once: urllib3 would send a request again by itself, and each time it may be executed."""
     own = getattr(adapter, "max_retries", None)
+    if retries is own and isinstance(own, int) and own:
+        # Set after the adapter was made; urllib3 makes the same of it.
+        own = retries = sys.modules["urllib3"].Retry.from_int(own)
     if (retries is own and getattr(own, "total", 0) in (0, False)) or "send" in vars(adapter):
         found: Callable[..., Any] = adapter.send
         return found

@@ -14,7 +14,7 @@ import wrapt
 
 from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.model import TOKEN_PREFIX, Attempt, Call, Reply
-from keyguard.patches import Outgoing, Seam, live_seams
+from keyguard.patches import Outgoing, Seam, is_live
 from keyguard.patches import _twilio_reading as reading
 from keyguard.patches._headers import Lowered, is_carrying, pair_with_secret, with_credential
 from keyguard.vendors import account_of
@@ -200,7 +200,7 @@ def _is_seen(http_client: Any) -> bool:
     # The awaited client's way to try again is a session around the session.
     session = getattr(session, "_client", session) if type(session).__module__ == "aiohttp_retry.client" else session
     is_plain = session is None or (type(session).__module__, type(session).__name__) in _SESSIONS
-    return is_plain and live_seams().get(seam, False)
+    return is_plain and is_live(seam)
 
 
 def _decided(http_client: Any, options: dict[str, Any], ticket: context.Ticket) -> dict[str, Any]:

@@ -54,8 +54,9 @@ class Vendor(Protocol):
     """
     What every vendor plug offers, as a module-level object named `vendor`.
 
-    It may also have `tag` (Tagging) and `prices` (Dated), `credential_headers`, the names in lower case of the headers that may carry
-    its credential (without it, `authorization`), and `on_refused`: `response` where a refusal is to reach the client as an answer.
+    It may also have `tag` (Tagging), `account` (Accounting) and `prices` (Dated), `credential_headers`, the names in lower case of the
+    headers that may carry its credential (without it, `authorization`), and `on_refused`: `response` where a refusal is to reach the
+    client as an answer.
     """
 
     @property

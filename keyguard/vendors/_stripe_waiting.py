@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from keyguard.vendors._stripe_prices import Cost, Costing
 
 _LINES = 100  # the longest list that Stripe answers
-_HIDDEN = prices.Cost(0, "collects items that cannot be read")
+_HIDDEN = "collects items that cannot be read"
 
 
 def customer_in(found: Fields) -> tuple[str, str] | None:
@@ -36,9 +36,12 @@ def held(customer: str) -> Generator[Recall | Ask, Any, Money]:
 
 def items(customer: str, known: Money, name: str = "customer") -> Costing:
     """Say how far the items that wait for a customer's next invoice go beyond what is known of them."""
-    reply: Reply = yield Ask(f"/v1/invoiceitems?{name}={customer}&pending=true&limit={_LINES}")
-    asked = _listed(reply.body) if 200 <= reply.status < 300 else _HIDDEN
-    return prices.Cost(max(0, asked.amount - known), asked.why)
+    # One list in most cases, which stand-ins for Stripe can give as well: not all of them know `pending`.
+    place = f"/v1/invoiceitems?{name}={customer}&limit={_LINES}"
+    asked, is_all = _listed((yield Ask(place)))
+    if not is_all:
+        asked, is_all = _listed((yield Ask(f"{place}&pending=true")))
+    return prices.Cost(max(0, asked.amount - known), asked.why if is_all else _HIDDEN)
 
 
 def owed(customer: str) -> Costing:
@@ -63,20 +66,24 @@ def collected(customer: str, known: Money, name: str = "customer") -> Costing:
     return cost + (yield from owed(customer)) if name == "customer" else cost
 
 
-def _listed(body: bytes | None) -> Cost:
+def _listed(reply: Reply) -> tuple[Cost, bool]:
+    """Add up the items that wait, and say whether the list is whole."""
     try:
-        found = money.parsed(body)
+        if not 200 <= reply.status < 300:
+            raise ValueError(f"HTTP {reply.status}")
+        found = money.parsed(reply.body)
         listed = found.get("data")
-        if not isinstance(listed, list) or found.get("has_more"):
-            raise ValueError("more than one page")
+        if not isinstance(listed, list):
+            raise ValueError("no list")
         # A credit among them lowers what is charged, but is not read so.
-        return sum((prices.Cost(_positive(item)) for item in listed), prices.Cost())
+        return sum((prices.Cost(_positive(item)) for item in listed), prices.Cost()), not found.get("has_more")
     except (ValueError, RecursionError):
-        return _HIDDEN
+        return prices.Cost(0, _HIDDEN), True
 
 
 def _positive(item: Any) -> int:
     if not isinstance(item, dict):
         raise ValueError("no item")
-    amount = cast("dict[str, Any]", item).get("amount")
-    return 0 if isinstance(amount, int) and amount < 0 else money.units(cast("dict[str, Any]", item), "amount")
+    found = cast("dict[str, Any]", item)
+    amount = found.get("amount")
+    return 0 if found.get("invoice") is not None or (isinstance(amount, int) and amount < 0) else money.units(found, "amount")
