@@ -543,6 +543,7 @@ _SWAPPED = "UPDATE entries SET seq = -seq WHERE seq IN (3, 4); UPDATE entries SE
         ("UPDATE bucket SET peak = 9000000 WHERE scope = 'run:run-1'", "at its peak"),
         ("UPDATE bucket SET cap = 9000000 WHERE scope = 'policy:contract-flow'", "above the largest it ever had"),
         ("UPDATE holds SET spent = 0 WHERE id = 'run-1-0'", "reservation run-1-0: the log says"),
+        ("UPDATE holds SET recurring = 1 WHERE id = 'run-1-0'", "reservation run-1-0: whether its charge recurs differs"),
     ],
 )
 def test_verify_names_what_was_tampered_with(tmp_path: Path, change: str, words: str) -> None:
