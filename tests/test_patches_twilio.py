@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import inspect
 import json
 import subprocess
 import sys
@@ -360,6 +361,22 @@ def test_each_send_again_is_in_doubt_as_soon_as_it_failed(run: Any, server: Json
         awaited(server.url, lambda client: client.messages.create_async(**MESSAGE), max_retries=3)
 
     assert (counted(installed), len(server.requests)) == ((0, 0, 2), 2)
+
+
+@pytest.mark.parametrize("retries", [None, 3])
+def test_without_aiohttps_seam_a_client_that_sends_again_is_refused(
+    run: Any, server: JsonServer, vendor: Twilio, monkeypatch: pytest.MonkeyPatch, retries: int | None
+) -> None:
+    """An aiohttp without middlewares, or one that another library has restored: a single send is seen by the SDK's own seam."""
+    installed = run()
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", inspect.unwrap(vars(aiohttp.ClientSession)["_request"]))
+    if retries is None:
+        awaited(server.url, lambda client: client.messages.create_async(**MESSAGE))
+    else:
+        with pytest.raises(ConfigurationError, match="max_retries"):
+            awaited(server.url, lambda client: client.messages.create_async(**MESSAGE), max_retries=retries)
+
+    assert (counted(installed), len(server.requests)) == (((1, 0, 0), 1) if retries is None else ((0, 0, 0), 0))
 
 
 def test_a_send_again_that_does_not_fit_is_refused(run: Any, server: JsonServer, vendor: Twilio) -> None:

@@ -35,6 +35,8 @@ _CLIENTS = {
 }
 # It signs the credentials that it is given.
 _SIGNING = "twilio.http.validation_client"
+# The awaited client's `max_retries`.
+_RETRYING = "aiohttp_retry.client"
 _SESSIONS = frozenset({("requests.sessions", "Session"), ("aiohttp.client", "ClientSession")})
 
 
@@ -155,6 +157,7 @@ class _ASending(_Sending):
 
     async def request(self, method: str, url: str, **options: Any) -> Any:
         """Send one awaited request."""
+        _check_tries(self.__wrapped__)
         options = _decided(self.__wrapped__, options, self._self_ticket)
         with _Unseen(self.__wrapped__, self._self_ticket) as unseen:
             unseen.answer = await self.__wrapped__.request(method, url, **options)
@@ -191,6 +194,20 @@ def _reply(answer: Any) -> Reply:
     return Reply(answer.status_code, Lowered(headers or {}), text.encode("utf-8", "replace") if isinstance(text, str) else None)
 
 
+def _check_tries(http_client: Any) -> None:
+    """
+    Let a client that sends again go on only where each of its sends is seen.
+
+    Raises:
+        ConfigurationError: the seam of aiohttp is not there: an older version of it, or somebody has taken it away.
+    """
+    if type(getattr(http_client, "session", None)).__module__ == _RETRYING and not is_live("aiohttp.async"):
+        raise ConfigurationError(
+            "this twilio client sends again on its own (max_retries), and keyguard cannot see each send of this aiohttp, so what it sends "
+            "twice would be counted once. Nothing was sent. Upgrade aiohttp to 3.12 or later, or make the client without max_retries."
+        )
+
+
 def _is_seen(http_client: Any) -> bool:
     """Say whether a wire seam sees each send of an HTTP client: one of the SDK's own, over a plain session."""
     seam = _CLIENTS.get(type(http_client).__module__)
@@ -198,7 +215,7 @@ def _is_seen(http_client: Any) -> bool:
         return False
     session = http_client.session
     # The awaited client's way to try again is a session around the session.
-    session = getattr(session, "_client", session) if type(session).__module__ == "aiohttp_retry.client" else session
+    session = getattr(session, "_client", session) if type(session).__module__ == _RETRYING else session
     is_plain = session is None or (type(session).__module__, type(session).__name__) in _SESSIONS
     return is_plain and is_live(seam)
 
