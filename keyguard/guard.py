@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from keyguard import policy
 from keyguard.context import MOVED
-from keyguard.errors import BackendError, Refused, told_while_observing
+from keyguard.errors import BackendError, ConfigurationError, Refused, told_while_observing
 from keyguard.model import Closing, Decision, Operation, Order, Outcome, Quote, Reply
 from keyguard.vendors import Ask, Recall
 
 if TYPE_CHECKING:
     from keyguard.context import Ticket
+    from keyguard.errors import KeyguardError
     from keyguard.model import Memory, Pairs, Receipt, VaultKey
     from keyguard.vendors import Tagging, Vendor
 
@@ -194,7 +195,7 @@ def _admit(
         _tolerate(key, error, ticket)
 
 
-def _tolerate(key: VaultKey, error: Refused | BackendError, ticket: Ticket) -> None:
+def _tolerate(key: VaultKey, error: KeyguardError, ticket: Ticket) -> None:
     """Raise, unless the key only observes."""
     ticket.refusal = error
     if key.policy.mode != "observe":
@@ -219,8 +220,8 @@ def _decide(ticket: Ticket, vendor: Vendor, key: VaultKey, new_id: Callable[[], 
         yield from _audit_refusal(_order(ticket, key, operation, quote, new_id(), ""), error)
         # In observe mode the call goes on, and what it costs is booked above a hold of what could be quoted.
         _tolerate(key, error, ticket)
-    except BackendError as error:
-        # Nobody could bound the cost now: retryable when enforcing, and no reason to stop an observed call.
+    except (BackendError, ConfigurationError) as error:
+        # Nobody could bound the cost now, or here (a library is missing): no reason to stop an observed call.
         _tolerate(key, error, ticket)
     return _order(ticket, key, operation, quote, new_id(), identity(ticket, key) if ticket.call.is_write else "")
 

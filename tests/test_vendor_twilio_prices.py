@@ -14,10 +14,12 @@ import keyguard
 from keyguard import context
 from keyguard.cli.examining import examine
 from keyguard.errors import ConfigurationError, MissingExtra
+from keyguard.model import Reply
 from keyguard.settings import load_settings
 from keyguard.vendors import _twilio_places as places
 from keyguard.vendors import _twilio_prices as prices
 from keyguard.vendors.twilio import vendor
+from tests.support_guard import World
 from tests.support_twilio import US, amount, message, phone
 
 if TYPE_CHECKING:
@@ -180,3 +182,16 @@ def test_without_phonenumbers_the_line_that_installs_it_is_raised(monkeypatch: p
 
     with pytest.raises(MissingExtra, match=r'pip install "keyguard\[twilio\]"'):
         amount(message(To="+14155550199"))
+
+
+def test_observing_goes_on_without_phonenumbers(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The message is sent, and what would have stopped it is said; enforcing, nothing is sent."""
+    places._place.cache_clear()
+    monkeypatch.setitem(__import__("sys").modules, "phonenumbers", None)
+    observing, enforcing = World({"mode": "observe"}), World()
+    observing.call(observing.charges(Reply(201, {}, b"{}")), message(To="+14155550198"))
+    with pytest.raises(MissingExtra):
+        enforcing.call(enforcing.charges(Reply(201, {}, b"{}")), message(To="+14155550198"))
+
+    assert (observing.sent, enforcing.sent, enforcing.counted) == (1, 0, (0, 0, 0))
+    assert 'pip install "keyguard[twilio]"' in caplog.text
