@@ -316,11 +316,11 @@ def table(cells: list[Cell]) -> str:
     )
 
 
-def sweep(world: World, ending: str, error: type[BaseException], *, first: int = 0) -> list[Cell]:
-    """Strike call after call, each at the next place, until one ends before it reaches its place."""
+def sweep(world: World, ending: str, error: type[BaseException], *, first: int = 0, every: int = 1) -> list[Cell]:
+    """Strike call after call, each at the next place, or some places further, until one ends before it reaches its place."""
     cells: list[Cell] = []
     while True:
-        number = first + len(cells)
+        number = first + every * len(cells)
         cell = struck(world, ending, Striking(number, error), sweeps_first=bool(number % 2))
         if cell is None:
             return cells
