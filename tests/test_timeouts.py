@@ -34,7 +34,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 def test_an_exception_anywhere_frees_leaks_and_hides_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     """Wherever in keyguard's code it strikes: the caller sees it, the truth stays counted, nothing stays held, the next call is guarded."""
-    # Every third place of each; the long form strikes at all. An odd number, because the place's own decides which look at the books is first.
+    # Every third place of each, the long form strikes at all. Odd, because a place's number decides which look at the books is first.
     cells = sweep(world, "paid", Injected, every=3)
     # Before the request leaves, the vendor's ending makes no difference.
     sent = 3 * next(number for number, cell in enumerate(cells) if cell.began)
