@@ -27,6 +27,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return (os.cpu_count() or 1) if is_whole else 0
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one process, because they share servers; and all that ask for Prefect's, which takes long to start."""
+    with_prefect = {item.path for item in items if "prefect_server" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("prefect" if item.path in with_prefect else item.path.stem))
+
+
 @pytest.fixture(autouse=True)
 def clean_environment() -> Iterator[None]:
     """Take away what a developer's shell may have set; KEYGUARD_URL stays, the plugin under test looks after it."""

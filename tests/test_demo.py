@@ -50,6 +50,7 @@ def test_the_cap_holds_and_three_sources_agree(monkeypatch: pytest.MonkeyPatch, 
     assert [call["cost"] for call in found["calls"]] == [20.0, 20.0, 20.0]
 
 
+@pytest.mark.ci
 def test_unguarded_the_same_flow_spends_it_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """With the seams off all six are charged, and the exit code says that this is not all right."""
     monkeypatch.setenv("COLUMNS", "120")

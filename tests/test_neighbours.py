@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # The first cell that is asked for waits for all walks.
 pytestmark = pytest.mark.timeout(360)
+# The plain run has those that remove or replace what is outermost; the others are for .ci/run.
+LATER = frozenset({"pytest_httpx", "responses", "respx", "sentry"})
 SEAMS = {client.name: client.seam for client in CLIENTS}
 
 
@@ -38,7 +40,7 @@ def walked(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Found]]:
 
 def _cells() -> Iterator[Any]:
     for name in known_neighbours():
-        marks = [pytest.mark.peers] if name in ALONE else []
+        marks = [pytest.mark.peers] if name in ALONE else [pytest.mark.ci] if name in LATER else []
         for client in CLIENTS:
             for order in ORDERS:
                 yield pytest.param(name, client.name, order, id=f"{client.name}-{name}-{order.name}", marks=marks)

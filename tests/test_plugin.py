@@ -23,15 +23,20 @@ def spend(**policy):
 """
 
 
-def run_inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, test: str, **environ: str) -> pytest.RunResult:
-    """Run one test file in a pytest of its own, with a data folder that is empty."""
+def run_inner(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, test: str, *, by_itself: bool = False, **environ: str
+) -> pytest.RunResult:
+    """Run one test file in a pytest of its own, with an empty data folder; with our plugin alone, unless all load by themselves."""
+    named = () if by_itself else ("-p", "keyguard")
+    if not by_itself:
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("HOME", str(pytester.path))
     monkeypatch.setenv("XDG_DATA_HOME", str(pytester.path / "data"))
     monkeypatch.delenv("KEYGUARD_URL", raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     pytester.makepyfile(SPENDS + test)
-    return pytester.runpytest_subprocess("--strict-markers", "-p", "no:cacheprovider")
+    return pytester.runpytest_subprocess("--strict-markers", "-p", "no:cacheprovider", *named)
 
 
 def user_ledger(pytester: pytest.Pytester) -> Path:
@@ -58,6 +63,7 @@ def test_second(keyguard_ledger):
     assert context.handler() is None
     assert keyguard_ledger.runs() == []
 """,
+        by_itself=True,
     )
 
     result.assert_outcomes(passed=2)

@@ -169,7 +169,7 @@ def test_a_client_does_and_sees_the_same_with_keyguard(
     listed = ",".join(f"stripe={two.servers[number].host}" for number in guarded)
     monkeypatch.setenv("KEYGUARD_VENDOR_HOSTS", listed or "stripe=nowhere.invalid")
 
-    @settings(max_examples=50)
+    @settings(max_examples=30)
     @given(_CHAINS)
     def compare(chain: Chain) -> None:
         keyguard.uninstall()
