@@ -22,16 +22,10 @@ settings.load_profile("keyguard")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Say how many processes run the tests: one for each core for all of them, none beside this one for some that were named."""
+    """Say how many processes run the tests: none beside this one for those that were named, else one more than there are cores."""
     is_whole = config.args_source is not pytest.Config.ArgsSource.ARGS
-    return (os.cpu_count() or 1) if is_whole else 0
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process, because they share servers; and all that ask for Prefect's, which takes long to start."""
-    with_prefect = {item.path for item in items if "prefect_server" in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("prefect" if item.path in with_prefect else item.path.stem))
+    # Many tests wait for a server or a child of theirs.
+    return (os.cpu_count() or 1) + 1 if is_whole else 0
 
 
 @pytest.fixture(autouse=True)

@@ -79,7 +79,7 @@ def _events(filling: int) -> bytes:
 @pytest.mark.parametrize("read", CLIENTS.values(), ids=CLIENTS)
 @pytest.mark.parametrize("size", [0, 4, 40], ids=["short", "near the limit", "far beyond it"])
 def test_a_stream_of_any_length_is_settled_by_its_ends(read: Callable[[str], bytes], size: int) -> None:
-    """Every byte is the caller's; of a long one not more than twice the limit was kept, and the cost is right all the same."""
+    """Every byte is the caller's; of a long one its two ends were kept, each up to the part that passes the limit, and the cost is right."""
     body = _events(size * _tail._LONGEST // 1000)
     kept: list[int] = []
 
@@ -92,7 +92,8 @@ def test_a_stream_of_any_length_is_settled_by_its_ends(read: Callable[[str], byt
         usage = installed.usage()
 
     assert (usage.spent, usage.held, usage.doubt) == (47 * MICROS_A_TOKEN, 0, 0)
-    assert max(kept) <= 2 * _tail._LONGEST + 200_000
+    # A part is as long as the client likes to read: a quarter of the limit, with aiohttp.
+    assert max(kept) <= 3 * _tail._LONGEST
 
 
 @pytest.mark.parametrize("read", CLIENTS.values(), ids=CLIENTS)
