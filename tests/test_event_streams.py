@@ -79,7 +79,7 @@ def _events(filling: int) -> bytes:
 @pytest.mark.parametrize("read", CLIENTS.values(), ids=CLIENTS)
 @pytest.mark.parametrize("size", [0, 4, 40], ids=["short", "near the limit", "far beyond it"])
 def test_a_stream_of_any_length_is_settled_by_its_ends(read: Callable[[str], bytes], size: int) -> None:
-    """Every byte is the caller's; of a long one its two ends were kept, each up to the part that passes the limit, and the cost is right."""
+    """Every byte is the caller's; of a long one its two ends were kept, up to the part that passes the limit; the cost is right."""
     body = _events(size * _tail._LONGEST // 1000)
     kept: list[int] = []
 
