@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +165,16 @@ class Work:
     run: Run
     request_id: str = ""
     key: tuple[str, ...] | None = None
+
+
+def undeclined(run: Callable[[float], Answer]) -> Run:
+    """Make a `Run` of what nobody can decline: reads, cancellations."""
+
+    def running(now: float, *, declined: bool) -> Answer:
+        _ = declined
+        return run(now)
+
+    return running
 
 
 class Vendor(Protocol):
