@@ -63,8 +63,8 @@ class Resend:
 
     def begin(self, request: Request, now: float) -> Answer | Work:
         """Check credentials, path and e-mails, then claim the key."""
-        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        if scheme != "Bearer" or not secret:
+        scheme, secret, _ = request.credentials
+        if scheme != "bearer" or not secret:
             return _refused(401, "missing_api_key", "Missing API Key")
         if not secret.startswith("re_"):
             return _refused(403, "invalid_api_key", "API key is invalid")
@@ -169,10 +169,10 @@ class Resend:
         self._record(Execution("resend", account, operation, kind, mail_id, micros, "usd", "", key, recipient, request.number, now))
 
 
-def _recipients(mail: dict[str, Any]) -> list[str]:
-    """Return everyone who gets it: "To, Cc and Bcc each count"."""
+def _recipients(mail: dict[str, Any]) -> list[Any]:
+    """Return everyone who gets it: "To, Cc and Bcc each count"; texts, once `_wrong` found nothing wrong."""
     found = [mail.get(name) or [] for name in ("to", "cc", "bcc")]
-    return [one for value in found for one in ([value] if isinstance(value, str) else value)]
+    return [one for value in found for one in (value if isinstance(value, list) else [value])]
 
 
 def _wrong(mail: Any) -> str:
@@ -182,10 +182,9 @@ def _wrong(mail: Any) -> str:
     for name in ("from", "to", "subject"):
         if not mail.get(name) and not (name == "subject" and mail.get("template")):
             return f"Missing `{name}` field."
-    to = mail["to"]
-    if not isinstance(to, (str, list)) or len(_recipients(mail)) > _MOST_RECIPIENTS or not all("@" in one for one in _recipients(mail)):
-        return "Invalid `to` field."
-    return ""
+    everyone = _recipients(mail)
+    is_good = len(everyone) <= _MOST_RECIPIENTS and all(isinstance(one, str) and "@" in one for one in everyone)
+    return "" if is_good else "Invalid `to` field."
 
 
 def _listed(team: _Team, params: dict[str, str]) -> Answer:

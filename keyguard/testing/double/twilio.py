@@ -7,7 +7,6 @@ Sources: Twilio's OpenAPI (`api_v2010`, @twilio/cli-core 8.3.2), its documentati
 
 from __future__ import annotations
 
-import base64
 import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -141,9 +140,12 @@ class Twilio:
     def _list(self, request: Request, account: str, now: float) -> Answer:
         """Answer one page, newest first."""
         params, everything = request.params, self._messages.get(account, {})
-        wanted = [one for one in reversed(everything.values()) if _meets(one, params)]
-        size = min(int(params.get("PageSize", _PAGE)), _LARGEST_PAGE)
-        page = int(params.get("Page", 0))
+        try:
+            wanted = [one for one in reversed(everything.values()) if _meets(one, params)]
+            size = min(max(int(params.get("PageSize", _PAGE)), 1), _LARGEST_PAGE)
+            page = max(int(params.get("Page", 0)), 0)
+        except ValueError as wrong:
+            return _refused(400, 20001, f"Invalid parameter: {wrong}")
         sids = [one.shown["sid"] for one in wanted]
         # The token says after which message the page begins, so that new messages move nothing.
         after = params.get("PageToken", "").removeprefix("PA")
@@ -219,9 +221,8 @@ def _rfc_2822(now: float) -> str:
 
 
 def _has_credentials(request: Request) -> bool:
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    user, _, password = base64.b64decode(value).decode("utf-8", "replace").partition(":") if scheme.lower() == "basic" else ("", "", "")
-    return user.startswith(("AC", "SK")) and bool(password)
+    scheme, user, password = request.credentials
+    return scheme == "basic" and user.startswith(("AC", "SK")) and bool(password)
 
 
 def _missing(sid: str) -> Answer:
