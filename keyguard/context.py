@@ -15,6 +15,8 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from keyguard._values import frozen
+
 if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +33,7 @@ MOVED = frozenset({301, 302, 307, 308})
 _NOT_EXECUTED = frozenset({401, 407, 429})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunRef:
     """
     What an orchestrator says about the running code.

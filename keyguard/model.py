@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from keyguard._values import quick
+from keyguard._values import frozen
 from keyguard.rules import FieldRules, Rule
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class Policy(BaseModel):
 KeyState = Literal["active", "revoked", "closed"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VaultKey:
     """
     An issued handle.
@@ -285,8 +285,7 @@ class VaultKey:
         return self.policy.name or "default"
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """
     One request as the vendor will see it.
@@ -337,8 +336,7 @@ class Reply:
     body: bytes | None = field(default=None, repr=False)
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Attempt:
     """
     One try on the wire, after it ended.
@@ -354,7 +352,7 @@ class Attempt:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unbounded:
     """
     Why nobody can say what a write may cost, so that the policy's `unpriced` decides.
@@ -368,8 +366,7 @@ class Unbounded:
     is_by_design: bool = False
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Operation:
     """
     What a call is, read from method and path alone.
@@ -389,8 +386,7 @@ class Operation:
     unbounded: Unbounded | None = None
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Quote:
     """
     Upper bound of a call's cost, known before the send.
@@ -416,8 +412,7 @@ class Quote:
     units: int = 0
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fact:
     """
     What a reply says about one vendor object that costs money, as totals of the object.
@@ -446,8 +441,7 @@ class Fact:
 Ending = Literal["settled", "released", "doubt"]
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """
     How one attempt, or a whole ticket, ended; what the vendor plug read from the reply.
@@ -474,7 +468,7 @@ class Outcome:
 Unit = Literal["usd", "call", "email"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Leg:
     """
     One budget that a reservation draws on.
@@ -490,8 +484,7 @@ class Leg:
     unit: Unit = "usd"
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Order:
     """
     A request to hold money: everything the ledger needs for one reserve.
@@ -522,8 +515,7 @@ class Order:
 Reason = Literal["", "cap_exceeded", "revoked", "closed", "expired", "unknown_key", "stale", "duplicate", "conflict"]
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decision:
     """
     The answer to a reserve.
@@ -555,8 +547,7 @@ class Decision:
     remaining: Money | None = None
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Closing:
     """
     How a reservation ends.
@@ -572,8 +563,7 @@ class Closing:
     unsent: bool = False
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Receipt:
     """
     The answer to a close: where the reservation's money is now (micro-USD).
@@ -594,8 +584,7 @@ class Receipt:
     recurring: bool = False
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Memory:
     """
     What a run's ledger remembers of a vendor object (micro-USD).
@@ -619,7 +608,7 @@ class Memory:
     currency: str = "usd"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Intent:
     """An open intent: money still held for an object whose last state is not final."""
 
@@ -629,7 +618,7 @@ class Intent:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Usage:
     """
     A budget's figures (micro-USD).

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import wrapt
 
 from keyguard import context
-from keyguard._values import quick
+from keyguard._values import frozen
 from keyguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from keyguard.model import Call, Reply
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outgoing:
     """
     One request that is about to leave, as a seam read it.
@@ -82,7 +81,7 @@ class Send(Protocol):
     ) -> Any: ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Seam:
     """
     One patched method.
@@ -225,7 +224,7 @@ def _passing(owner: Any, method: Any) -> Callable[..., Any]:
     return passing
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Placed:
     """What was put into a class: each wrapper of ours that may stand there, and the method that belongs there without it."""
 
