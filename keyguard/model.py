@@ -235,7 +235,10 @@ class Policy(BaseModel):
 
     def stored(self) -> dict[str, Any]:
         """Return the plain form that `restored` reads back: amounts in micro-USD, seconds, lists."""
-        return self.model_dump(mode="json", exclude_none=True)
+        found = self.model_dump(mode="json", exclude_none=True, exclude={"rules"})
+        if self.rules is not None:
+            found["rules"] = {name: {field: rule.stored() for field, rule in of.items()} for name, of in self.rules.items()}
+        return found
 
     @classmethod
     def restored(cls, fields: Mapping[str, Any]) -> Policy:
