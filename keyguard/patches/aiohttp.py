@@ -17,11 +17,11 @@ import wrapt
 
 from keyguard import context
 from keyguard.errors import ConfigurationError
-from keyguard.model import TOKEN_PREFIX, Attempt, Reply
+from keyguard.model import Attempt, Reply
 from keyguard.patches import Outgoing, Seam, adecided, arm
 from keyguard.patches._aiohttp_content import Content
 from keyguard.patches._answers import of_aiohttp
-from keyguard.patches._headers import Lowered
+from keyguard.patches._headers import Lowered, may_carry
 from keyguard.patches._proof import is_unsent
 from keyguard.patches._tail import Tail
 from keyguard.patches._wire import (
@@ -130,8 +130,8 @@ def inside(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> t
 
 def _guard(session: Any, options: dict[str, Any], request: Any, sending: Callable[[Any], Any]) -> Any:
     """Return what is awaited for an answer; no coroutine itself, whose frame each request to a foreign host would pay for."""
-    handler = context.deciding()
-    if handler is None or _passes(request):
+    handler = None if _passes(request) else context.deciding()
+    if handler is None:
         return sending(request)
     return adecided(handler, partial(read, options), send, sending, session, (request,), {})
 
@@ -140,9 +140,7 @@ def _passes(request: Any) -> bool:
     """Say at once that nobody guards a request: the host is foreign, no stand-in is listed, and no header may carry a token."""
     if LISTED or claimant(request.url.raw_host or "") is not None or context.open_ticket() is not None:
         return False
-    said = "\n".join(request.headers.values())
-    # Basic hides a token in base64.
-    return TOKEN_PREFIX not in said and "asic " not in said
+    return not may_carry(request.headers.values())
 
 
 def read(options: dict[str, Any], instance: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], /) -> Outgoing | None:

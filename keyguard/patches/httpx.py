@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from functools import cache, partial
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import anyio.from_thread
@@ -18,6 +17,7 @@ from keyguard import context
 from keyguard.model import TOKEN_PREFIX, Attempt, Reply
 from keyguard.patches import Outgoing, Seam
 from keyguard.patches._answers import of_httpx
+from keyguard.patches._headers import SHORTEST_BASIC
 from keyguard.patches._proof import is_unsent
 from keyguard.patches._tail import Tail
 from keyguard.patches._wire import (
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from keyguard.patches import Read
 
 _TOKEN = TOKEN_PREFIX.encode()
-_VALUE = itemgetter(-1)
+_UNDERSCORE, _BLANK = b"_ "
 _PREFECT_CLIENTS = {"PrefectHttpxSyncClient", "PrefectHttpxAsyncClient", "PrefectHttpxSyncEphemeralClient"}
 
 
@@ -83,13 +83,17 @@ def seams_for(module: str) -> tuple[Seam, ...]:
 def passes(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
     """Say at once that nobody guards this request: the host is foreign, no stand-in is listed, and no header may carry a token."""
     request = args[0] if args else kwargs["request"]
-    # A host that nobody guards pays this, with nothing of the caller's in the processor's caches: so private names, and few calls.
+    # A host that nobody guards pays this, with nothing of ours in the processor's caches: so private names, and few and plain steps.
     host = request.url._uri_reference.host  # noqa: SLF001 -- missing, it stops every request
     if LISTED or claimant(host) is not None or context.open_ticket() is not None:
         return False
-    # One search over all values, for nearly every request the only one; Basic hides a token in base64.
-    values = b"\n".join(map(_VALUE, request.headers._list))  # noqa: SLF001 -- `raw` would copy each of its items first
-    return values.find(_TOKEN) < 0 and values.find(b"asic ") < 0
+    # `may_carry` of _headers, for bytes, in which one byte is found much faster than several.
+    for _, _, value in request.headers._list:  # noqa: SLF001 -- `raw` would copy each of its items first
+        if _UNDERSCORE in value and value.find(_TOKEN) >= 0:
+            return False
+        if len(value) >= SHORTEST_BASIC and value[5] == _BLANK and value[4] in b"cC":
+            return False
+    return True
 
 
 def _reader(get: Callable[[Any, Any], Any], respond: Callable[[Any, Any, Refused], Any]) -> Read:
