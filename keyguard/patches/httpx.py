@@ -17,7 +17,6 @@ from keyguard import context
 from keyguard.model import TOKEN_PREFIX, Attempt, Reply
 from keyguard.patches import Outgoing, Seam
 from keyguard.patches._answers import of_httpx
-from keyguard.patches._headers import SHORTEST_BASIC
 from keyguard.patches._proof import is_unsent
 from keyguard.patches._tail import Tail
 from keyguard.patches._wire import (
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
 
 _TOKEN = TOKEN_PREFIX.encode()
 _UNDERSCORE, _BLANK = b"_ "
+_SHORTEST_BASIC = len("Basic ") + 16  # and the base64 of a token's beginning
 _PREFECT_CLIENTS = {"PrefectHttpxSyncClient", "PrefectHttpxAsyncClient", "PrefectHttpxSyncEphemeralClient"}
 
 
@@ -91,7 +91,7 @@ def passes(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
     for _, _, value in request.headers._list:  # noqa: SLF001 -- `raw` would copy each of its items first
         if _UNDERSCORE in value and value.find(_TOKEN) >= 0:
             return False
-        if len(value) >= SHORTEST_BASIC and value[5] == _BLANK and value[4] in b"cC":
+        if len(value) >= _SHORTEST_BASIC and value[5] == _BLANK and value[4] in b"cC":
             return False
     return True
 

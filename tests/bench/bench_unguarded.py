@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -20,18 +21,36 @@ if TYPE_CHECKING:
     from tests.bench.measure import Case
 
 _URL = "https://example.com/x"
-_HEADERS = {"authorization": "Bearer something"}
+# As long as most keys are.
+_HEADERS = {"authorization": "Bearer sk-proj-abcdefghijklmnopqrstuvwxyz0123456789"}
 
 
-class _Answered(Exception):
-    """Ends a request of aiohttp in the place of the wire."""
+class _Response:
+    """What aiohttp's session asks of an answer."""
+
+    status, connection, _raw_cookie_headers = 200, None, ()
+
+    async def start(self, _connection: Any) -> None:
+        """Nothing is read."""
+
+
+class _Request(aiohttp.ClientRequest):
+    """Answers in place of the wire, below aiohttp's session and its connector."""
+
+    async def send(self, _connection: Any) -> Any:
+        """Answer."""
+        return _Response()
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Looks for no connection."""
+    """Has a connection at once."""
 
     async def _get(self, *_: Any) -> Any:
-        raise _Answered
+        return SimpleNamespace(protocol=SimpleNamespace(set_response_params=_nothing))
+
+
+def _nothing(**_: Any) -> None:
+    """Take what a connection is told."""
 
 
 class _Adapter(BaseAdapter):
@@ -53,7 +72,7 @@ class _Adapter(BaseAdapter):
 def run(short: bool) -> list[Row]:
     """Measure each client's seams: not in place, in place, and in their place wrappers that only call."""
     rounds, calls = (15, 200) if short else (60, 500)
-    rows = [*_httpx(rounds, calls), *_requests(rounds, calls), *_aiohttp(rounds, calls)]
+    rows = [*_httpx(rounds, calls), *_httpx_awaited(rounds, calls), *_requests(rounds, calls), *_aiohttp(rounds, calls)]
     keyguard.uninstall()
     return rows
 
@@ -62,6 +81,17 @@ def _httpx(rounds: int, calls: int) -> list[Row]:
     with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
         request = client.build_request("GET", _URL, headers=_HEADERS)
         return _rows("httpx", [(httpx.Client, "_send_single_request")], repeated(lambda: client.send(request)), rounds, calls)
+
+
+def _httpx_awaited(rounds: int, calls: int) -> list[Row]:
+    async def send(calls: int) -> None:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
+            request = client.build_request("GET", _URL, headers=_HEADERS)
+            for _ in range(calls):
+                await client.send(request)
+
+    seams = [(httpx.AsyncClient, "_send_single_request")]
+    return _rows("awaited httpx", seams, lambda calls: lambda: asyncio.run(send(calls)), rounds, calls)
 
 
 def _requests(rounds: int, calls: int) -> list[Row]:
@@ -73,12 +103,9 @@ def _requests(rounds: int, calls: int) -> list[Row]:
 
 def _aiohttp(rounds: int, calls: int) -> list[Row]:
     async def send(calls: int) -> None:
-        async with aiohttp.ClientSession(connector=_Connector(), headers=_HEADERS) as session:
+        async with aiohttp.ClientSession(connector=_Connector(), request_class=_Request, headers=_HEADERS) as session:
             for _ in range(calls):
-                try:
-                    await session.get(_URL)
-                except _Answered:
-                    continue
+                await session.get(_URL)
 
     seams = [(aiohttp.ClientSession, "_request"), (aiohttp.BaseConnector, "connect")]
     return _rows("aiohttp", seams, lambda calls: lambda: asyncio.run(send(calls)), rounds, calls)
