@@ -1,0 +1,242 @@
+"""What really happened, as the judge keeps it: of each run its vendor objects, its reservations, and what may still come. Asks no ledger.
+
+Two figures follow from it, for a run and for each of its days, in micro-USD. `least` is what the vendor has charged and may still charge of
+what was asked of it; whatever a ledger counts must be at least that. `most` is what can be explained: what answers have told, and the holds
+of calls whose end nobody has told; whatever a ledger counts above it would cause false refusals.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from keyguard.testing.simulator.vendor import CENT, Answer, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from keyguard.model import Policy
+    from keyguard.testing.simulator.vendor import Intent
+
+# Of Stripe's answers, those that say that the request was not executed.
+NOT_EXECUTED = frozenset({400, 401, 402, 403, 404, 429})
+# How an attempt ended for its client: an answer, None = nobody knows.
+Said: TypeAlias = "Answer | Literal['unsent'] | None"
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """
+    One reservation.
+
+    Attributes:
+        day: The UTC date whose window it counts on.
+        hold: What it holds, an adopted part included.
+        adopted: That part, which is open again where this call was surely not executed.
+        claim: What its thing may cost in all, as its call was quoted.
+        thing: The vendor object that it is about; `adopts` = it takes that one's open hold over.
+        said: How each of its attempts ended for the client.
+        state: `open`: a call runs, or its process died in it; `maybe`: the reserve raised, and may have been committed; `unknown`: closed,
+            and nobody could tell how it ended; `known`: everything was told to the ledger.
+        is_counted: It counts as one of the run's calls.
+        ledger: The handle through which it was made.
+    """
+
+    id: str
+    run: Run
+    day: str
+    pot: Literal["run", "refund"]
+    hold: int
+    adopted: int = 0
+    claim: int = 0
+    thing: Thing | None = None
+    adopts: bool = False
+    said: list[Said] = field(default_factory=list["Said"])
+    state: Literal["open", "maybe", "unknown", "known"] = "open"
+    is_counted: bool = True
+    was_sent: bool = False
+    ledger: object = None
+
+    @property
+    def told(self) -> Answer | None:
+        """The answer that says what was bought, if one came."""
+        for one in self.said:
+            if isinstance(one, Answer) and one.status < 300:
+                return one
+        return None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether every attempt was surely not executed."""
+        return all(one == "unsent" or (isinstance(one, Answer) and one.status in NOT_EXECUTED) for one in self.said)
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether nothing ever left."""
+        return all(one == "unsent" for one in self.said)
+
+
+@dataclass(slots=True, eq=False)
+class Thing:
+    """
+    One vendor object of a run, as the judge sees it.
+
+    Attributes:
+        day: Whose window its open hold counts on: its maker's, or that of the last call that adopted it.
+        days: Every day on which something of it may be counted.
+        told_spent, told_open: What the ledger was told last; `told_version` says how old that was.
+        placed: What was charged, by the day of the call that did it; the rest was charged elsewhere and counts where the hold is.
+        records: The calls that hold money for it, while their end is not told.
+        is_blurred: Answers came in another order than their causes, so that only bounds can be said.
+    """
+
+    intent: Intent
+    day: str
+    days: list[str]
+    records: list[Record]
+    told_spent: int = 0
+    told_open: int = 0
+    told_version: int = -1
+    placed: Counter[str] = field(default_factory=Counter[str])
+    is_blurred: bool = False
+
+    @property
+    def known(self) -> int:
+        """What anybody on this side could know that it may cost; somebody elsewhere may have raised it since."""
+        return max([self.told_spent + self.told_open, *[record.claim for record in self.records]])
+
+    @property
+    def floating(self) -> int:
+        """What was charged elsewhere, and is on no call's day."""
+        return self.intent.received - sum(self.placed.values())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it can change any more without another call."""
+        if self.records or self.floating:
+            return False
+        return self.intent.is_loose or (not self.intent.open and self.told_version == self.intent.version)
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """
+    One run: its limits as people set them, and what its calls did.
+
+    Attributes:
+        cap, top: The run's cap in force, and the largest it ever was.
+        things, active: Its vendor objects, and those of them that are not over.
+        live: Its reservations whose end nobody has told.
+        pending: Its requests at the vendor that may still have an effect.
+        charged, refunded: What the vendor really charged, and gave back of it. Refunds of other runs' charges are in `foreign`.
+        overrun: How far charges went above what anybody here could know.
+    """
+
+    run_id: str
+    policy: Policy
+    cap: int
+    top: int
+    version: int = 1
+    expires_at: float | None = None
+    is_revoked: bool = False
+    may_be_revoked: bool = False
+    things: dict[tuple[str, str], Thing] = field(default_factory=dict[tuple[str, str], "Thing"])
+    active: dict[tuple[str, str], Thing] = field(default_factory=dict[tuple[str, str], "Thing"])
+    live: dict[str, Record] = field(default_factory=dict[str, "Record"])
+    pending: list[Request] = field(default_factory=list[Request])
+    charged: int = 0
+    overrun: int = 0
+    refunded: int = 0
+    foreign: Counter[str] = field(default_factory=Counter[str])
+    told_refunds: dict[str, int] = field(default_factory=dict[str, int])
+    told_foreign: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
+    sent: int = 0
+    granted: int = 0
+    # Of things that are over, by day: what was charged, and what may be counted of it.
+    past: Counter[str] = field(default_factory=Counter[str])
+    past_told: int = 0
+    past_days: Counter[str] = field(default_factory=Counter[str])
+
+    @property
+    def scope(self) -> str:
+        """The run's budget."""
+        return f"run:{self.run_id}"
+
+    def touch(self, thing: Thing) -> None:
+        """Look at a thing again from now on."""
+        name = (thing.intent.account, thing.intent.id)
+        if name not in self.active:
+            self.active[name] = thing
+            self._fold(thing, -1)
+
+    def retire(self) -> None:
+        """Fold what is over into sums, so that looking at a run costs no more for what it did long ago."""
+        for name in [name for name, thing in self.active.items() if thing.is_over]:
+            self._fold(self.active.pop(name), 1)
+
+    def _fold(self, thing: Thing, sign: int) -> None:
+        told = sign * (thing.told_spent + thing.told_open)
+        self.past_told += told
+        for day, amount in thing.placed.items():
+            self.past[day] += sign * amount
+        for day in thing.days:
+            self.past_days[day] += told
+
+    def least(self, may_execute: Callable[[Request], bool]) -> tuple[int, int, Counter[str]]:
+        """Return what was and may still be charged, the same of refunds, and the first by day."""
+        days = self.past + self.foreign
+        refunds, extra, creates = self.refunded, dict[int, int](), dict[str, int]()
+        self.pending = [request for request in self.pending if may_execute(request)]
+        # Those that share a key are executed once.
+        for request in {(request.account, request.key): request for request in self.pending}.values():
+            record: Record = request.by
+            amount = int(dict(request.params).get("amount", "0")) * CENT
+            if request.words[0] == "refunds" and record.pot == "refund":
+                refunds += _refundable(record, amount)
+            elif request.words[0] == "refunds":
+                creates[record.day] = creates.get(record.day, 0) + _refundable(record, amount)
+            elif len(request.words) == 1:
+                creates[record.day] = creates.get(record.day, 0) + amount
+            elif record.thing is not None:
+                extra[id(record.thing)] = max(extra.get(id(record.thing), 0), amount - record.thing.intent.amount)
+        for day, micros in creates.items():
+            days[day] += micros
+        for thing in self.active.values():
+            _add(days, thing, extra.get(id(thing), 0))
+        return sum(days.values()), refunds, days
+
+    def most(self) -> tuple[int, int, Counter[str]]:
+        """Return what can be explained, the same of refunds, and the first by day."""
+        days, total, refunds = self.past_days.copy(), self.past_told, sum(self.told_refunds.values())
+        for day, amount in self.told_foreign.values():
+            total, days[day] = total + amount, days[day] + amount
+        for record in self.live.values():
+            if record.pot == "refund":
+                refunds += record.hold
+            else:
+                total, days[record.day] = total + record.hold, days[record.day] + record.hold
+        for thing in self.active.values():
+            told = thing.told_spent + thing.told_open
+            total += told
+            for day in thing.days:
+                days[day] += told
+        return total, refunds, days
+
+
+def _refundable(record: Record, amount: int) -> int:
+    return 0 if record.thing is None else max(0, min(amount, record.thing.intent.received - record.thing.intent.refunded))
+
+
+def _add(days: Counter[str], thing: Thing, extra: int) -> None:
+    """Add what a thing was charged, by the days of its calls, and what it may still be, on the day of its hold."""
+    intent = thing.intent
+    for day, amount in thing.placed.items():
+        days[day] += amount
+    may_come = 0 if intent.is_loose else intent.open + (max(0, extra) if intent.status != "succeeded" else 0)
+    here = thing.floating + may_come
+    # What somebody elsewhere added is nobody's to hold until it is told.
+    over = max(0, intent.received + may_come - thing.known)
+    days[thing.day] += here - min(over, here)
+    if over > here:
+        days[max(thing.placed)] -= over - here
