@@ -83,6 +83,10 @@ class Network:
         """Remember what happened."""
         raise NotImplementedError
 
+    def lost(self, ticket: Ticket) -> None:
+        """Take note that an exception struck beside the guard of a call."""
+        raise NotImplementedError
+
     def attempt_ended(self, ticket: Ticket, request: Request | None, answer: Answer | None) -> None:
         """Take note that a client's attempt ended: without a request it was never sent, without an answer nobody knows."""
         raise NotImplementedError
@@ -156,6 +160,8 @@ def _guarded(thread: Thread, call: Call) -> Running:
     except _Past as past:
         # It struck where nothing of the guard runs any more: the ticket stays behind in this context, its flow is collected.
         is_lost = True
+        if ticket.closing is None:
+            thread.network.lost(ticket)
         flow.close()
         raise past.error from None
     finally:

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
 _FIGURES = "SELECT scope, win, cap, spent, held, doubt FROM bucket WHERE scope IN (?, ?, ?, ?)"
 _NOTHING = (None, 0, 0, 0)
-# What is known not to hold yet, and is not reported; each of them counts too much, never too little.
+# What is known not to hold yet, and is not reported; tests/simulator/test_findings.py has each by itself.
 TOLERATED = frozenset({
     "refund replay",  # a refund that a retry with the same key repeats is counted again
+    "stale answer",  # an older answer about an open intent lowers what is held for it
+    "shut while open",  # of a process that put its ledger away with calls open, those are not found when it has ended
 })  # fmt: skip
 
 
@@ -54,11 +56,17 @@ class Judge:
         self.day_caps: dict[str, int] = {}
         self.refusals = self.grants = 0
         self._owners: dict[tuple[str, str], Run] = {}
+        self.violation: Violation | None = None
         self._last_at = 0.0
         # By policy and day, over all of its runs.
         self._least: dict[str, Counter[str]] = {}
         self._most: dict[str, Counter[str]] = {}
         self._parts: dict[str, tuple[Counter[str], Counter[str]]] = {}
+
+    def broken(self, promise: str, what: str) -> Violation:
+        """Return a violation to raise; the first one is kept, because the code under test may catch it."""
+        self.violation = self.violation or Violation(promise, what)
+        return self.violation
 
     # -- what people do -----------------------------------------------------------------------------
 
@@ -101,7 +109,7 @@ class Judge:
             thing.placed[request.by.day] += amount
         over = run.overrun + sum(max(0, one.intent.received - one.known) for one in run.active.values())
         if run.charged - over > run.top:
-            raise Violation("I1", f"{run.run_id} was charged {run.charged}, {over} of it unforeseeable, on a cap of at most {run.top}")
+            raise self.broken("I1", f"{run.run_id} was charged {run.charged}, {over} of it unforeseeable, on a cap of at most {run.top}")
 
     def refunded(self, request: Request, intent: Intent, amount: int) -> None:
         """Take note of money that was given back."""
@@ -110,7 +118,7 @@ class Judge:
             record.run.foreign[record.day] += amount
             return
         if self._owners[intent.account, intent.id] is not record.run:
-            raise Violation("I1", f"{record.run.run_id} gave back {amount} of another run's {intent.id} as if it were its own")
+            raise self.broken("I1", f"{record.run.run_id} gave back {amount} of another run's {intent.id} as if it were its own")
         record.run.refunded += amount
 
     # -- what clients do ----------------------------------------------------------------------------
@@ -132,6 +140,12 @@ class Judge:
         if record is not None:
             record.said.append(answer if request is not None else "unsent")
 
+    def lost(self, ticket: Ticket) -> None:
+        """Take note of a call that ended where nobody could say any more what its attempts had come to."""
+        record = self.records.get(ticket.reservation_id or "")
+        if record is not None:
+            record.is_lost = True
+
     # -- what the ledger does -----------------------------------------------------------------------
 
     def reserved(self, ledger: SimulatedLedger, order: Order, decision: Decision | None) -> None:
@@ -148,7 +162,7 @@ class Judge:
         else:
             self.refusals += 1
             if [self.counted(*name) for _, name in legs] != before:
-                raise Violation("I3", f"the refused {order.operation} of {run.run_id} changed a balance: {legs}")
+                raise self.broken("I3", f"the refused {order.operation} of {run.run_id} changed a balance: {legs}")
             self._check_refusal(ledger, run, order, decision, legs)
         self.check(run)
 
@@ -176,6 +190,7 @@ class Judge:
         )
         self.records[record.id] = run.live[record.id] = record
         run.granted += is_counted
+        record.buys = order.method == "POST" and (order.quote.object_id is None or order.quote.adopts)
         name = (order.account, order.quote.object_id or "")
         owner = self._owners.get(name)
         if owner is None:
@@ -185,6 +200,8 @@ class Judge:
         if order.quote.adopts and owner is run:
             record.adopts = True
             run.touch(thing)
+            if state == "maybe":
+                record.hold = hold = max(hold, thing.told_open)
             record.claim = hold + thing.told_spent
             thing.records.append(record)
             thing.days.append(day)
@@ -197,19 +214,28 @@ class Judge:
         if record is None:
             return
         self.look(ledger, record.run)
-        if receipt is not None and record.state != "known":
+        if receipt is None:
+            record.may_be_closed = True
+            seen = record.told.seen if record.told is not None else None
+            if seen is not None:
+                # Booked or not: if it was, then with what is more than anybody knew when it was held.
+                record.hold = max(record.hold, seen.spent + seen.open)
+        elif record.state != "known":
             self._learn(record, receipt)
         self.check(record.run)
 
     def _learn(self, record: Record, receipt: Receipt) -> None:
         told = record.told
+        if record.state == "maybe" and record.adopts and record.thing is not None and receipt.held + receipt.doubt + receipt.spent:
+            # It was committed, and has moved the hold.
+            record.thing.day = record.day
         if not receipt.found:
             if record.state != "maybe":
-                raise Violation("I2", f"reservation {record.id} was granted, and is not there")
+                raise self.broken("I2", f"reservation {record.id} was granted, and is not there")
             record.run.granted -= record.is_counted
         elif told is not None:
             self._tell(record, told)
-        elif record.is_free:
+        elif record.is_free and not (record.is_lost and record.said):
             record.run.granted -= record.is_counted and record.is_unsent
             if record.adopted and record.thing is not None:
                 record.thing.told_open += record.adopted
@@ -237,15 +263,18 @@ class Judge:
         run.touch(thing)
         thing.days.append(record.day)
         if seen.version < thing.told_version:
+            if "stale answer" in TOLERATED:
+                thing.lowered = min(seen.spent + seen.open, thing.told_spent + thing.told_open if thing.lowered is None else thing.lowered)
             thing.told_open, thing.is_blurred = max(thing.told_open, seen.open), True
             return
         run.overrun += max(0, seen.spent - max(thing.known, thing.told_spent))
-        if seen.spent and thing.floating:
-            thing.placed[thing.day] += thing.floating
+        if seen.spent > thing.told_spent:
+            # It counts where it was told: of several calls with one key, the first that was answered.
+            thing.placed = Counter({record.day if record.buys else thing.day: thing.intent.received})
         # While a call has the open hold, another's answer about the same thing opens nothing beside it.
         is_taken = not record.adopts and any(one.adopted for one in thing.records)
         thing.told_open = min(thing.told_open, seen.open) if is_taken else seen.open
-        thing.told_spent, thing.told_version = max(seen.spent, thing.told_spent), seen.version
+        thing.told_spent, thing.told_version, thing.lowered = max(seen.spent, thing.told_spent), seen.version, None
 
     # -- checks -------------------------------------------------------------------------------------
 
@@ -259,25 +288,25 @@ class Judge:
         for row in books.log.execute(_FIGURES, names).fetchall():
             self.figures[row[0], row[1]] = row[2:]
         if books.log.at > self._latest():
-            raise Violation("clock", f"the ledger's time is {books.log.at}, where the machine's clock never was")
+            raise self.broken("clock", f"the ledger's time is {books.log.at}, where the machine's clock never was")
 
     def _check_grant(
         self, ledger: SimulatedLedger, run: Run, order: Order, decision: Decision, legs: list[tuple[Leg, tuple[str, str]]]
     ) -> None:
         at = ledger.books.log.at if ledger.books is not None else self._now()
         if at < self._last_at:
-            raise Violation("clock", f"the ledger's time went back from {self._last_at} to {at}")
+            raise self.broken("clock", f"the ledger's time went back from {self._last_at} to {at}")
         self._last_at = at
         if run.is_revoked:
-            raise Violation("I6", f"{order.operation} of {run.run_id} was granted after its revoke was acknowledged")
+            raise self.broken("I6", f"{order.operation} of {run.run_id} was granted after its revoke was acknowledged")
         if run.expires_at is not None and run.expires_at <= at:
-            raise Violation("I6", f"{order.operation} of {run.run_id} was granted at {at}, after its end at {run.expires_at}")
+            raise self.broken("I6", f"{order.operation} of {run.run_id} was granted at {at}, after its end at {run.expires_at}")
         if decision.held_amount != max(order.quote.amount, decision.adopted):
-            raise Violation("I2", f"{decision.held_amount} is held for a quote of {order.quote.amount}, {decision.adopted} of it adopted")
+            raise self.broken("I2", f"{decision.held_amount} is held for a quote of {order.quote.amount}, {decision.adopted} of it adopted")
         for leg, name in legs:
             cap = self._cap(run, leg, name)
             if cap is not None and self.counted(*name) > cap:
-                raise Violation("I1", f"{order.operation} of {run.run_id} was granted: {self.counted(*name)} on {name}, whose cap is {cap}")
+                raise self.broken("I1", f"{order.operation} of {run.run_id} was granted: {self.counted(*name)} on {name}, whose cap is {cap}")
 
     def _cap(self, run: Run, leg: Leg, name: tuple[str, str]) -> int | None:
         """Return the cap of a budget, as people set it."""
@@ -303,14 +332,14 @@ class Judge:
         }
         if reason != "cap_exceeded":
             if not is_right.get(reason, False):
-                raise Violation("I4", f"{who} was refused as {reason}")
+                raise self.broken("I4", f"{who} was refused as {reason}")
             return
         named = next((name for leg, name in legs if leg.scope == decision.scope), None)
         shown = (decision.cap, decision.spent, decision.held, decision.doubt)
         if named is None or self.figures.get(named) != shown:
-            raise Violation("I4", f"{who} was refused with the figures {shown} of {decision.scope}, which has {self.figures.get(named or ('', ''))}")
+            raise self.broken("I4", f"{who} was refused with the figures {shown} of {decision.scope}, which has {self.figures.get(named or ('', ''))}")
         if all(self._fits(ledger, run, order, leg, name) for leg, name in legs):
-            raise Violation("I4", f"{who} for {decision.requested} was refused, although every budget has room: {shown} on {decision.scope}")
+            raise self.broken("I4", f"{who} for {decision.requested} was refused, although every budget has room: {shown} on {decision.scope}")
 
     def _fits(self, ledger: SimulatedLedger, run: Run, order: Order, leg: Leg, name: tuple[str, str]) -> bool:
         """Say whether a budget has room for an order, once what it adopts has moved."""
@@ -332,18 +361,18 @@ class Judge:
         _, spent, held, doubt = self.figures.get((run.scope, ""), _NOTHING)
         counted = spent + held + doubt
         if counted < least:
-            raise Violation("I2", f"{run.run_id} is counted at {counted}, but {least} was, or can still be, charged")
+            raise self.broken("I2", f"{run.run_id} is counted at {counted}, but {least} was, or can still be, charged")
         if counted > most:
-            raise Violation("I4", f"{run.run_id} is counted at {counted} ({spent} + {held} + {doubt}), of which {most} can be explained")
+            raise self.broken("I4", f"{run.run_id} is counted at {counted} ({spent} + {held} + {doubt}), of which {most} can be explained")
         truth = run.charged + max(sum(run.foreign.values()), sum(amount for _, amount in run.told_foreign.values()))
         if spent > truth:
-            raise Violation("I4", f"{run.run_id} has spent {spent} by the ledger, and {truth} at the vendor")
+            raise self.broken("I4", f"{run.run_id} has spent {spent} by the ledger, and {truth} at the vendor")
         given = self.counted(f"refund:{run.scope}")
         if not refunds <= given <= most_refunds:
-            raise Violation("I2", f"refunds of {run.run_id} are counted at {given}: at least {refunds}, at most {most_refunds} is right")
+            raise self.broken("I2", f"refunds of {run.run_id} are counted at {given}: at least {refunds}, at most {most_refunds} is right")
         calls = self.counted(f"calls:{run.scope}")
         if not run.sent <= calls <= run.granted:
-            raise Violation("I2", f"{calls} calls of {run.run_id} are counted: {run.sent} were sent, {run.granted} granted")
+            raise self.broken("I2", f"{calls} calls of {run.run_id} are counted: {run.sent} were sent, {run.granted} granted")
         self._check_days(run, least_days, most_days)
 
     def _check_days(self, run: Run, least: Counter[str], most: Counter[str]) -> None:
@@ -361,7 +390,7 @@ class Judge:
             counted = self.counted(f"policy:{name}", day)
             if not sums[day] <= counted <= tops[day]:
                 promise = "I2" if counted < sums[day] else "I4"
-                raise Violation(promise, f"{day} of {name} is counted at {counted}: at least {sums[day]}, at most {tops[day]} is right")
+                raise self.broken(promise, f"{day} of {name} is counted at {counted}: at least {sums[day]}, at most {tops[day]} is right")
 
     # -- at the end ---------------------------------------------------------------------------------
 
@@ -375,7 +404,7 @@ class Judge:
         for run in self.runs.values():
             for record in run.live.values():
                 if record.state in {"open", "maybe"} and record.ledger in living:
-                    raise Violation("I4", f"{record.id} of {run.run_id} is over, its process lives, and nobody told the ledger")
+                    raise self.broken("I4", f"{record.id} of {run.run_id} is over, its process lives, and nobody told the ledger")
 
     def check_end(self, run: Run, usage: Usage | None) -> None:
         """
@@ -388,7 +417,9 @@ class Judge:
         self.check(run)
         unknown = sum(record.hold for record in run.live.values() if record.pot == "run")
         if usage.doubt > unknown:
-            raise Violation("I4", f"{usage.doubt} of {run.run_id} are in doubt at the end, of which only {unknown} were really unknown")
-        left_open = run.past_told + sum(thing.told_open for thing in run.active.values())
+            raise self.broken("I4", f"{usage.doubt} of {run.run_id} are in doubt at the end, of which only {unknown} were really unknown")
+        left_open = run.past_open + sum(thing.told_open for thing in run.active.values())
+        # A close that was booked, and of which its process died before it heard, may have left an intent open.
+        left_open += sum(record.hold for record in run.live.values() if record.may_be_closed)
         if usage.held > left_open:
-            raise Violation("I4", f"{usage.held} of {run.run_id} are held at the end, of which only {left_open} are of open intents")
+            raise self.broken("I4", f"{usage.held} of {run.run_id} are held at the end, of which only {left_open} are of open intents")

@@ -16,7 +16,7 @@ from keyguard.context import RunRef
 from keyguard.errors import LedgerUnavailable
 from keyguard.model import Reply
 from keyguard.testing.simulator.client import Beside, Network, Thread
-from keyguard.testing.simulator.judge import Judge, Violation
+from keyguard.testing.simulator.judge import TOLERATED, Judge
 from keyguard.testing.simulator.machine import FAULTS, STEPS, Fault, Killed, Process, SimulatedLedger, Struck, StruckHard
 from keyguard.testing.simulator.swarm import EVENTS, Plan, draw_plan, draw_weather
 from keyguard.testing.simulator.vendor import CENT, Request, Vendor
@@ -120,6 +120,9 @@ class Simulation(Network):
             self._move_orphan()
         else:
             self._run(self.threads[int(rng.random() * len(self.threads))])
+        if self.judge.violation is not None:
+            # Whatever caught it: the code under test catches everything.
+            raise self.judge.violation
         if self.number % _VERIFIED_EVERY == 0:
             self._verify()
 
@@ -129,7 +132,7 @@ class Simulation(Network):
             self.judge.check(run)
         wrong = self.operator.ledger.verify()
         if wrong:
-            raise Violation("I7", "; ".join(wrong[:3]))
+            raise self.judge.broken("I7", "; ".join(wrong[:3]))
 
     def note(self, text: str) -> None:
         """Remember what happened; the seed's hash is over all of it."""
@@ -242,6 +245,10 @@ class Simulation(Network):
         self.vendor.begin(request)
         assert request.answer is not None
         return Reply(request.answer.status, {}, request.answer.body)
+
+    def lost(self, ticket: Ticket) -> None:
+        """Take note of it."""
+        self.judge.lost(ticket)
 
     def attempt_ended(self, ticket: Ticket, request: Request | None, answer: Answer | None) -> None:
         """Take note of it; a request that nobody waits for any more goes on alone."""
@@ -418,13 +425,15 @@ class Simulation(Network):
         self.judge.look(process.ledger, run)
         assert usage is not None
         if (usage.cap, usage.spent, usage.held, usage.doubt) != self.judge.figures[run.scope, ""]:
-            raise Violation("I7", f"usage says {usage}, the books {self.judge.figures[run.scope, '']}")
+            raise self.judge.broken("I7", f"usage says {usage}, the books {self.judge.figures[run.scope, '']}")
         self.judge.check(run)
 
     def _on_shut(self) -> None:
         """Put a ledger handle away; its next use opens it again."""
-        if self.processes:
-            self.rng.choice(self.processes).backend.shut()
+        process = self.rng.choice(self.processes) if self.processes else None
+        is_busy = any(thread.process is process and thread.ticket is not None for thread in self.threads)
+        if process is not None and not (is_busy and "shut while open" in TOLERATED):
+            process.backend.shut()
 
     # -- the end ------------------------------------------------------------------------------------
 
@@ -442,6 +451,8 @@ class Simulation(Network):
                 self._run(self.threads[0])
             else:
                 self._move_orphan()
+            if self.judge.violation is not None:
+                raise self.judge.violation
         for process in self.processes:
             for run in self.judge.runs.values():
                 process.backend.usage(run.scope)

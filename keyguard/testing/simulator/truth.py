@@ -40,6 +40,9 @@ class Record:
         state: `open`: a call runs, or its process died in it; `maybe`: the reserve raised, and may have been committed; `unknown`: closed,
             and nobody could tell how it ended; `known`: everything was told to the ledger.
         is_counted: It counts as one of the run's calls.
+        buys: What it made, or took over, counts on its own day.
+        is_lost: An exception struck where nobody could say any more what its attempts had come to.
+        may_be_closed: A close of it raised, and may have been booked.
         ledger: The handle through which it was made.
     """
 
@@ -56,6 +59,9 @@ class Record:
     state: Literal["open", "maybe", "unknown", "known"] = "open"
     is_counted: bool = True
     was_sent: bool = False
+    buys: bool = False
+    is_lost: bool = False
+    may_be_closed: bool = False
     ledger: object = None
 
     @property
@@ -89,6 +95,7 @@ class Thing:
         placed: What was charged, by the day of the call that did it; the rest was charged elsewhere and counts where the hold is.
         records: The calls that hold money for it, while their end is not told.
         is_blurred: Answers came in another order than their causes, so that only bounds can be said.
+        lowered: What an older answer said last that it may cost, where that is tolerated.
     """
 
     intent: Intent
@@ -100,11 +107,13 @@ class Thing:
     told_version: int = -1
     placed: Counter[str] = field(default_factory=Counter[str])
     is_blurred: bool = False
+    lowered: int | None = None
 
     @property
     def known(self) -> int:
         """What anybody on this side could know that it may cost; somebody elsewhere may have raised it since."""
-        return max([self.told_spent + self.told_open, *[record.claim for record in self.records]])
+        told = self.told_spent + self.told_open if self.lowered is None else self.lowered
+        return max([told, *[record.claim for record in self.records]])
 
     @property
     def floating(self) -> int:
@@ -156,6 +165,7 @@ class Run:
     # Of things that are over, by day: what was charged, and what may be counted of it.
     past: Counter[str] = field(default_factory=Counter[str])
     past_told: int = 0
+    past_open: int = 0
     past_days: Counter[str] = field(default_factory=Counter[str])
 
     @property
@@ -178,6 +188,7 @@ class Run:
     def _fold(self, thing: Thing, sign: int) -> None:
         told = sign * (thing.told_spent + thing.told_open)
         self.past_told += told
+        self.past_open += sign * thing.told_open
         for day, amount in thing.placed.items():
             self.past[day] += sign * amount
         for day in thing.days:
@@ -202,9 +213,8 @@ class Run:
                 extra[id(record.thing)] = max(extra.get(id(record.thing), 0), amount - record.thing.intent.amount)
         for day, micros in creates.items():
             days[day] += micros
-        for thing in self.active.values():
-            _add(days, thing, extra.get(id(thing), 0))
-        return sum(days.values()), refunds, days
+        torn = sum(_add(days, thing, extra.get(id(thing), 0)) for thing in self.active.values())
+        return sum(days.values()) + torn, refunds, days
 
     def most(self) -> tuple[int, int, Counter[str]]:
         """Return what can be explained, the same of refunds, and the first by day."""
@@ -228,8 +238,13 @@ def _refundable(record: Record, amount: int) -> int:
     return 0 if record.thing is None else max(0, min(amount, record.thing.intent.received - record.thing.intent.refunded))
 
 
-def _add(days: Counter[str], thing: Thing, extra: int) -> None:
-    """Add what a thing was charged, by the days of its calls, and what it may still be, on the day of its hold."""
+def _add(days: Counter[str], thing: Thing, extra: int) -> int:
+    """
+    Add what a thing was charged, by the days of its calls, and what it may still be, on the day of its hold.
+
+    Returns:
+        What is on no day that could be told: whether a call has moved the hold to its own day nobody knows yet.
+    """
     intent = thing.intent
     for day, amount in thing.placed.items():
         days[day] += amount
@@ -237,6 +252,10 @@ def _add(days: Counter[str], thing: Thing, extra: int) -> None:
     here = thing.floating + may_come
     # What somebody elsewhere added is nobody's to hold until it is told.
     over = max(0, intent.received + may_come - thing.known)
-    days[thing.day] += here - min(over, here)
     if over > here:
         days[max(thing.placed)] -= over - here
+    here = max(0, here - over)
+    if any(record.state == "maybe" for record in thing.records):
+        return here
+    days[thing.day] += here
+    return 0
