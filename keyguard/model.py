@@ -210,6 +210,9 @@ class Policy(BaseModel):
             can express (a credential, an address for payouts) must be named in `allowed_endpoints` besides.
         tag_objects: Write the run's id into what a vendor's SDK creates for money (Stripe: `metadata[keyguard_run]`). Raw requests
             leave as they were written. Not for an Idempotency-Key of your own that several runs share: their bodies would differ.
+        idempotency: `derive`: requests without an Idempotency-Key of the caller's get one that is the same for every retry of the same
+            charge, where an orchestrator, `idempotency_scope` or `run(replay=True)` says what a retry is; `off`: none do.
+        on_doubt: What the retry of a call in doubt does where the vendor executes it again (Twilio): `resend` holds once more, `refuse`.
         secret: `env:NAME`, where the vendor's real secret is when a call carries a vault token.
     """
 
@@ -231,6 +234,8 @@ class Policy(BaseModel):
     mode: Literal["enforce", "observe"] = "enforce"
     unpriced: Literal["refuse", "allow"] | Usd = "refuse"
     tag_objects: Annotated[bool, Field(strict=True)] = False
+    idempotency: Literal["derive", "off"] = "derive"
+    on_doubt: Literal["resend", "refuse"] = "resend"
     secret: Annotated[str, AfterValidator(_check_secret)] | None = None
 
     def stored(self) -> dict[str, Any]:
@@ -460,6 +465,7 @@ class Outcome:
         source: Who knew the cost: `provider` (in the reply) or `local` (our own table).
         request_id: The vendor's name for the request, for support.
         units: How many of the quote's units were used; None = all of them.
+        is_final: Of a release: it answers every request with the same Idempotency-Key, also those whose own answer was lost.
     """
 
     ending: Ending
@@ -469,6 +475,7 @@ class Outcome:
     source: Literal["provider", "local"] = "provider"
     request_id: str | None = None
     units: int | None = None
+    is_final: bool = False
 
 
 Unit = Literal["usd", "call", "email"]
@@ -492,6 +499,41 @@ class Leg:
 
 @quick
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """
+    What tells one logical charge from all others, as a request of it says it; its number and generation are the ledger's to give.
+
+    Attributes:
+        request: 32 hex digits: of run, vendor, account, the credential's owner, method, path and parameters, or of the caller's own key.
+        n: Which of the identical requests of its execution it is, as far as this process knows.
+        execution, unit, attempt: As of `RunRef`; "" where requests are not numbered by executions (a caller's own key, a scope).
+        task: What the unit is called in every execution; `persists` = its result may be kept, and the unit skipped in the next one.
+        fingerprint: Of the parameters, where `request` has none of them.
+        window: Seconds after the first send for which the vendor executes the same key once; 0 = it executes each send.
+        resends: In doubt and without a window: hold once more, and send (the policy's `on_doubt`).
+        is_own: The caller's own key, which is sent as it is whatever came of it before.
+    """
+
+    request: str
+    n: int = 0
+    execution: str = ""
+    unit: str = ""
+    attempt: int = 1
+    task: str = ""
+    persists: bool = False
+    fingerprint: str = ""
+    window: float = 0.0
+    resends: bool = True
+    is_own: bool = False
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether a further request of it must find the first one again."""
+        return self.window > 0 or not self.resends
+
+
+@quick
+@dataclass(frozen=True, slots=True)
 class Order:
     """
     A request to hold money: everything the ledger needs for one reserve.
@@ -502,7 +544,9 @@ class Order:
         legs: The budgets to hold against, all or none.
         quote: Amount, pot, object.
         enforce: False in observe mode: counted, never refused.
-        identity: The identity of the logical charge; "" where there is none.
+        identity: Of the logical charge; None where nobody can say what a retry is, and every request is a charge of its own.
+        payee: Hash of whom the call pays or writes to, "" where nobody; for telling a call in doubt from others.
+        principal: Hash of the owner of the credential that it is sent with.
     """
 
     reservation_id: str
@@ -516,10 +560,15 @@ class Order:
     quote: Quote
     legs: tuple[Leg, ...]
     enforce: bool = True
-    identity: str = ""
+    identity: Identity | None = None
+    payee: str = ""
+    principal: str = ""
 
 
-Reason = Literal["", "cap_exceeded", "revoked", "closed", "expired", "unknown_key", "stale", "duplicate", "conflict"]
+Reason = Literal[
+    "", "cap_exceeded", "revoked", "closed", "expired", "unknown_key", "stale", "duplicate", "conflict", "ambiguous", "already_charged",
+    "doubt_pending",
+]  # fmt: skip
 
 
 @quick
@@ -537,6 +586,9 @@ class Decision:
         held_amount: What was held in all, an adopted hold included.
         adopted: The part of it that an earlier hold gave.
         limit, remaining: The run's cap and what is left of it after this reserve; None without a cap.
+        n, generation: Which of the identical charges it is, and how many of its tries were refused for good before this one.
+        hold: The reservation that the answer is about, where it is an earlier one: the call is an attempt of that, or stopped by it.
+        at: When that one was made, POSIX seconds.
     """
 
     granted: bool
@@ -553,6 +605,10 @@ class Decision:
     adopted: Money = 0
     limit: Money | None = None
     remaining: Money | None = None
+    n: int = 0
+    generation: int = 0
+    hold: str = ""
+    at: float = 0.0
 
 
 @quick
@@ -583,6 +639,7 @@ class Receipt:
         spent, held, doubt: The reservation's own parts.
         overrun: How far the vendor's truth went above the hold.
         recurring: The vendor will charge again by itself, outside of every cap (a subscription's next period).
+        replayed: What was bought is counted already, by an earlier attempt: the parts here are 0.
     """
 
     reservation_id: str
@@ -592,6 +649,7 @@ class Receipt:
     doubt: Money = 0
     overrun: Money = 0
     recurring: bool = False
+    replayed: bool = False
 
 
 @quick
@@ -617,6 +675,46 @@ class Memory:
     refunded: Money = 0
     status: str = ""
     currency: str = "usd"
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """
+    A reservation of which nobody knows whether the vendor executed it, or what it will cost.
+
+    Attributes:
+        reservation_id: The first attempt's, which names the whole.
+        run_id, key_id, scope: Whose money it is.
+        vendor, account, operation, method, object_id: What was asked for.
+        amount: Counted for it, micro-USD; a doubt that costs nothing is none.
+        at: When it was first held, POSIX seconds; `sent_at`, the last time when a request of it may have left this side.
+        attempts: How many calls were made for it.
+        identity: The logical charge's, "" where it has none; with `n` and `generation` it gives the derived key.
+        payee, principal: As of `Order`.
+        request_id: The vendor's name of a request of it, where an answer said one.
+        ended: The process that held it has ended; "" while it lives, or its call has ended in doubt by itself.
+    """
+
+    reservation_id: str
+    run_id: str | None
+    key_id: str
+    scope: str
+    vendor: str
+    account: str
+    operation: str
+    method: str
+    object_id: str | None
+    amount: Money
+    at: float
+    sent_at: float
+    attempts: int = 1
+    identity: str = ""
+    n: int = -1
+    generation: int = 0
+    payee: str = ""
+    principal: str = ""
+    request_id: str | None = None
+    ended: str = ""
 
 
 @dataclass(frozen=True, slots=True)

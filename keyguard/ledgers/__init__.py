@@ -26,6 +26,16 @@ Adoption (order.quote.adopts): the open hold of (scope, vendor, account, object_
 one, moves from its own reservation and windows to the new one, whose amount becomes
 max(quote.amount, adopted); the whole must fit the new windows, else nothing moves.
 
+Identity (order.identity): requests of one logical charge have one reservation, and are attempts of it (`keyguard.identity.verdict`
+says which). The first one holds. A further one within the vendor's window holds nothing: it is granted under the same `generation`,
+hence the same Idempotency-Key, and closed by its own id. The reservation is settled by the first attempt that is, and released only
+when no attempt is open or in doubt, or by a final answer. Once it is released a further request holds anew, as the next generation:
+one transaction compares and advances, so that two processes of a run come to the same. Of a number that another unit of the
+same execution has taken, the ledger takes the next free one (`decision.n`).
+
+Doubt: `doubts` lists, `resolve` ends one by what a vendor or a human said. Truth that comes after a release, or a dearer truth
+after a settlement, is booked all the same, as overrun.
+
 Facts (outcome.facts): totals of vendor objects. The closing reservation books spent = fact.spent - what
 was known of the object before, held = fact.held. A fact about an object whose open hold belongs
 to another reservation of the same scope updates that reservation. Facts about objects this scope neither
@@ -45,7 +55,7 @@ from keyguard.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from keyguard.model import Closing, Decision, Memory, Money, Order, Policy, Receipt, Usage, VaultKey
+    from keyguard.model import Closing, Decision, Doubt, Memory, Money, Order, Outcome, Policy, Receipt, Usage, VaultKey
 
 Durability = Literal["power", "process"]
 
@@ -109,7 +119,22 @@ class Ledger(Protocol):
         """Say what the scope remembers of a vendor object, by any of its ids."""
         ...
 
+    def resolve(self, reservation_id: str, outcome: Outcome, *, by: str, reason: str) -> Receipt:
+        """
+        End a reservation in doubt from outside, audited with who said so and why; `settled` or `released`.
+
+        What is settled already, or was released, only takes more cost than it has (late truth); an open call is left to its process.
+
+        Raises:
+            ConfigurationError: no such reservation, one whose call is still open, or a doubt as the outcome.
+        """
+        ...
+
     # -- reading ----------------------------------------------------------------------------------
+    def doubts(self, scope: str | None = None) -> list[Doubt]:
+        """Return what is in doubt, oldest first; also what processes left that have ended since."""
+        ...
+
     def usage(self, scope: str) -> Usage | None:
         """Return a scope's figures (`run:…`, `key:…`, or `policy:<name>` for today's day budget); None where nothing is known."""
         ...

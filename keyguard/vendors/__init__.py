@@ -54,9 +54,9 @@ class Vendor(Protocol):
     """
     What every vendor plug offers, as a module-level object named `vendor`.
 
-    It may also have `tag` (Tagging), `account` (Accounting) and `prices` (Dated), `credential_headers`, the names in lower case of the
-    headers that may carry its credential (without it, `authorization`), and `on_refused`: `response` where a refusal is to reach the
-    client as an answer.
+    It may also have `tag` (Tagging), `account` (Accounting), `prices` (Dated), `window` (Window) and `payee` (Paid),
+    `credential_headers`, the names in lower case of the headers that may carry its credential (without it, `authorization`), and
+    `on_refused`: `response` where a refusal is to reach the client as an answer.
     """
 
     @property
@@ -115,6 +115,22 @@ class Accounting(Protocol):
 
     def __call__(self, path: str, /) -> str:
         """Return the account that a call to this path bills, "" = the path names none. Never raises."""
+        ...
+
+
+class Window(Protocol):
+    """What a vendor plug may offer as `window`, where the vendor executes requests with the same Idempotency-Key once."""
+
+    def __call__(self, call: Call, /) -> float:
+        """Return for how many seconds after the first send of a key that holds for this write, less what clocks differ; 0 = it does not."""
+        ...
+
+
+class Paid(Protocol):
+    """What a vendor plug may offer as `payee`, where a write says whom it charges, pays or writes to."""
+
+    def __call__(self, call: Call, /) -> str:
+        """Return what names them in the request, "" = nobody. Hashed at once, and kept nowhere else. Never raises."""
         ...
 
 

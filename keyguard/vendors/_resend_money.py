@@ -64,6 +64,14 @@ def emails(call: Call, *, is_batch: bool) -> tuple[int, ...]:
     return tuple(recipients(item) for item in items)
 
 
+def payee(call: Call) -> str:
+    """Return to whom a call writes, as it says it; "" for what is no e-mail."""
+    document: Any = call.document
+    items: list[Any] = document if isinstance(document, list) else [document]
+    named = [cast("dict[str, Any]", item).get(name) for item in items if isinstance(item, dict) for name in _FIELDS]
+    return repr(named) if any(named) else ""
+
+
 def recipients(email: Any) -> int:
     """Count the recipients of one e-mail, of whom each is one unit in `to`, `cc` and `bcc` alike; at least one, who will be refused."""
     if not isinstance(email, dict):

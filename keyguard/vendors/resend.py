@@ -28,6 +28,8 @@ class Resend:
     read = staticmethod(replies.read)
     parameters = staticmethod(partial(parameters_of, "resend"))
     prices = staticmethod(money.dated)
+    window = staticmethod(paths.window)
+    payee = staticmethod(money.payee)
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """

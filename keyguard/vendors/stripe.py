@@ -51,6 +51,8 @@ class Stripe:
     classify = staticmethod(paths.classify)
     parameters = staticmethod(partial(parameters_of, "stripe"))
     tag = staticmethod(tags.tag)
+    window = staticmethod(paths.window)
+    payee = staticmethod(money.payee)
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """
@@ -71,7 +73,7 @@ class Stripe:
         if not call.is_write:
             return Outcome("settled", facts=replies.facts_of_read(call, reply), request_id=request_id)
         if reply.status in _NOT_EXECUTED:
-            return Outcome("released", request_id=request_id)
+            return Outcome("released", request_id=request_id, is_final=replies.is_final(call, reply))
         if not 200 <= reply.status < 300:
             return Outcome("doubt", request_id=request_id)
         flow = FLOWS.get(operation.name)

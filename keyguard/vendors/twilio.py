@@ -36,6 +36,7 @@ class Twilio:
     account = staticmethod(paths.account)
     parameters = staticmethod(partial(parameters_of, "twilio"))
     prices = staticmethod(prices.dated)
+    payee = staticmethod(paths.payee)
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """
