@@ -7,6 +7,7 @@ what has threads and sockets under it in the product: the driver (keyguard.drive
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import weakref
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     Running: TypeAlias = Generator["Request | None", "Answer | None", Any]
 
 _OK = 300
+_SECRET = "sk_test_simulated"  # noqa: S105 -- no secret of anybody
 _PATIENCE_SECONDS = 3600.0
 
 
@@ -98,7 +100,9 @@ class Thread:
     One thread of a simulated process, and what is true of the code that runs in it.
 
     Attributes:
-        run: What its orchestrator says about the running code.
+        job: What it does.
+        run, scope: What its orchestrator, and the code itself, say about what it does now.
+        succeeded: Its task has ended well.
         ticket: What the context variable of keyguard.context would hold.
         running: The code; None when it has ended.
         waits: The request that it waits for.
@@ -106,10 +110,13 @@ class Thread:
     """
 
     name: str
+    job: str
     process: Process
     network: Network
     run: context.RunRef
     sdk_retries: int = 0
+    scope: context.IdempotencyScope | None = None
+    succeeded: bool = False
     ticket: Ticket | None = None
     running: Running | None = None
     waits: Request | None = None
@@ -127,31 +134,32 @@ class Thread:
         running = self.running
         assert running is not None
         self.waits = None
-        with context.named_run(self.run):
+        naming = contextlib.nullcontext() if self.scope is None else context.scoped(self.scope)
+        with context.named_run(self.run), naming:
             try:
                 self.waits = running.throw(raised) if raised is not None else running.send(told)
             except StopIteration:
                 self.running = None
 
 
-def send(thread: Thread, call: Call) -> Running:
+def send(thread: Thread, call: Call, *, has_own_key: bool = False) -> Running:
     """Let a request leave as `keyguard.patches.decided` does: under the open ticket where that covers it, else by a decision of its own."""
     ticket = thread.ticket
     if ticket is not None and ticket.covers(call):
         answer: Answer = yield from _sdk(thread, ticket, call)
     else:
-        answer = yield from _guarded(thread, call)
+        answer = yield from _guarded(thread, call, has_own_key=has_own_key)
     if answer.status >= _OK:
         raise VendorError(answer.status)
     return answer
 
 
-def _guarded(thread: Thread, call: Call) -> Running:
+def _guarded(thread: Thread, call: Call, *, has_own_key: bool) -> Running:
     """Guard one call as `CallHandler.handle` does."""
     ticket, armed = context.Ticket(call), thread.process.armed
-    flow = guarded(
-        ticket, vendor_named(call.vendor), finder_for(armed, Outgoing(call)), new_id=thread.network.new_id, identity=partial(identity, armed)
-    )
+    ticket.takes_key, ticket.has_own_key = True, has_own_key
+    find = finder_for(armed, Outgoing(call, _SECRET, takes_key=True, has_own_key=has_own_key))
+    flow = guarded(ticket, vendor_named(call.vendor), find, new_id=thread.network.new_id, identity=partial(identity, armed))
     ticket.flow = weakref.ref(flow)
     before, thread.ticket = thread.ticket, ticket
     is_lost = False

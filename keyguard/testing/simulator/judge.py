@@ -1,77 +1,32 @@
-"""The judge: after each step, what the ledger counts is compared with what really happened. Decides nothing of the simulation.
+"""The judge: takes note of what really happened, and after each step lets the checks compare the ledger with it.
 
-It reads the ledger's balances as they are stored, and knows the vendor's truth from the vendor. The names I1 to I7 are those of the
-promises (DESIGN §8).
+It reads the ledger's balances as they are stored, and knows the vendor's truth from the vendor. It decides nothing of the simulation.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from keyguard.testing.simulator.truth import Record, Run, Thing
+from keyguard.testing.simulator.checks import Checks, Violation
+from keyguard.testing.simulator.truth import Charge, Record, Run, Thing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from keyguard.context import Ticket
-    from keyguard.model import Closing, Decision, Leg, Order, Policy, Receipt, Usage, VaultKey
+    from keyguard.model import Closing, Decision, Leg, Order, Policy, Receipt, VaultKey
     from keyguard.testing.simulator.machine import SimulatedLedger
-    from keyguard.testing.simulator.vendor import Answer, Intent, Request, Vendor
+    from keyguard.testing.simulator.vendor import Answer, Intent, Request
 
-_FIGURES = "SELECT scope, win, cap, spent, held, doubt FROM bucket WHERE scope IN (?, ?, ?, ?)"
-_NOTHING = (None, 0, 0, 0)
-# What is known not to hold yet, and is not reported; tests/simulator/test_findings.py has each by itself.
-TOLERATED = frozenset({
-    "refund replay",  # a refund that a retry with the same key repeats is counted again
-    "stale answer",  # an older answer about an open intent lowers what is held for it
-    "shut while open",  # of a process that put its ledger away with calls open, those are not found when it has ended
-})  # fmt: skip
+__all__ = ["Judge", "Violation"]
 
 
-class Violation(AssertionError):
-    """A promise is broken."""
-
-    def __init__(self, promise: str, what: str) -> None:
-        super().__init__(f"{promise}: {what}")
-        self.promise = promise
-
-
-class Judge:
-    """
-    What really happened, and the checks.
-
-    Args:
-        now: The machine's clock.
-        latest: The latest that this clock ever said.
-    """
-
-    def __init__(self, now: Callable[[], float], latest: Callable[[], float]) -> None:
-        self._now, self._latest = now, latest
-        self.vendor: Vendor
-        self.runs: dict[str, Run] = {}
-        self.records: dict[str, Record] = {}
-        self.figures: dict[tuple[str, str], tuple[int | None, int, int, int]] = {}
-        self.day_caps: dict[str, int] = {}
-        self.refusals = self.grants = 0
-        self._owners: dict[tuple[str, str], Run] = {}
-        self.violation: Violation | None = None
-        self._last_at = 0.0
-        # By policy and day, over all of its runs.
-        self._least: dict[str, Counter[str]] = {}
-        self._most: dict[str, Counter[str]] = {}
-        self._parts: dict[str, tuple[Counter[str], Counter[str]]] = {}
-
-    def broken(self, promise: str, what: str) -> Violation:
-        """Return a violation to raise; the first one is kept, because the code under test may catch it."""
-        self.violation = self.violation or Violation(promise, what)
-        return self.violation
+class Judge(Checks):
+    """What really happened: each method takes note of one thing that did."""
 
     # -- what people do -----------------------------------------------------------------------------
 
     def issued(self, key: VaultKey, asked: Policy) -> Run:
-        """Take note of a run's key."""
+        """A run got its key."""
         assert key.run_id is not None
         assert asked.run_usd_cap is not None
         name, day = key.policy_name, asked.daily_usd_cap
@@ -84,7 +39,7 @@ class Judge:
         return run
 
     def changed(self, run: Run, key: VaultKey) -> None:
-        """Take note of a key that was narrowed, raised or lowered."""
+        """A key was narrowed, raised or lowered."""
         assert key.policy.run_usd_cap is not None
         run.policy, run.cap, run.version, run.expires_at = key.policy, key.policy.run_usd_cap, key.version, key.expires_at
         run.top = max(run.top, run.cap)
@@ -92,56 +47,66 @@ class Judge:
     # -- what the vendor does -----------------------------------------------------------------------
 
     def made(self, request: Request, intent: Intent) -> None:
-        """Take note of an intent: a thing of the run whose request it was."""
-        record: Record = request.by
-        run, name = record.run, (intent.account, intent.id)
-        record.thing = run.things[name] = run.active[name] = Thing(intent, record.day, [record.day], [record])
-        self._owners[name] = run
+        """An intent came to be: a thing of the run whose request it was."""
+        charge: Charge = request.by
+        run, name = charge.run, (intent.account, intent.id)
+        charge.thing = run.things[name] = run.active[name] = Thing(intent, charge, [charge.day], [] if charge.is_over else [charge])
+        self.owners[name] = run
+
+    def created(self, request: Request, intent: Intent) -> None:
+        """A charge was made that was not refused: of each that a flow means to make there is one."""
+        run: Run = request.by.run
+        kind = (request.account, request.params)
+        if intent.is_loose or kind not in run.wanted:
+            return
+        run.made[kind] += 1
+        if run.made[kind] > run.wanted[kind]:
+            raise self.broken("once", f"{run.run_id} made {run.made[kind]} charges like {kind}; its flow has {run.wanted[kind]}")
 
     def charged(self, request: Request | None, intent: Intent, amount: int) -> None:
-        """Take note of money that moved."""
+        """Money moved."""
         name = (intent.account, intent.id)
-        run = self._owners[name]
+        run = self.owners[name]
         thing = run.things[name]
         run.touch(thing)
         run.charged += amount
-        if request is not None:
-            thing.placed[request.by.day] += amount
+        thing.charger = request.by if request is not None else None
         over = run.overrun + sum(max(0, one.intent.received - one.known) for one in run.active.values())
         if run.charged - over > run.top:
             raise self.broken("I1", f"{run.run_id} was charged {run.charged}, {over} of it unforeseeable, on a cap of at most {run.top}")
 
     def refunded(self, request: Request, intent: Intent, amount: int) -> None:
-        """Take note of money that was given back."""
-        record: Record = request.by
-        if record.pot == "run":
-            record.run.foreign[record.day] += amount
+        """Money was given back."""
+        charge: Charge = request.by
+        if charge.pot == "run":
+            charge.run.foreign[charge.day] += amount
             return
-        if self._owners[intent.account, intent.id] is not record.run:
-            raise self.broken("I1", f"{record.run.run_id} gave back {amount} of another run's {intent.id} as if it were its own")
-        record.run.refunded += amount
+        if self.owners[intent.account, intent.id] is not charge.run:
+            raise self.broken("I1", f"{charge.run.run_id} gave back {amount} of another run's {intent.id} as if it were its own")
+        charge.run.refunded += amount
 
     # -- what clients do ----------------------------------------------------------------------------
 
-    def sends(self, run: Run, ticket: Ticket | None) -> Record:
+    def sends(self, run: Run, ticket: Ticket | None) -> Charge:
         """Say whose a request is that is about to leave."""
         record = self.records.get(ticket.reservation_id or "") if ticket is not None else None
         if record is None:
             # Nothing is held for it: whatever it may cost is missing from now on.
-            record = Record("", run, self.date(), "run", 0, state="known")
-        if not record.was_sent:
-            record.was_sent = True
-            run.sent += record.is_counted
-        return record
+            return Charge("", run, self.date(), "run", 0, is_over=True)
+        charge = record.charge
+        if not charge.was_sent:
+            charge.was_sent = True
+            run.sent += charge.is_counted
+        return charge
 
     def attempt_ended(self, ticket: Ticket, request: Request | None, answer: Answer | None) -> None:
-        """Take note of how a client's attempt ended."""
+        """A client's try on the wire ended."""
         record = self.records.get(ticket.reservation_id or "")
         if record is not None:
             record.said.append(answer if request is not None else "unsent")
 
     def lost(self, ticket: Ticket) -> None:
-        """Take note of a call that ended where nobody could say any more what its attempts had come to."""
+        """A call ended where nobody could say any more what its tries had come to."""
         record = self.records.get(ticket.reservation_id or "")
         if record is not None:
             record.is_lost = True
@@ -149,277 +114,193 @@ class Judge:
     # -- what the ledger does -----------------------------------------------------------------------
 
     def reserved(self, ledger: SimulatedLedger, order: Order, decision: Decision | None) -> None:
-        """Judge a decision."""
-        run, legs = self.runs[order.scope.removeprefix("run:")], self._legs(ledger, order)
+        """A reserve was decided; without a decision it raised, and may have been committed."""
+        run, legs = self.runs[order.scope.removeprefix("run:")], self.legs(ledger, order)
         before = [self.counted(*name) for _, name in legs]
         self.look(ledger, run)
         if decision is None:
-            self._book(ledger, run, order, order.quote.amount, 0, "maybe")
+            self._book(ledger, run, order, None)
         elif decision.granted:
             self.grants += 1
-            self._check_grant(ledger, run, order, decision, legs)
-            self._book(ledger, run, order, decision.held_amount, decision.adopted, "open")
+            self.check_grant(ledger, run, order, decision, legs)
+            earlier = self._charge_of(run, order, decision)
+            if earlier is None:
+                self._book(ledger, run, order, decision)
+            else:
+                self._share(ledger, earlier, order, decision)
         else:
             self.refusals += 1
             if [self.counted(*name) for _, name in legs] != before:
                 raise self.broken("I3", f"the refused {order.operation} of {run.run_id} changed a balance: {legs}")
-            self._check_refusal(ledger, run, order, decision, legs)
+            self.check_refusal(ledger, run, order, decision, legs)
         self.check(run)
 
-    def _legs(self, ledger: SimulatedLedger, order: Order) -> list[tuple[Leg, tuple[str, str]]]:
-        day = self._day(ledger)
+    def legs(self, ledger: SimulatedLedger, order: Order) -> list[tuple[Leg, tuple[str, str]]]:
+        """Return the budgets of an order, each with its window now."""
+        day = self.day(ledger)
         return [(leg, (leg.scope, day if leg.per == "day" else "")) for leg in order.legs]
 
-    def _day(self, ledger: SimulatedLedger) -> str:
+    def day(self, ledger: SimulatedLedger) -> str:
+        """Return the day of a ledger's clock, as of its last batch."""
         return ledger.books.log.day if ledger.books is not None else self.date()
 
     def date(self) -> str:
         """Return the UTC date of the machine's clock."""
-        return datetime.fromtimestamp(self._now(), timezone.utc).strftime("%Y-%m-%d")
+        return datetime.fromtimestamp(self.now(), timezone.utc).strftime("%Y-%m-%d")
 
-    def counted(self, scope: str, win: str = "") -> int:
-        """Return what the ledger counts on a budget, as it was last seen."""
-        return sum(self.figures.get((scope, win), _NOTHING)[1:])
+    def _charge_of(self, run: Run, order: Order, decision: Decision) -> Charge | None:
+        """Return the reservation that a granted call is another attempt of."""
+        if not decision.hold:
+            return None
+        found = self.records.get(decision.hold)
+        if found is None and order.identity is not None:
+            # It was moved to today, and has this call's id now.
+            return [one for one in run.named[order.identity.request] if one.n == decision.n and not one.is_free][-1]
+        return found.charge if found is not None else None
 
-    def _book(
-        self, ledger: SimulatedLedger, run: Run, order: Order, hold: int, adopted: int, state: Literal["open", "maybe"]
-    ) -> None:
-        day, is_counted = self._day(ledger), any(leg.unit == "call" for leg in order.legs)
-        record = Record(
-            order.reservation_id, run, day, order.quote.pot, hold, adopted, state=state, is_counted=is_counted, ledger=ledger
-        )
-        self.records[record.id] = run.live[record.id] = record
+    def _share(self, ledger: SimulatedLedger, charge: Charge, order: Order, decision: Decision) -> None:
+        record = Record(order.reservation_id, charge, ledger=ledger)
+        self.records[record.id] = record
+        charge.calls.append(record)
+        charge.run.granted += charge.is_counted
+        if decision.hold == order.reservation_id:
+            charge.day = self.day(ledger)
+            if charge.thing is not None:
+                charge.thing.days.append(charge.day)
+
+    def _book(self, ledger: SimulatedLedger, run: Run, order: Order, decision: Decision | None) -> None:
+        is_counted, hold = any(leg.unit == "call" for leg in order.legs), order.quote.amount
+        charge = Charge(order.reservation_id, run, self.day(ledger), order.quote.pot, hold, is_counted=is_counted)
+        if decision is not None:
+            hold = charge.hold = decision.held_amount
+            charge.adopted, charge.n = decision.adopted, decision.n
+        charge.identity, charge.operation, charge.at = order.identity, order.operation, ledger.books.log.at if ledger.books else self.now()
+        charge.buys = order.method == "POST" and (order.quote.object_id is None or order.quote.adopts)
+        record = Record(order.reservation_id, charge, "open" if decision is not None else "maybe", ledger=ledger)
+        charge.calls.append(record)
+        self.records[record.id], run.live[charge.id] = record, charge
+        if order.identity is not None:
+            run.named.setdefault(order.identity.request, []).append(charge)
         run.granted += is_counted
-        record.buys = order.method == "POST" and (order.quote.object_id is None or order.quote.adopts)
         name = (order.account, order.quote.object_id or "")
-        owner = self._owners.get(name)
+        owner = self.owners.get(name)
         if owner is None:
-            record.claim = hold
+            charge.claim = hold
+        else:
+            self._claim(charge, owner.things[name], adopts=order.quote.adopts and owner is run)
+
+    def _claim(self, charge: Charge, thing: Thing, *, adopts: bool) -> None:
+        charge.thing = thing
+        if not adopts:
             return
-        thing = record.thing = owner.things[name]
-        if order.quote.adopts and owner is run:
-            record.adopts = True
-            run.touch(thing)
-            if state == "maybe":
-                record.hold = hold = max(hold, thing.told_open)
-            record.claim = hold + thing.told_spent
-            thing.records.append(record)
-            thing.days.append(day)
-            if adopted:
-                thing.told_open, thing.day = max(0, thing.told_open - adopted), day
+        charge.adopts = True
+        charge.run.touch(thing)
+        if charge.calls[0].state == "maybe":
+            charge.hold = max(charge.hold, thing.told_open)
+        charge.claim = charge.hold + thing.told_spent
+        thing.claims.append(charge)
+        thing.days.append(charge.day)
+        if charge.adopted:
+            thing.told_open, thing.holder = max(0, thing.told_open - charge.adopted), charge
 
     def closed(self, ledger: SimulatedLedger, closing: Closing, receipt: Receipt | None) -> None:
-        """Take note of a close; one that raised may have been booked."""
+        """A close was booked; without a receipt it raised, and may have been."""
         record = self.records.get(closing.reservation_id)
         if record is None:
             return
-        self.look(ledger, record.run)
+        self.look(ledger, record.charge.run)
         if receipt is None:
             record.may_be_closed = True
             seen = record.told.seen if record.told is not None else None
-            if seen is not None:
-                # Booked or not: if it was, then with what is more than anybody knew when it was held.
-                record.hold = max(record.hold, seen.spent + seen.open)
-        elif record.state != "known":
+            if seen is not None and not record.charge.is_over:
+                # If it was booked, then with what is more than anybody knew when it was held.
+                record.charge.hold = max(record.charge.hold, seen.spent + seen.open)
+        elif record.state not in {"known", "unknown"}:
             self._learn(record, receipt)
-        self.check(record.run)
+        self.check(record.charge.run)
 
     def _learn(self, record: Record, receipt: Receipt) -> None:
-        told = record.told
-        if record.state == "maybe" and record.adopts and record.thing is not None and receipt.held + receipt.doubt + receipt.spent:
-            # It was committed, and has moved the hold.
-            record.thing.day = record.day
+        charge, told = record.charge, record.told
+        if record.state == "maybe":
+            self._find(record, receipt)
+            charge = record.charge
         if not receipt.found:
             if record.state != "maybe":
                 raise self.broken("I2", f"reservation {record.id} was granted, and is not there")
-            record.run.granted -= record.is_counted
-        elif told is not None:
-            self._tell(record, told)
-        elif record.is_free and not (record.is_lost and record.said):
-            record.run.granted -= record.is_counted and record.is_unsent
-            if record.adopted and record.thing is not None:
-                record.thing.told_open += record.adopted
-        elif record.hold:
+            charge.run.granted -= charge.is_counted
+            charge.calls.remove(record)
+            record.state = "known"
+            if not charge.calls:
+                self._end(charge)
+            return
+        if told is None and not record.is_free:
             record.state = "unknown"
+            if not charge.hold:
+                self._end(charge)
             return
         record.state = "known"
-        del record.run.live[record.id]
-        if record.thing is not None and record in record.thing.records:
-            record.run.touch(record.thing)
-            record.thing.records.remove(record)
+        if told is not None:
+            self._tell(record, told)
+            self._end(charge)
+        elif not charge.is_over and (record.is_final or all(one.state == "known" for one in charge.calls)):
+            charge.run.granted -= charge.is_counted and not charge.was_sent
+            if charge.adopted and charge.thing is not None:
+                charge.thing.told_open += charge.adopted
+            charge.is_free = True
+            self._end(charge)
+
+    def _find(self, record: Record, receipt: Receipt) -> None:
+        """Learn whether a reserve that raised was committed, and as what."""
+        charge = record.charge
+        if receipt.found and receipt.reservation_id != record.id:
+            # As an attempt of an earlier one.
+            target = self.records[receipt.reservation_id].charge if receipt.reservation_id in self.records else None
+            if target is not None and target is not charge:
+                charge.calls.remove(record)
+                self._end(charge)
+                record.charge = target
+                target.calls.append(record)
+        elif charge.adopts and charge.thing is not None and receipt.held + receipt.doubt + receipt.spent:
+            charge.thing.holder = charge
+
+    def _end(self, charge: Charge) -> None:
+        """What a reservation has come to is told."""
+        charge.is_over = True
+        charge.run.live.pop(charge.id, None)
+        thing = charge.thing
+        if thing is not None and charge in thing.claims:
+            charge.run.touch(thing)
+            thing.claims.remove(charge)
 
     def _tell(self, record: Record, told: Answer) -> None:
         """Take note of what an answer has told the ledger."""
-        run, seen = record.run, told.seen
+        charge = record.charge
+        run, seen = charge.run, told.seen
         if told.refund_id:
-            name = f"{told.refund_id} {record.id}" if "refund replay" in TOLERATED else told.refund_id
-            if record.pot == "refund":
+            name = f"{told.refund_id} {charge.id}" if self.tolerates("refund replay") else told.refund_id
+            if charge.pot == "refund":
                 run.told_refunds[name] = told.refund
             else:
-                run.told_foreign[name] = (record.day, told.refund)
+                run.told_foreign[name] = (charge.day, told.refund)
         thing = run.things.get((seen.intent.account, seen.intent.id)) if seen is not None else None
         if thing is None or seen is None:
             return
         run.touch(thing)
-        thing.days.append(record.day)
+        thing.days.append(charge.day)
         if seen.version < thing.told_version:
-            if "stale answer" in TOLERATED:
-                thing.lowered = min(seen.spent + seen.open, thing.told_spent + thing.told_open if thing.lowered is None else thing.lowered)
-            thing.told_open, thing.is_blurred = max(thing.told_open, seen.open), True
+            self._tell_old(thing, seen.spent + seen.open, seen.open)
             return
         run.overrun += max(0, seen.spent - max(thing.known, thing.told_spent))
         if seen.spent > thing.told_spent:
             # It counts where it was told: of several calls with one key, the first that was answered.
-            thing.placed = Counter({record.day if record.buys else thing.day: thing.intent.received})
+            thing.day = charge.day if charge.buys else thing.holder.day
         # While a call has the open hold, another's answer about the same thing opens nothing beside it.
-        is_taken = not record.adopts and any(one.adopted for one in thing.records)
+        is_taken = not (charge.adopts and not charge.is_over) and any(one.adopted for one in thing.claims if one is not charge)
         thing.told_open = min(thing.told_open, seen.open) if is_taken else seen.open
         thing.told_spent, thing.told_version, thing.lowered = max(seen.spent, thing.told_spent), seen.version, None
 
-    # -- checks -------------------------------------------------------------------------------------
-
-    def look(self, ledger: SimulatedLedger, run: Run) -> None:
-        """Read what the ledger counts for a run and its policy now."""
-        books = ledger.books
-        if books is None:
-            return
-        scope = run.scope
-        names = (scope, f"refund:{scope}", f"calls:{scope}", f"policy:{run.policy.name}")
-        for row in books.log.execute(_FIGURES, names).fetchall():
-            self.figures[row[0], row[1]] = row[2:]
-        if books.log.at > self._latest():
-            raise self.broken("clock", f"the ledger's time is {books.log.at}, where the machine's clock never was")
-
-    def _check_grant(
-        self, ledger: SimulatedLedger, run: Run, order: Order, decision: Decision, legs: list[tuple[Leg, tuple[str, str]]]
-    ) -> None:
-        at = ledger.books.log.at if ledger.books is not None else self._now()
-        if at < self._last_at:
-            raise self.broken("clock", f"the ledger's time went back from {self._last_at} to {at}")
-        self._last_at = at
-        if run.is_revoked:
-            raise self.broken("I6", f"{order.operation} of {run.run_id} was granted after its revoke was acknowledged")
-        if run.expires_at is not None and run.expires_at <= at:
-            raise self.broken("I6", f"{order.operation} of {run.run_id} was granted at {at}, after its end at {run.expires_at}")
-        if decision.held_amount != max(order.quote.amount, decision.adopted):
-            raise self.broken("I2", f"{decision.held_amount} is held for a quote of {order.quote.amount}, {decision.adopted} of it adopted")
-        for leg, name in legs:
-            cap = self._cap(run, leg, name)
-            if cap is not None and self.counted(*name) > cap:
-                raise self.broken("I1", f"{order.operation} of {run.run_id} was granted: {self.counted(*name)} on {name}, whose cap is {cap}")
-
-    def _cap(self, run: Run, leg: Leg, name: tuple[str, str]) -> int | None:
-        """Return the cap of a budget, as people set it."""
-        kind = leg.scope.partition(":")[0]
-        if kind == "run":
-            return run.cap
-        if kind == "policy":
-            return self.day_caps[leg.scope.removeprefix("policy:")]
-        if kind == "calls":
-            return run.policy.max_calls
-        # What may be refunded is what was charged, where nobody said less.
-        return run.policy.refund_usd_cap if run.policy.refund_usd_cap is not None else self.figures.get(name, _NOTHING)[0]
-
-    def _check_refusal(
-        self, ledger: SimulatedLedger, run: Run, order: Order, decision: Decision, legs: list[tuple[Leg, tuple[str, str]]]
-    ) -> None:
-        at = ledger.books.log.at if ledger.books is not None else self._now()
-        who, reason = f"{order.operation} of {run.run_id}", decision.reason
-        is_right = {
-            "revoked": run.is_revoked or run.may_be_revoked,
-            "expired": run.expires_at is not None and run.expires_at <= at,
-            "stale": order.version != run.version or run.may_be_revoked,
-        }
-        if reason != "cap_exceeded":
-            if not is_right.get(reason, False):
-                raise self.broken("I4", f"{who} was refused as {reason}")
-            return
-        named = next((name for leg, name in legs if leg.scope == decision.scope), None)
-        shown = (decision.cap, decision.spent, decision.held, decision.doubt)
-        if named is None or self.figures.get(named) != shown:
-            raise self.broken("I4", f"{who} was refused with the figures {shown} of {decision.scope}, which has {self.figures.get(named or ('', ''))}")
-        if all(self._fits(ledger, run, order, leg, name) for leg, name in legs):
-            raise self.broken("I4", f"{who} for {decision.requested} was refused, although every budget has room: {shown} on {decision.scope}")
-
-    def _fits(self, ledger: SimulatedLedger, run: Run, order: Order, leg: Leg, name: tuple[str, str]) -> bool:
-        """Say whether a budget has room for an order, once what it adopts has moved."""
-        cap = self._cap(run, leg, name)
-        if leg.unit != "usd":
-            return cap is None or self.counted(*name) + 1 <= cap
-        thing = run.things.get((order.account, order.quote.object_id or "")) if order.quote.adopts else None
-        if thing is not None and thing.is_blurred:
-            return False
-        moved = thing.told_open if thing is not None else 0
-        leaves = moved if thing is not None and (leg.per == "run" or thing.day == self._day(ledger)) else 0
-        return cap is None or self.counted(*name) - leaves + max(order.quote.amount, moved) <= cap
-
-    def check(self, run: Run) -> None:
-        """Compare what the ledger counts for a run with what was charged and what can be explained."""
-        run.retire()
-        least, refunds, least_days = run.least(self.vendor.may_execute)
-        most, most_refunds, most_days = run.most()
-        _, spent, held, doubt = self.figures.get((run.scope, ""), _NOTHING)
-        counted = spent + held + doubt
-        if counted < least:
-            raise self.broken("I2", f"{run.run_id} is counted at {counted}, but {least} was, or can still be, charged")
-        if counted > most:
-            raise self.broken("I4", f"{run.run_id} is counted at {counted} ({spent} + {held} + {doubt}), of which {most} can be explained")
-        truth = run.charged + max(sum(run.foreign.values()), sum(amount for _, amount in run.told_foreign.values()))
-        if spent > truth:
-            raise self.broken("I4", f"{run.run_id} has spent {spent} by the ledger, and {truth} at the vendor")
-        given = self.counted(f"refund:{run.scope}")
-        if not refunds <= given <= most_refunds:
-            raise self.broken("I2", f"refunds of {run.run_id} are counted at {given}: at least {refunds}, at most {most_refunds} is right")
-        calls = self.counted(f"calls:{run.scope}")
-        if not run.sent <= calls <= run.granted:
-            raise self.broken("I2", f"{calls} calls of {run.run_id} are counted: {run.sent} were sent, {run.granted} granted")
-        self._check_days(run, least_days, most_days)
-
-    def _check_days(self, run: Run, least: Counter[str], most: Counter[str]) -> None:
-        name = run.policy.name or "default"
-        if run.policy.daily_usd_cap is None:
-            return
-        sums, tops = self._least.setdefault(name, Counter()), self._most.setdefault(name, Counter())
-        old_least, old_most = self._parts.get(run.run_id, (Counter(), Counter()))
-        sums.subtract(old_least)
-        sums.update(least)
-        tops.subtract(old_most)
-        tops.update(most)
-        self._parts[run.run_id] = (least, most)
-        for day in least.keys() | most.keys():
-            counted = self.counted(f"policy:{name}", day)
-            if not sums[day] <= counted <= tops[day]:
-                promise = "I2" if counted < sums[day] else "I4"
-                raise self.broken(promise, f"{day} of {name} is counted at {counted}: at least {sums[day]}, at most {tops[day]} is right")
-
-    # -- at the end ---------------------------------------------------------------------------------
-
-    def check_all_closed(self, living: list[SimulatedLedger]) -> None:
-        """
-        Look for a hold that a living process keeps although nothing of it runs any more.
-
-        Raises:
-            Violation: there is one.
-        """
-        for run in self.runs.values():
-            for record in run.live.values():
-                if record.state in {"open", "maybe"} and record.ledger in living:
-                    raise self.broken("I4", f"{record.id} of {run.run_id} is over, its process lives, and nobody told the ledger")
-
-    def check_end(self, run: Run, usage: Usage | None) -> None:
-        """
-        Check that what is in doubt is what nobody could know, and that nothing else is left over.
-
-        Raises:
-            Violation: it is not so.
-        """
-        assert usage is not None
-        self.check(run)
-        unknown = sum(record.hold for record in run.live.values() if record.pot == "run")
-        if usage.doubt > unknown:
-            raise self.broken("I4", f"{usage.doubt} of {run.run_id} are in doubt at the end, of which only {unknown} were really unknown")
-        left_open = run.past_open + sum(thing.told_open for thing in run.active.values())
-        # A close that was booked, and of which its process died before it heard, may have left an intent open.
-        left_open += sum(record.hold for record in run.live.values() if record.may_be_closed)
-        if usage.held > left_open:
-            raise self.broken("I4", f"{usage.held} of {run.run_id} are held at the end, of which only {left_open} are of open intents")
+    def _tell_old(self, thing: Thing, total: int, still_open: int) -> None:
+        if self.tolerates("stale answer"):
+            known = thing.told_spent + thing.told_open if thing.lowered is None else thing.lowered
+            thing.lowered = min(total, known)
+        thing.told_open, thing.is_blurred = max(thing.told_open, still_open), True

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from keyguard.context import RunRef
+from keyguard.context import IdempotencyScope, RunRef
 from keyguard.errors import LedgerUnavailable
 from keyguard.model import Reply
 from keyguard.testing.simulator.client import Beside, Network, Thread
-from keyguard.testing.simulator.judge import TOLERATED, Judge
+from keyguard.testing.simulator.judge import Judge
 from keyguard.testing.simulator.machine import FAULTS, STEPS, Fault, Killed, Process, SimulatedLedger, Struck, StruckHard
 from keyguard.testing.simulator.swarm import EVENTS, Plan, draw_plan, draw_weather
 from keyguard.testing.simulator.vendor import CENT, Request, Vendor
@@ -72,11 +72,14 @@ class Simulation(Network):
         self.weather = draw_weather(self.rng)
         self.judge = Judge(self.clock, lambda: self._latest)
         self.vendor = self.judge.vendor = Vendor(lambda: self._true, self.judge, self.weather.vendor)
+        # Whoever measures a window with a wrong clock may come after the vendor has forgotten a key.
+        self.vendor.forgets = self.weather.has_right_clock
         self.processes: list[Process] = []
         self.executions: list[Execution] = []
         self.threads: list[Thread] = []
         self.orphans: list[Request] = []
         self.plans: list[tuple[Plan, int]] = []
+        self.kept: set[str] = set()
         self.is_calm = False
         self.operator = self._process("operator")
 
@@ -188,6 +191,8 @@ class Simulation(Network):
 
     def _ended(self, thread: Thread) -> None:
         self.threads.remove(thread)
+        if thread.succeeded and thread.run.persists:
+            self.kept.add(thread.job)
         execution = next(one for one in self.executions if thread in one.threads)
         execution.threads.remove(thread)
         self._fill(execution)
@@ -198,7 +203,9 @@ class Simulation(Network):
         while len(execution.threads) < self.weather.width and execution.next_job < len(jobs) and not self.is_calm:
             job = jobs[execution.next_job]
             execution.next_job += 1
-            thread = Thread(f"{execution.process}/{execution.token}/{job.name}", execution.process, self, RunRef(None, "none"))
+            if job.name in self.kept:
+                continue
+            thread = Thread(f"{execution.process}/{execution.token}/{job.name}", job.name, execution.process, self, RunRef(None, "none"))
             thread.sdk_retries = int(self.rng.random() * 3)
             thread.running = task(thread, job, execution.flow)
             execution.threads.append(thread)
@@ -207,7 +214,11 @@ class Simulation(Network):
             self.executions.remove(execution)
 
     def _begin(self, plan: Plan, token: str, thread: Thread, job: Job, attempt: int) -> None:
-        thread.run = RunRef(plan.run_id, "prefect", flow_name=plan.policy.name or "", execution=token, unit=job.name, attempt=attempt)
+        thread.run = RunRef(
+            plan.run_id, "prefect", flow_name=plan.policy.name or "", execution=token, unit=f"{token}.{job.name}", attempt=attempt,
+            task=job.kind, persists=job.persists,
+        )  # fmt: skip
+        thread.scope = IdempotencyScope(job.scope, f"{token}.{job.name}.{attempt}") if job.scope else None
 
     # -- the network --------------------------------------------------------------------------------
 
@@ -226,11 +237,11 @@ class Simulation(Network):
             self.note(f"{thread} is refused a connection")
             raise httpx.ConnectError("simulated: connection refused")
         run = self._run_of(thread)
-        record = self.judge.sends(run, thread.ticket)
+        charge = self.judge.sends(run, thread.ticket)
         request = Request(
-            next(self._names), call.method, call.path, call.body or (), call.idempotency_key, call.account, record, rng.random()
+            next(self._names), call.method, call.path, call.body or (), call.idempotency_key, call.account, charge, rng.random()
         )
-        self.note(f"{thread} {record.id} sends #{request.number} {call.method} {call.path} {dict(request.params)} {call.account} {request.key}")
+        self.note(f"{thread} {charge.id} sends #{request.number} {call.method} {call.path} {dict(request.params)} {call.account} {request.key}")
         if call.is_write:
             run.pending.append(request)
         self.judge.check(run)
@@ -293,6 +304,8 @@ class Simulation(Network):
         self.note(f"{process} enters {plan.run_id} as {token}")
         key, _ = process.armed.issue(process.backend, plan.policy, plan.run_id)
         run = self.judge.issued(key, plan.policy)
+        if not run.named:
+            run.wanted = plan.once
         self.judge.look(process.ledger, run)
         self.judge.check(run)
         flow = Flow(lambda: f"sdk-{next(self._names)}", partial(self._begin, plan, token), self._paid_by_others)
@@ -432,7 +445,7 @@ class Simulation(Network):
         """Put a ledger handle away; its next use opens it again."""
         process = self.rng.choice(self.processes) if self.processes else None
         is_busy = any(thread.process is process and thread.ticket is not None for thread in self.threads)
-        if process is not None and not (is_busy and "shut while open" in TOLERATED):
+        if process is not None and not (is_busy and self.judge.tolerates("shut while open")):
             process.backend.shut()
 
     # -- the end ------------------------------------------------------------------------------------

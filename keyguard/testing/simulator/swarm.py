@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,11 @@ class Weather:
     durability: Durability
     vendor: Odds
 
+    @property
+    def has_right_clock(self) -> bool:
+        """Whether the machine's clock tells the true time in this seed."""
+        return not (self.weights[EVENTS.index("back")] or self.weights[EVENTS.index("forth")])
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -58,6 +64,15 @@ class Plan:
     policy: Policy
     jobs: tuple[Job, ...]
     executions: int
+
+    @property
+    def once(self) -> Counter[object]:
+        """How often each kind of charge is meant, of those that keyguard derives keys for; a caller's own key is his own affair."""
+        making = [job for job in self.jobs if job.kind in {"charge", "hold", "intent"} and not job.wobbles]
+        own = {(job.account, job.creates) for job in making if job.key}
+        if self.policy.idempotency == "off":
+            return Counter()
+        return Counter((job.account, job.creates) for job in making if (job.account, job.creates) not in own)
 
 
 EVENTS = (
@@ -98,5 +113,7 @@ def draw_plan(rng: Random, run_id: str, weather: Weather) -> Plan:
         fields["call_usd_cap"] = dearest * CENT
     if rng.random() < 0.2:
         fields["expires_in"] = rng.choice((60.0, 3600.0, 3 * 86_400.0))
+    if rng.random() < 0.15:
+        fields["idempotency"] = "off"
     policy = Policy.restored(fields)
     return Plan(run_id, policy, draw_jobs(rng, run_id, rng.randint(3, 30), dearest), rng.choice((1, 2, 4)))

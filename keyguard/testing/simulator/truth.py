@@ -16,7 +16,7 @@ from keyguard.testing.simulator.vendor import CENT, Answer, Request
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from keyguard.model import Policy
+    from keyguard.model import Identity, Policy
     from keyguard.testing.simulator.vendor import Intent
 
 # Of Stripe's answers, those that say that the request was not executed.
@@ -26,24 +26,22 @@ Said: TypeAlias = "Answer | Literal['unsent'] | None"
 
 
 @dataclass(slots=True, eq=False)
-class Record:
+class Charge:
     """
-    One reservation.
+    One reservation; a call, and the further calls that the ledger took for attempts of the same.
 
     Attributes:
-        day: The UTC date whose window it counts on.
+        day: The UTC date whose window it counts on; "" where it may have been moved to another one.
         hold: What it holds, an adopted part included.
-        adopted: That part, which is open again where this call was surely not executed.
+        adopted: That part, which is open again where nothing of this was executed.
         claim: What its thing may cost in all, as its call was quoted.
         thing: The vendor object that it is about; `adopts` = it takes that one's open hold over.
-        said: How each of its attempts ended for the client.
-        state: `open`: a call runs, or its process died in it; `maybe`: the reserve raised, and may have been committed; `unknown`: closed,
-            and nobody could tell how it ended; `known`: everything was told to the ledger.
-        is_counted: It counts as one of the run's calls.
         buys: What it made, or took over, counts on its own day.
-        is_lost: An exception struck where nobody could say any more what its attempts had come to.
-        may_be_closed: A close of it raised, and may have been booked.
-        ledger: The handle through which it was made.
+        is_counted: It counts as one of the run's calls.
+        identity, n: Of the logical charge.
+        at: The ledger's time when it was made.
+        is_over: How it ended was told to the ledger.
+        is_free: Surely nothing of it was executed.
     """
 
     id: str
@@ -55,11 +53,37 @@ class Record:
     claim: int = 0
     thing: Thing | None = None
     adopts: bool = False
-    said: list[Said] = field(default_factory=list["Said"])
-    state: Literal["open", "maybe", "unknown", "known"] = "open"
-    is_counted: bool = True
-    was_sent: bool = False
     buys: bool = False
+    is_counted: bool = True
+    identity: Identity | None = None
+    n: int = 0
+    operation: str = ""
+    at: float = 0.0
+    calls: list[Record] = field(default_factory=list["Record"])
+    was_sent: bool = False
+    is_over: bool = False
+    is_free: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """
+    One call.
+
+    Attributes:
+        charge: Its reservation.
+        said: How each of its tries on the wire ended for the client.
+        state: `open`: it runs, or its process died in it; `maybe`: its reserve raised, and may have been committed; `unknown`: closed,
+            and nobody could tell how it ended; `known`: everything was told to the ledger.
+        is_lost: An exception struck where nobody could say any more what its tries had come to.
+        may_be_closed: A close of it raised, and may have been booked.
+        ledger: The handle through which it was made.
+    """
+
+    id: str
+    charge: Charge
+    state: Literal["open", "maybe", "unknown", "known"] = "open"
+    said: list[Said] = field(default_factory=list["Said"])
     is_lost: bool = False
     may_be_closed: bool = False
     ledger: object = None
@@ -73,14 +97,16 @@ class Record:
         return None
 
     @property
-    def is_free(self) -> bool:
-        """Whether every attempt was surely not executed."""
-        return all(one == "unsent" or (isinstance(one, Answer) and one.status in NOT_EXECUTED) for one in self.said)
+    def is_final(self) -> bool:
+        """Whether an answer came that the vendor gives to every request with the same key: none of them was executed."""
+        return any(isinstance(one, Answer) and one.status in NOT_EXECUTED and (one.status == 402 or one.is_replay) for one in self.said)
 
     @property
-    def is_unsent(self) -> bool:
-        """Whether nothing ever left."""
-        return all(one == "unsent" for one in self.said)
+    def is_free(self) -> bool:
+        """Whether surely no try of it was executed."""
+        if self.is_lost and self.said:
+            return False
+        return self.is_final or all(one == "unsent" or (isinstance(one, Answer) and one.status in NOT_EXECUTED) for one in self.said)
 
 
 @dataclass(slots=True, eq=False)
@@ -89,23 +115,25 @@ class Thing:
     One vendor object of a run, as the judge sees it.
 
     Attributes:
-        day: Whose window its open hold counts on: its maker's, or that of the last call that adopted it.
+        holder: The reservation that holds what it may still cost: its maker's, or the last one that adopted it.
         days: Every day on which something of it may be counted.
         told_spent, told_open: What the ledger was told last; `told_version` says how old that was.
-        placed: What was charged, by the day of the call that did it; the rest was charged elsewhere and counts where the hold is.
-        records: The calls that hold money for it, while their end is not told.
+        charger: Whose request made the vendor charge it; None = somebody elsewhere did.
+        day: Where the charge counts since it was told; "" before.
+        claims: The reservations that hold money for it, while their end is not told.
         is_blurred: Answers came in another order than their causes, so that only bounds can be said.
         lowered: What an older answer said last that it may cost, where that is tolerated.
     """
 
     intent: Intent
-    day: str
+    holder: Charge
     days: list[str]
-    records: list[Record]
+    claims: list[Charge]
     told_spent: int = 0
     told_open: int = 0
     told_version: int = -1
-    placed: Counter[str] = field(default_factory=Counter[str])
+    charger: Charge | None = None
+    day: str = ""
     is_blurred: bool = False
     lowered: int | None = None
 
@@ -113,17 +141,17 @@ class Thing:
     def known(self) -> int:
         """What anybody on this side could know that it may cost; somebody elsewhere may have raised it since."""
         told = self.told_spent + self.told_open if self.lowered is None else self.lowered
-        return max([told, *[record.claim for record in self.records]])
+        return max([told, *[claim.claim for claim in self.claims]])
 
     @property
-    def floating(self) -> int:
-        """What was charged elsewhere, and is on no call's day."""
-        return self.intent.received - sum(self.placed.values())
+    def spent_day(self) -> str:
+        """The day on which what was charged counts; "" = nobody can say."""
+        return self.day or (self.charger or self.holder).day
 
     @property
     def is_over(self) -> bool:
         """Whether nothing of it can change any more without another call."""
-        if self.records or self.floating:
+        if self.claims or (self.intent.received and not self.day):
             return False
         return self.intent.is_loose or (not self.intent.open and self.told_version == self.intent.version)
 
@@ -140,6 +168,7 @@ class Run:
         pending: Its requests at the vendor that may still have an effect.
         charged, refunded: What the vendor really charged, and gave back of it. Refunds of other runs' charges are in `foreign`.
         overrun: How far charges went above what anybody here could know.
+        wanted: How many charges of a kind its flow means to make; `made`, how many were.
     """
 
     run_id: str
@@ -152,7 +181,8 @@ class Run:
     may_be_revoked: bool = False
     things: dict[tuple[str, str], Thing] = field(default_factory=dict[tuple[str, str], "Thing"])
     active: dict[tuple[str, str], Thing] = field(default_factory=dict[tuple[str, str], "Thing"])
-    live: dict[str, Record] = field(default_factory=dict[str, "Record"])
+    live: dict[str, Charge] = field(default_factory=dict[str, "Charge"])
+    named: dict[str, list[Charge]] = field(default_factory=dict[str, "list[Charge]"])
     pending: list[Request] = field(default_factory=list[Request])
     charged: int = 0
     overrun: int = 0
@@ -162,6 +192,8 @@ class Run:
     told_foreign: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
     sent: int = 0
     granted: int = 0
+    wanted: Counter[object] = field(default_factory=Counter[object])
+    made: Counter[object] = field(default_factory=Counter[object])
     # Of things that are over, by day: what was charged, and what may be counted of it.
     past: Counter[str] = field(default_factory=Counter[str])
     past_told: int = 0
@@ -189,43 +221,42 @@ class Run:
         told = sign * (thing.told_spent + thing.told_open)
         self.past_told += told
         self.past_open += sign * thing.told_open
-        for day, amount in thing.placed.items():
-            self.past[day] += sign * amount
+        self.past[thing.day] += sign * thing.intent.received
         for day in thing.days:
             self.past_days[day] += told
 
     def least(self, may_execute: Callable[[Request], bool]) -> tuple[int, int, Counter[str]]:
-        """Return what was and may still be charged, the same of refunds, and the first by day."""
+        """Return what was and may still be charged, the same of refunds, and the first by day; "" = on no day that could be told."""
         days = self.past + self.foreign
-        refunds, extra, creates = self.refunded, dict[int, int](), dict[str, int]()
-        self.pending = [request for request in self.pending if may_execute(request)]
+        refunds, extra = self.refunded, dict[int, int]()
+        if self.pending:
+            self.pending = [request for request in self.pending if may_execute(request)]
         # Those that share a key are executed once.
         for request in {(request.account, request.key): request for request in self.pending}.values():
-            record: Record = request.by
+            charge: Charge = request.by
             amount = int(dict(request.params).get("amount", "0")) * CENT
-            if request.words[0] == "refunds" and record.pot == "refund":
-                refunds += _refundable(record, amount)
+            if request.words[0] == "refunds" and charge.pot == "refund":
+                refunds += _refundable(charge, amount)
             elif request.words[0] == "refunds":
-                creates[record.day] = creates.get(record.day, 0) + _refundable(record, amount)
+                days[charge.day] += _refundable(charge, amount)
             elif len(request.words) == 1:
-                creates[record.day] = creates.get(record.day, 0) + amount
-            elif record.thing is not None:
-                extra[id(record.thing)] = max(extra.get(id(record.thing), 0), amount - record.thing.intent.amount)
-        for day, micros in creates.items():
-            days[day] += micros
-        torn = sum(_add(days, thing, extra.get(id(thing), 0)) for thing in self.active.values())
-        return sum(days.values()) + torn, refunds, days
+                days[charge.day] += amount
+            elif charge.thing is not None:
+                extra[id(charge.thing)] = max(extra.get(id(charge.thing), 0), amount - charge.thing.intent.amount)
+        for thing in self.active.values():
+            _add(days, thing, extra.get(id(thing), 0))
+        return sum(days.values()), refunds, days
 
     def most(self) -> tuple[int, int, Counter[str]]:
-        """Return what can be explained, the same of refunds, and the first by day."""
+        """Return what can be explained, the same of refunds, and the first by day; "" = on any day."""
         days, total, refunds = self.past_days.copy(), self.past_told, sum(self.told_refunds.values())
         for day, amount in self.told_foreign.values():
             total, days[day] = total + amount, days[day] + amount
-        for record in self.live.values():
-            if record.pot == "refund":
-                refunds += record.hold
+        for charge in self.live.values():
+            if charge.pot == "refund":
+                refunds += charge.hold
             else:
-                total, days[record.day] = total + record.hold, days[record.day] + record.hold
+                total, days[charge.day] = total + charge.hold, days[charge.day] + charge.hold
         for thing in self.active.values():
             told = thing.told_spent + thing.told_open
             total += told
@@ -234,28 +265,17 @@ class Run:
         return total, refunds, days
 
 
-def _refundable(record: Record, amount: int) -> int:
-    return 0 if record.thing is None else max(0, min(amount, record.thing.intent.received - record.thing.intent.refunded))
+def _refundable(charge: Charge, amount: int) -> int:
+    return 0 if charge.thing is None else max(0, min(amount, charge.thing.intent.received - charge.thing.intent.refunded))
 
 
-def _add(days: Counter[str], thing: Thing, extra: int) -> int:
-    """
-    Add what a thing was charged, by the days of its calls, and what it may still be, on the day of its hold.
-
-    Returns:
-        What is on no day that could be told: whether a call has moved the hold to its own day nobody knows yet.
-    """
+def _add(days: Counter[str], thing: Thing, extra: int) -> None:
+    """Add what a thing was charged, and what it may still be; not what somebody elsewhere added, before it is told."""
     intent = thing.intent
-    for day, amount in thing.placed.items():
-        days[day] += amount
     may_come = 0 if intent.is_loose else intent.open + (max(0, extra) if intent.status != "succeeded" else 0)
-    here = thing.floating + may_come
-    # What somebody elsewhere added is nobody's to hold until it is told.
-    over = max(0, intent.received + may_come - thing.known)
-    if over > here:
-        days[max(thing.placed)] -= over - here
-    here = max(0, here - over)
-    if any(record.state == "maybe" for record in thing.records):
-        return here
-    days[thing.day] += here
-    return 0
+    known = thing.known
+    charged = min(intent.received, known)
+    # Whether a call has moved the hold to its own day nobody knows before its reserve is answered.
+    is_torn = any(claim.calls[0].state == "maybe" for claim in thing.claims)
+    days[thing.spent_day if thing.day or not is_torn else ""] += charged
+    days["" if is_torn else thing.holder.day] += max(0, min(may_come, known - charged))

@@ -128,6 +128,10 @@ class Watcher(Protocol):
         """An intent came to be."""
         ...
 
+    def created(self, request: Request, intent: Intent) -> None:
+        """The request that made it was executed to its end."""
+        ...
+
     def refunded(self, request: Request, intent: Intent, amount: int) -> None:
         """Money was given back."""
         ...
@@ -152,10 +156,13 @@ class Vendor:
         time: True time in seconds, which is nobody's clock.
         watcher: Told of each effect when it happens.
         odds: How often what goes wrong.
+
+    Attributes:
+        forgets: It removes keys as soon as it may.
     """
 
     def __init__(self, time: Callable[[], float], watcher: Watcher, odds: Odds) -> None:
-        self._time, self._watcher, self._odds = time, watcher, odds
+        self._time, self._watcher, self._odds, self.forgets = time, watcher, odds, True
         self._stored: dict[tuple[str, str], _Stored] = {}
         self.intents: dict[tuple[str, str], Intent] = {}
         self._made: dict[str, int] = {}
@@ -205,7 +212,7 @@ class Vendor:
 
     def _known(self, name: tuple[str, str]) -> _Stored | None:
         known = self._stored.get(name) if name[1] else None
-        if known is not None and known.answer is not None and self._time() - known.at > _KEPT_SECONDS:
+        if self.forgets and known is not None and known.answer is not None and self._time() - known.at > _KEPT_SECONDS:
             del self._stored[name]
             return None
         return known
@@ -264,10 +271,9 @@ class Vendor:
         intent = Intent(f"pi_{number}", request.account, int(params["amount"]) * CENT, params.get("capture_method") == "manual")
         self.intents[request.account, intent.id] = intent
         self._watcher.made(request, intent)
-        if params.get("confirm") != "true":
-            return shown(intent)
-        answer = self._confirm(request, intent, luck)
+        answer = self._confirm(request, intent, luck) if params.get("confirm") == "true" else shown(intent)
         intent.is_loose = answer.status == 402
+        self._watcher.created(request, intent)
         return answer
 
     def _confirm(self, request: Request | None, intent: Intent, luck: float) -> Answer:

@@ -36,6 +36,9 @@ class Job:
         key: The Idempotency-Key that the task's code gives, the same in every try; "" = the SDK makes one for each call.
         tries: How often the task is tried at most.
         turn: What an intent's life is to be.
+        persists: Its result is kept, and its task skipped in the next execution.
+        scope: Its calls are made in an `idempotency_scope` of this name; "" = in none.
+        wobbles: Each try sends other metadata.
     """
 
     name: str
@@ -46,6 +49,19 @@ class Job:
     key: str
     tries: int
     turn: float
+    persists: bool
+    scope: str
+    wobbles: bool
+
+    @property
+    def creates(self) -> tuple[tuple[str, str], ...]:
+        """The parameters of the first request, of a job that makes something."""
+        pairs = [("amount", str(self.amount)), ("currency", "usd")]
+        if self.kind in {"charge", "hold"}:
+            pairs.append(("confirm", "true"))
+        if self.kind == "hold":
+            pairs.append(("capture_method", "manual"))
+        return tuple(pairs)
 
 
 def draw_jobs(rng: Random, run_id: str, count: int, dearest: int) -> tuple[Job, ...]:
@@ -56,7 +72,13 @@ def draw_jobs(rng: Random, run_id: str, count: int, dearest: int) -> tuple[Job, 
         amount = rng.choice((100, 250, dearest // 2, dearest, rng.randint(1, dearest)))
         kind = rng.choices(("charge", "hold", "intent", "refund", "foreign_refund", "read"), (9, 4, 6, 3, 1, 2))[0]
         key = name if rng.random() < 0.6 else ""
-        jobs.append(Job(name, kind, rng.choice(ACCOUNTS), amount, rng.randint(1, amount), key, rng.choice((1, 1, 2, 4)), rng.random()))
+        scope = f"order-{name}" if not key and rng.random() < 0.2 else ""
+        jobs.append(
+            Job(
+                name, kind, rng.choice(ACCOUNTS), amount, rng.randint(1, amount), key, rng.choice((1, 1, 2, 4)), rng.random(),
+                persists=rng.random() < 0.3, scope=scope, wobbles=rng.random() < 0.1,
+            )
+        )  # fmt: skip
     return tuple(jobs)
 
 
@@ -71,6 +93,7 @@ def task(thread: Thread, job: Job, flow: Flow) -> Running:
         except _FAILURES:
             pass
         else:
+            thread.succeeded = True
             return
         yield None
 
@@ -86,10 +109,12 @@ class Flow:
 
 def _post(thread: Thread, job: Job, flow: Flow, verb: str, path: str, **params: str) -> Running:
     key = f"{job.key}.{verb}" if job.key else flow.new_key()
+    if job.wobbles:
+        params["metadata[try]"] = str(thread.run.attempt)
     call = Call(
         "stripe", "POST", "https", "api.stripe.com", path, body=tuple(params.items()), account=job.account, idempotency_key=key
     )
-    answer: Answer = yield from send(thread, call)
+    answer: Answer = yield from send(thread, call, has_own_key=bool(job.key))
     return json.loads(answer.body)
 
 
@@ -99,15 +124,13 @@ def _get(thread: Thread, job: Job, path: str) -> Running:
 
 
 def _charge(thread: Thread, job: Job, flow: Flow) -> Running:
-    intent = yield from _post(thread, job, flow, "create", "/v1/payment_intents", amount=str(job.amount), currency="usd", confirm="true")
+    intent = yield from _post(thread, job, flow, "create", "/v1/payment_intents", **dict(job.creates))
     flow.paid.append((job.account, intent["id"], job.amount))
 
 
 def _hold(thread: Thread, job: Job, flow: Flow) -> Running:
     """Authorise now, perhaps for more a little later, and capture all, a part, or nothing."""
-    intent = yield from _post(
-        thread, job, flow, "create", "/v1/payment_intents", amount=str(job.amount), currency="usd", confirm="true", capture_method="manual"
-    )
+    intent = yield from _post(thread, job, flow, "create", "/v1/payment_intents", **dict(job.creates))
     path = f"/v1/payment_intents/{intent['id']}"
     if job.turn < 0.2:
         yield from _post(thread, job, flow, "increment", f"{path}/increment_authorization", amount=str(job.amount + job.part))
@@ -121,7 +144,7 @@ def _hold(thread: Thread, job: Job, flow: Flow) -> Running:
 
 def _intent(thread: Thread, job: Job, flow: Flow) -> Running:
     """Make an intent, change it perhaps, confirm it, or leave it to its customer."""
-    intent = yield from _post(thread, job, flow, "create", "/v1/payment_intents", amount=str(job.amount), currency="usd")
+    intent = yield from _post(thread, job, flow, "create", "/v1/payment_intents", **dict(job.creates))
     path = f"/v1/payment_intents/{intent['id']}"
     if job.turn < 0.3:
         yield from _post(thread, job, flow, "update", path, amount=str(job.amount + job.part if job.turn < 0.2 else job.part))
