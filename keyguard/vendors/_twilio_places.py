@@ -56,6 +56,14 @@ def split(address: str) -> tuple[str, str]:
     return (found[1].lower(), found[2]) if found else ("", address.strip())
 
 
+def written(address: str) -> str:
+    """Return an address as Twilio writes it in its lists: a number without what people put between its digits, behind its channel."""
+    channel, rest = split(address)
+    number = _SEPARATORS.sub("", rest)
+    found = number if is_number(number) else rest
+    return f"{channel}:{found}" if channel else found
+
+
 def place_of(number: str, field: str = "To") -> Place:
     """
     Return where a phone number is.

@@ -68,12 +68,12 @@ def _made(call: Call, operation: Operation, quote: Quote, body: dict[str, Any]) 
         return Outcome("settled", facts=(_message(call, quote, body),), source="local")
     if operation.name in _MADE:
         object_id = body.get("call_sid", body.get("sid"))
-        return Outcome("settled", facts=(_fact(object_id, quote.amount, _word(body.get("status"))),), source="local")
+        return Outcome("settled", facts=(_fact(object_id, quote.amount, word(body.get("status"))),), source="local")
     return Outcome("settled", cost=quote.amount, source="local")
 
 
 def _message(call: Call, quote: Quote, body: dict[str, Any]) -> Fact:
-    bill, cost, status = messages.bill_of(call), quote.amount, _word(body.get("status"))
+    bill, cost, status = messages.bill_of(call), quote.amount, word(body.get("status"))
     counted = _SEGMENTS.fullmatch(str(body.get("num_segments")))
     # "0", through a Messaging Service or for later, says nothing; and a flat amount of the policy is no price of ours.
     if counted and bill.amount == cost:
@@ -89,7 +89,7 @@ def _fact(object_id: object, cost: Money, status: str) -> Fact:
     return Fact(str(object_id), cost, 0, cost, status=status)
 
 
-def _word(status: object) -> str:
+def word(status: object) -> str:
     """Return a status as it may be kept: one of Twilio's words, and nothing that looks otherwise."""
     return status if isinstance(status, str) and _STATUS.fullmatch(status) else ""
 
@@ -112,11 +112,12 @@ def _seen(operation: Operation, reply: Reply) -> tuple[Fact, ...]:
     whole = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
     found = whole.get(_LISTS[operation.name]) if operation.name in _LISTS else [whole]
     items: list[Any] = found[:_LONGEST_LIST] if isinstance(found, list) else []
-    return tuple(fact for item in items if isinstance(item, dict) and (fact := _priced(cast("dict[str, Any]", item))) is not None)
+    return tuple(fact for item in items if isinstance(item, dict) and (fact := priced(cast("dict[str, Any]", item))) is not None)
 
 
-def _priced(item: dict[str, Any]) -> Fact | None:
-    object_id, status = item.get("sid"), _word(item.get("status"))
+def priced(item: dict[str, Any]) -> Fact | None:
+    """Read the price of a message or call, of a cancelled one nothing; None while it has none."""
+    object_id, status = item.get("sid"), word(item.get("status"))
     if not paths.is_object_id(object_id) or not status:
         return None
     if status == "canceled" and str(object_id)[:2] in {"SM", "MM"}:

@@ -14,7 +14,7 @@ from keyguard.vendors._tables import parameters_of
 
 if TYPE_CHECKING:
     from keyguard.model import Call, Operation
-    from keyguard.vendors import Quoting
+    from keyguard.vendors import Inquiring, Quoting
 
 
 class Resend:
@@ -28,6 +28,18 @@ class Resend:
     read = staticmethod(replies.read)
     parameters = staticmethod(partial(parameters_of, "resend"))
     prices = staticmethod(money.dated)
+
+    @property
+    def inquiring(self) -> Inquiring:
+        """How Resend is asked what became of an e-mail; loaded when it is."""
+        from keyguard.vendors import _resend_inquiry
+
+        return _resend_inquiry
+
+    @staticmethod
+    def payee(call: Call) -> str:
+        """Return all recipients of a call as one text; "" for a body without any."""
+        return money.payee(call.document if isinstance(call.document, list) else [call.document])
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """

@@ -27,11 +27,12 @@ from keyguard.vendors._tables import parameters_of
 
 if TYPE_CHECKING:
     from keyguard.model import Call, Operation, Reply
-    from keyguard.vendors import Quoting
+    from keyguard.vendors import Inquiring, Quoting
     from keyguard.vendors._stripe_objects import Flow
 
 # "Stripe 400/401/403/404/429 and declines": documented as not executed.
 _NOT_EXECUTED = frozenset({400, 401, 402, 403, 404, 429})
+_PAYEES = ("customer", "customer_account", "destination")
 FLOWS: dict[str, Flow] = {
     **payments.FLOWS, **payouts.FLOWS, **invoices.FLOWS, **lines.FLOWS, **subscriptions.FLOWS, **schedules.FLOWS, **checkout.FLOWS,
     **v2.FLOWS,
@@ -51,6 +52,19 @@ class Stripe:
     classify = staticmethod(paths.classify)
     parameters = staticmethod(partial(parameters_of, "stripe"))
     tag = staticmethod(tags.tag)
+
+    @property
+    def inquiring(self) -> Inquiring:
+        """How Stripe is asked what became of a call; loaded when it is."""
+        from keyguard.vendors import _stripe_inquiry
+
+        return _stripe_inquiry
+
+    @staticmethod
+    def payee(call: Call) -> str:
+        """Return the customer that a call charges, or the account that a transfer goes to; "" where it names none."""
+        named = {name: value for name, value in call.body or () if name in _PAYEES}
+        return next((named[name] for name in _PAYEES if name in named and (name != "destination" or call.path == "/v1/transfers")), "")
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """
