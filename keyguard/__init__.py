@@ -13,7 +13,7 @@ from keyguard.errors import (
     Refused,
     SpendCapExceeded,
 )
-from keyguard.install import Installation, install, issue, revoke, run, uninstall, use, wrap
+from keyguard.install import Installation, idempotency_scope, install, issue, revoke, run, uninstall, use, wrap
 from keyguard.model import Policy, VaultKey
 from keyguard.refusals import refusal_of
 
@@ -30,6 +30,7 @@ __all__ = [
     "Refused",
     "SpendCapExceeded",
     "VaultKey",
+    "idempotency_scope",
     "install",
     "issue",
     "refusal_of",

@@ -43,6 +43,7 @@ class RunRef:
         is_root: False in a child run that shares its root's budget.
         execution: Token of this entry of the run's body: a re-execution has another one.
         unit: The retryable unit (task run) within it, and `attempt`, its number from 1.
+        task: What the unit is called in every execution; `persists` = its result may be kept, so that the next one skips it.
         attributes: Span attributes of that engine (`prefect.flow_run.id`, …).
     """
 
@@ -54,6 +55,8 @@ class RunRef:
     execution: str = ""
     unit: str = ""
     attempt: int = 1
+    task: str = ""
+    persists: bool = False
     attributes: tuple[tuple[str, str], ...] = ()
 
 
@@ -77,7 +80,11 @@ class Ticket:
         is_writable: Its seam can add pairs to its form.
         defaults: Pairs of the policy's rules that were added to the call; with them it is decided.
         tags: Pairs that name the run in the vendor's object; outside of what is decided.
-        secret: The vendor's real secret, when the caller carries a vault token.
+        secret: The vendor's real secret, when the caller carries a vault token; `principal`, a hash of the owner of what is sent.
+        takes_key: Its seam can write `idempotency_key` into the request; `has_own_key` = the caller has given it one himself.
+        window: Seconds for which the vendor executes one Idempotency-Key once; 0 = it does not, or there is none.
+        idempotency_key: The derived one, once the ledger has said which.
+        slot: The number that this call has taken among identical ones.
         backend: Who decides this call; set when its payer is known.
         reservation_id: Set from before the reserve until the ledger has confirmed the close.
         closing: How it ends, once that is known.
@@ -86,9 +93,10 @@ class Ticket:
     """
 
     __slots__ = (
-        "__weakref__", "attempts", "backend", "begun", "call", "closed", "closing", "decision", "defaults", "flow", "idempotent",
-        "in_attempt", "is_decided", "is_writable", "key", "operation", "outcome", "owner", "pid", "quote", "receipt", "refusal",
-        "reservation_id", "rest", "run", "secret", "tags", "tail",
+        "__weakref__", "attempts", "backend", "begun", "call", "closed", "closing", "decision", "defaults", "flow", "has_own_key",
+        "idempotency_key", "idempotent", "in_attempt", "is_decided", "is_writable", "key", "operation", "outcome", "owner", "pid",
+        "principal", "quote", "receipt", "refusal", "reservation_id", "rest", "run", "secret", "slot", "tags", "tail", "takes_key",
+        "window",
     )  # fmt: skip
 
     def __init__(self, call: Call) -> None:
@@ -101,7 +109,11 @@ class Ticket:
         self.attempts: list[Attempt] = []
         self.in_attempt = False
         self.secret: str | None = None
-        self.is_writable = False
+        self.is_writable = self.takes_key = self.has_own_key = False
+        self.window = 0.0
+        self.principal = ""
+        self.idempotency_key: str | None = None
+        self.slot: Slot | None = None
         self.defaults: Pairs = ()
         self.tags: Pairs = ()
         self.backend: Any = None
@@ -208,6 +220,32 @@ def _silent(_: Attempt) -> None:
 _UNREPORTED = _Unreported()
 
 
+class Slot(Protocol):
+    """A number among identical requests, as a call has taken it."""
+
+    def moved(self, to: int) -> None:
+        """Learn that the ledger gave another number: another process has this one."""
+        ...
+
+    def give_back(self) -> None:
+        """Let the next identical request of the same unit have it: this one came to no known charge."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyScope:
+    """
+    One entry of `with keyguard.idempotency_scope(name)`.
+
+    Attributes:
+        name: The same for every try of the same charges.
+        entry: Of this try: requests are numbered within it.
+    """
+
+    name: str
+    entry: str
+
+
 class Rest(Protocol):
     """What is left to do for a call whose answer the caller reads himself, when the answer has ended."""
 
@@ -254,6 +292,7 @@ _state = _State()
 _ticket: ContextVar[Ticket | None] = ContextVar("keyguard_ticket", default=None)
 _key_in_use: ContextVar[VaultKey | None] = ContextVar("keyguard_key_in_use", default=None)
 _named_run: ContextVar[RunRef | None] = ContextVar("keyguard_named_run", default=None)
+_scope: ContextVar[IdempotencyScope | None] = ContextVar("keyguard_idempotency_scope", default=None)
 _own_traffic: ContextVar[bool] = ContextVar("keyguard_own_traffic", default=False)
 _may_block: ContextVar[bool] = ContextVar("keyguard_may_block", default=True)
 
@@ -368,6 +407,11 @@ def key_in_use() -> VaultKey | None:
     return _key_in_use.get()
 
 
+def idempotency_scope() -> IdempotencyScope | None:
+    """Return what names the charges of the calling code, innermost first; None where nothing does."""
+    return _scope.get()
+
+
 def is_own_traffic() -> bool:
     """Say whether the running request is keyguard's own (a quote read), which seams let pass."""
     return _own_traffic.get()
@@ -415,6 +459,16 @@ def named_run(run: RunRef) -> Iterator[RunRef]:
         yield run
     finally:
         _take_back(_named_run, token)
+
+
+@contextmanager
+def scoped(scope: IdempotencyScope) -> Iterator[IdempotencyScope]:
+    """Make a scope name the charges of the block."""
+    token = _scope.set(scope)
+    try:
+        yield scope
+    finally:
+        _take_back(_scope, token)
 
 
 @contextmanager

@@ -18,19 +18,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from keyguard import policy
-from keyguard.context import MOVED
+from keyguard.context import MOVED, idempotency_scope
 from keyguard.errors import BackendError, ConfigurationError, Refused, told_while_observing
+from keyguard.identity import key_for, payee_of
 from keyguard.model import Closing, Decision, Operation, Order, Outcome, Quote, Reply
 from keyguard.vendors import Ask, Recall
 
 if TYPE_CHECKING:
     from keyguard.context import Ticket
     from keyguard.errors import KeyguardError
-    from keyguard.model import Memory, Pairs, Receipt, VaultKey
-    from keyguard.vendors import Tagging, Vendor
+    from keyguard.model import Identity, Memory, Pairs, Receipt, VaultKey
+    from keyguard.vendors import Paid, Tagging, Vendor, Window
 
 Finder: TypeAlias = "Callable[[Ticket, bool], VaultKey | None]"
-Identify: TypeAlias = "Callable[[Ticket, VaultKey], str]"
+Identify: TypeAlias = "Callable[[Ticket, VaultKey], Identity | None]"
 
 _logger = logging.getLogger("keyguard")
 _STALE_TRIES = 5
@@ -39,6 +40,8 @@ _TOO_MANY, _SERVER_ERROR = 429, 500
 _RELEASED = Outcome("released", source="local")
 _DOUBT = Outcome("doubt", source="local")
 _UNKNOWN, _NOTHING = Operation("unknown", known=False), Quote(0)
+# In the place of a key until the ledger has said which charge the call is.
+_TO_BE_DERIVED = "derived"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ def guarded(
     find: Finder,
     *,
     new_id: Callable[[], str] = _new_id,
-    identity: Identify = lambda _ticket, _key: "",
+    identity: Identify = lambda _ticket, _key: None,
 ) -> Flow:
     """
     Decide one call, let it leave, and settle it. Returns what the client's method returned.
@@ -145,7 +148,7 @@ def guarded(
         vendor: The plug of the call's vendor.
         find: Finds the paying key (`fresh` = do not trust what this process remembers).
         new_id: Makes reservation ids.
-        identity: Names the logical charge.
+        identity: Names the logical charge; None = each request is one of its own.
 
     Raises:
         Refused: and nothing was sent.
@@ -186,13 +189,34 @@ def _admit(
             order = yield from _decide(ticket, vendor, key, new_id, identity)
             decision = ticket.decision = yield from _reserve(ticket, order)
             if decision.granted:
+                _learn(ticket, order.identity, decision)
                 return
+            _give_back(ticket)
             key = yield Find(find, fresh=True)
             if decision.reason != "stale":
                 raise policy.refusal(decision, key, ticket.operation or Operation(order.operation))
         raise BackendError(f"the policy of key {key.key_id} changed {_STALE_TRIES} times during one call; nothing was sent")
     except (Refused, BackendError) as error:
+        _give_back(ticket)
         _tolerate(key, error, ticket)
+
+
+def _learn(ticket: Ticket, identity: Identity | None, decision: Decision) -> None:
+    """Take over which charge the ledger says the call is, and with it the key that it leaves with."""
+    if identity is None:
+        return
+    if ticket.slot is not None and decision.n != identity.n:
+        ticket.slot.moved(decision.n)
+    if ticket.call.idempotency_key == _TO_BE_DERIVED:
+        ticket.idempotency_key = key_for(identity.request, decision.n, decision.generation)
+        ticket.call = replace(ticket.call, idempotency_key=ticket.idempotency_key)
+
+
+def _give_back(ticket: Ticket) -> None:
+    """Let the unit's next identical request be this one again: it has come to no known charge."""
+    slot, ticket.slot = ticket.slot, None
+    if slot is not None:
+        slot.give_back()
 
 
 def _tolerate(key: VaultKey, error: KeyguardError, ticket: Ticket) -> None:
@@ -205,25 +229,49 @@ def _tolerate(key: VaultKey, error: KeyguardError, ticket: Ticket) -> None:
 
 def _decide(ticket: Ticket, vendor: Vendor, key: VaultKey, new_id: Callable[[], str], identity: Identify) -> Generator[Step, Any, Order]:
     """Run the pure rules and the quote; a refusal is audited before it is raised."""
-    operation, quote = _UNKNOWN, _NOTHING
+    operation, quote, made_key = _UNKNOWN, _NOTHING, ticket.call.idempotency_key
     try:
+        _prepare_key(ticket, vendor, key)
         operation = ticket.operation = vendor.classify(ticket.call)
         ticket.idempotent = operation.idempotent
         _complete(ticket, key, operation)
         quote = ticket.quote = yield from _quote(ticket, vendor, key, operation, new_id)
+        if not (quote.amount or quote.units):
+            # What costs nothing needs no identity, and must not be stopped for having been made before.
+            ticket.call, ticket.window = replace(ticket.call, idempotency_key=made_key), 0.0
         policy.check_endpoint(key, ticket.call, operation)
         policy.check_rules(key, ticket.call, operation)
         policy.check_call_cap(key, operation, quote)
         ticket.tags = _tags(ticket, vendor, key, operation, quote)
     except Refused as error:
         error.key_id, error.run_id, error.operation = key.key_id, key.run_id, operation.name
-        yield from _audit_refusal(_order(ticket, key, operation, quote, new_id(), ""), error)
+        yield from _audit_refusal(_order(ticket, key, operation, quote, new_id()), error)
         # In observe mode the call goes on, and what it costs is booked above a hold of what could be quoted.
         _tolerate(key, error, ticket)
     except (BackendError, ConfigurationError) as error:
         # Nobody could bound the cost now, or here (a library is missing): no reason to stop an observed call.
         _tolerate(key, error, ticket)
-    return _order(ticket, key, operation, quote, new_id(), identity(ticket, key) if ticket.call.is_write else "")
+    payee = _payee(ticket, vendor, key) if ticket.call.is_write else ""
+    is_named = ticket.call.is_write and (quote.amount or quote.units)
+    return _order(ticket, key, operation, quote, new_id(), identity(ticket, key) if is_named else None, payee)
+
+
+def _prepare_key(ticket: Ticket, vendor: Vendor, key: VaultKey) -> None:
+    """Find out whether the vendor executes a key once, and let the call have one where a retry of it can be told."""
+    call = ticket.call
+    window: Window | None = getattr(vendor, "window", None) if call.is_write else None
+    ticket.window = 0.0 if window is None else window(call)
+    if not (ticket.window and ticket.takes_key and not ticket.has_own_key) or call.body is None:
+        # What cannot be read cannot be told from another request.
+        return
+    is_told = (ticket.run is not None and ticket.run.execution) or idempotency_scope() is not None
+    if is_told and key.policy.idempotency == "derive" and key.policy.mode == "enforce":
+        ticket.call = replace(call, idempotency_key=_TO_BE_DERIVED)
+
+
+def _payee(ticket: Ticket, vendor: Vendor, key: VaultKey) -> str:
+    payee: Paid | None = getattr(vendor, "payee", None)
+    return "" if payee is None else payee_of(key.scope, payee(ticket.call))
 
 
 def _complete(ticket: Ticket, key: VaultKey, operation: Operation) -> None:
@@ -279,7 +327,7 @@ def _ask(ticket: Ticket, key: VaultKey, question: Ask, new_id: Callable[[], str]
     Raises:
         BackendError: the vendor could not answer now; a later try may succeed.
     """
-    order = _order(ticket, key, Operation(_QUOTE_READ), _NOTHING, new_id(), "")
+    order = _order(ticket, key, Operation(_QUOTE_READ), _NOTHING, new_id())
     order = replace(order, method="GET", legs=order.legs[:1])
     decision = yield from _reserve(ticket, order)
     if not decision.granted and decision.reason != "stale":
@@ -327,6 +375,8 @@ def _close(ticket: Ticket, closing: Closing | None) -> Generator[Step, Any, None
     """
     if closing is None:
         return
+    if closing.outcome.ending != "settled":
+        _give_back(ticket)
     if ticket.pid != os.getpid():
         _logger.warning("a process forked within %r goes on with the call: the hold is its parent's, who closes it", ticket)
         return
@@ -351,11 +401,20 @@ def _close(ticket: Ticket, closing: Closing | None) -> Generator[Step, Any, None
     ticket.reservation_id = None
 
 
-def _order(ticket: Ticket, key: VaultKey, operation: Operation, quote: Quote, reservation_id: str, identity: str) -> Order:
+def _order(
+    ticket: Ticket,
+    key: VaultKey,
+    operation: Operation,
+    quote: Quote,
+    reservation_id: str,
+    identity: Identity | None = None,
+    payee: str = "",
+) -> Order:
     call = ticket.call
     return Order(
         reservation_id, key.key_id, key.version, key.scope, call.vendor, call.account, operation.name, call.method,
-        quote, policy.legs(key, quote), key.policy.mode == "enforce", identity,
+        quote, policy.legs(key, quote), key.policy.mode == "enforce", identity, payee,
+        ticket.principal,
     )  # fmt: skip
 
 
@@ -404,8 +463,21 @@ def _read(ticket: Ticket, vendor: Vendor, operation: Operation, quote: Quote, re
 def _combined(outcomes: list[Outcome]) -> Outcome:
     if len(outcomes) == 1:
         return outcomes[0]
-    for wanted in ("settled", "doubt"):
+    for ends in (_is_settled, _is_final, _is_doubt):
         for outcome in reversed(outcomes):
-            if outcome.ending == wanted:
+            if ends(outcome):
                 return outcome
     return outcomes[-1]
+
+
+def _is_settled(outcome: Outcome) -> bool:
+    return outcome.ending == "settled"
+
+
+def _is_final(outcome: Outcome) -> bool:
+    # What answers every request of the same key answers those of this ticket.
+    return outcome.is_final
+
+
+def _is_doubt(outcome: Outcome) -> bool:
+    return outcome.ending == "doubt"

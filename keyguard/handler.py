@@ -120,7 +120,7 @@ class CallHandler:
 
     def _opened(self, outgoing: Outgoing, vendor: Vendor) -> tuple[context.Ticket, Flow]:
         ticket = context.Ticket(outgoing.call)
-        ticket.is_writable = outgoing.is_writable
+        ticket.is_writable, ticket.takes_key, ticket.has_own_key = outgoing.is_writable, outgoing.takes_key, outgoing.has_own_key
         flow = guarded(ticket, vendor, self._finder_for(outgoing), identity=self._identity)
         ticket.flow = weakref.ref(flow)
         return ticket, flow

@@ -28,16 +28,13 @@ Verdict: TypeAlias = Literal["attempt", "next", "already_charged", "doubt_pendin
 
 def canonical(call: Call) -> bytes:
     """Return the part of an identity that the request alone gives; equal for requests that mean the same."""
-    return _parts(call.vendor, call.account, call.method, call.path, *_parameters(call))
+    pairs = sorted((*call.query, *(call.body or ())))
+    return _parts(call.vendor, call.account, call.method, call.path, *[part for pair in pairs for part in pair])
 
 
 def fingerprint(call: Call) -> str:
-    """Hash a call's parameters alone: 32 hex digits."""
-    return hashlib.blake2b(_parts(*_parameters(call)), digest_size=16).hexdigest()
-
-
-def _parameters(call: Call) -> list[str]:
-    return [part for pair in sorted((*call.query, *(call.body or ()))) for part in pair]
+    """Hash a request as a whole: 32 hex digits, for charges that are named by something else."""
+    return hashlib.blake2b(canonical(call), digest_size=16).hexdigest()
 
 
 def _parts(*fields: str) -> bytes:
@@ -70,7 +67,9 @@ def key_for(request: str, n: int, generation: int) -> str:
 
 def principal_of(credential: str) -> str:
     """Hash the owner of a credential: 16 hex digits; "" where there is none."""
-    return hashlib.blake2b(credential.encode("utf-8", "surrogatepass"), digest_size=8, key=b"keyguard owner").hexdigest() if credential else ""
+    return (
+        hashlib.blake2b(credential.encode("utf-8", "surrogatepass"), digest_size=8, key=b"keyguard owner").hexdigest() if credential else ""
+    )
 
 
 def payee_of(scope: str, payee: str) -> str:
@@ -89,15 +88,18 @@ def verdict(identity: Identity, first: str, state: str, at: float, now: float) -
         at: When the reservation was made, POSIX seconds; the first byte left later, so the vendor's window began later.
         now: The ledger's time.
     """
-    if identity.fingerprint != first:
-        return "conflict"
     if state == "released":
         return "next"
+    if identity.fingerprint != first:
+        return "conflict"
     if not identity.window:
         # Executed again at each send.
         return "next" if identity.resends or state == "settled" else "doubt_pending"
     if now - at < identity.window:
         return "attempt"
+    if identity.is_own:
+        # Forgotten by the vendor, it may have been meant for another charge: counted as one.
+        return "next"
     return "already_charged" if state == "settled" else "doubt_pending"
 
 

@@ -311,12 +311,47 @@ def use(key: VaultKey) -> Iterator[VaultKey]:
 
 
 @contextmanager
-def run(id: str, *, name: str = "") -> Iterator[context.RunRef]:  # noqa: A002 -- the public keyword is `id`
-    """Name the run that the block belongs to, outside an orchestrator."""
+def run(id: str, *, name: str = "", replay: bool = False) -> Iterator[context.RunRef]:  # noqa: A002 -- the public keyword is `id`
+    """
+    Name the run that the block belongs to, outside an orchestrator.
+
+    Args:
+        id: 1 to 200 characters on one line; the same id is the same run, with the same budget.
+        name: For people.
+        replay: Each entry of the block makes the same charges over again, as a retry does: the n-th identical request of an entry is the
+            n-th of every other, has the same derived Idempotency-Key and is counted once. Without it every request is a charge of its own.
+
+    Raises:
+        ConfigurationError: an id of another form.
+    """
     if not id or "\n" in id or len(id) > 200:
         raise ConfigurationError(f"expected a run id of 1 to 200 characters on one line, got {id!r}")
-    with context.named_run(context.RunRef(id, "keyguard", name=name)) as named:
+    execution = secrets.token_hex(16) if replay else ""
+    with context.named_run(context.RunRef(id, "keyguard", name=name, execution=execution)) as named:
         yield named
+
+
+@contextmanager
+def idempotency_scope(name: str) -> Iterator[None]:
+    """
+    Name the charges of the block, so that each is made once in the run however often the block is entered.
+
+    >>> with keyguard.idempotency_scope("order-42"):
+    ...     pass  # the n-th call of each endpoint in here is the same charge at every entry
+
+    A call in it whose parameters differ from those of the first entry is refused as `IdentityConflict`. Where nothing names the run
+    (an orchestrator, `keyguard.run(id=...)`), the scope is as long as the process.
+
+    Args:
+        name: 1 to 200 characters on one line: an order's number, not a person's.
+
+    Raises:
+        ConfigurationError: a name of another form.
+    """
+    if not name or "\n" in name or len(name) > 200:
+        raise ConfigurationError(f"expected a name of 1 to 200 characters on one line for an idempotency scope, got {name!r}")
+    with context.scoped(context.IdempotencyScope(name, secrets.token_hex(16))):
+        yield
 
 
 def revoke(key: VaultKey | str | Installation, *, by: str = "") -> int:

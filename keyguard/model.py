@@ -511,6 +511,7 @@ class Identity:
         fingerprint: Of the parameters, where `request` has none of them.
         window: Seconds after the first send for which the vendor executes the same key once; 0 = it executes each send.
         resends: In doubt and without a window: hold once more, and send (the policy's `on_doubt`).
+        is_own: The caller's own key, which is sent as it is whatever came of it before.
     """
 
     request: str
@@ -523,6 +524,7 @@ class Identity:
     fingerprint: str = ""
     window: float = 0.0
     resends: bool = True
+    is_own: bool = False
 
     @property
     def is_kept(self) -> bool:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from keyguard import context
 from keyguard.backends.local import LocalBackend
 from keyguard.errors import BackendError, ConfigurationError, EndpointNotAllowed, Refused, Unattributed, UnknownKey, told_while_observing
-from keyguard.identity import Slots, canonical, identity_of
+from keyguard.identity import Slots, canonical, fingerprint, principal_of, request_in_scope, request_of, request_of_key
 from keyguard.ledgers import open_ledger
-from keyguard.model import TOKEN_PREFIX
+from keyguard.model import TOKEN_PREFIX, Identity
 from keyguard.settings import Settings, default_url
 from keyguard.vendors import claimant, vendor_named
 
@@ -93,7 +93,11 @@ def finder_for(armed: Armed, outgoing: Outgoing) -> Finder:
             _logger.warning("observe mode: enforcing would have stopped this call: %s", told_while_observing(error))
             return None
         if outgoing.credential.startswith(TOKEN_PREFIX):
+            # By the variable's name, so that a new secret of the same account is the same owner.
+            ticket.principal = principal_of(f"env:{_secret_name(outgoing, ticket.key)}")
             ticket.secret = _secret(outgoing, ticket.key)
+        elif outgoing.call.is_write:
+            ticket.principal = principal_of(outgoing.credential)
         return ticket.key
 
     return find
@@ -194,9 +198,13 @@ def only_observes(armed: Armed) -> bool:
     return bool(policies) and all(policy.mode == "observe" for policy in policies)
 
 
+def _secret_name(outgoing: Outgoing, key: VaultKey) -> str:
+    return key.policy.secret.partition(":")[2] if key.policy.secret else vendor_named(outgoing.call.vendor).secret_env
+
+
 def _secret(outgoing: Outgoing, key: VaultKey) -> str:
     """Return the vendor's real secret for a vault token, for the vendor's own hosts only."""
-    call, vendor = outgoing.call, vendor_named(outgoing.call.vendor)
+    call = outgoing.call
     is_own = call.scheme == "https" and claimant(call.host.removesuffix(":443")) == call.vendor
     if not is_own and context.vendor_hosts().get(call.host) != call.vendor:
         raise EndpointNotAllowed(
@@ -204,7 +212,7 @@ def _secret(outgoing: Outgoing, key: VaultKey) -> str:
             f"If it is a stand-in or proxy of yours, set KEYGUARD_VENDOR_HOSTS={call.vendor}={call.host}",
             key_id=key.key_id, run_id=key.run_id,
         )  # fmt: skip
-    name = key.policy.secret.partition(":")[2] if key.policy.secret else vendor.secret_env
+    name = _secret_name(outgoing, key)
     if not name:
         raise ConfigurationError(
             f"the call carries a vault token, and nobody said where {call.vendor}'s real secret is; nothing was sent. "
@@ -219,9 +227,51 @@ def _secret(outgoing: Outgoing, key: VaultKey) -> str:
     return secret
 
 
-def identity(armed: Armed, ticket: context.Ticket, key: VaultKey) -> str:
-    """Name a logical charge; only executions of an orchestrator have numbered requests."""
-    if ticket.run is None or not ticket.run.execution:
-        return ""
-    request = canonical(ticket.call)
-    return identity_of(key.scope, request, armed.slots.number(key.scope, request, ticket.run))
+def identity(armed: Armed, ticket: context.Ticket, key: VaultKey) -> Identity | None:
+    """Name the logical charge that a write is for, where somebody says what a retry of it would be."""
+    call, run, scope, policy = ticket.call, ticket.run, context.idempotency_scope(), key.policy
+    if policy.mode == "observe":
+        return None
+    if ticket.has_own_key and call.idempotency_key is not None:
+        named = request_of_key(key.scope, ticket.principal, call.vendor, call.account, call.idempotency_key)
+        return Identity(named, fingerprint=fingerprint(call), window=ticket.window, is_own=True)
+    is_kept = ticket.window > 0 and ticket.takes_key and policy.idempotency == "derive"
+    is_told = call.body is not None and (scope is not None or (run is not None and bool(run.execution)))
+    if is_told and (is_kept or (not ticket.window and policy.on_doubt == "refuse")):
+        return _numbered(armed, ticket, key, is_kept=is_kept)
+    if call.idempotency_key is None:
+        return None
+    # A key of the SDK's own making: nothing will be sent with it again, but the vendor can be asked for it.
+    return Identity(request_of_key(key.scope, ticket.principal, call.vendor, call.account, call.idempotency_key))
+
+
+def _numbered(armed: Armed, ticket: context.Ticket, key: VaultKey, *, is_kept: bool) -> Identity:
+    call, run, scope = ticket.call, ticket.run, context.idempotency_scope()
+    window, resends = (ticket.window, True) if is_kept else (0.0, False)
+    if scope is not None:
+        request = request_in_scope(key.scope, ticket.principal, call, scope.name)
+        # Apart from what the run sends outside of the scope; the same whatever runs it.
+        of_scope = context.RunRef(key.run_id, "keyguard", execution=scope.entry)
+        ticket.slot = _Slot(armed.slots, key.scope, request, of_scope)
+        return Identity(request, ticket.slot.n, fingerprint=fingerprint(call), window=window, resends=resends)
+    assert run is not None
+    request = request_of(key.scope, ticket.principal, canonical(call))
+    ticket.slot = _Slot(armed.slots, key.scope, request, run)
+    return Identity(request, ticket.slot.n, run.execution, run.unit, run.attempt, run.task, run.persists, window=window, resends=resends)
+
+
+class _Slot:
+    """A number that a call has taken among identical ones."""
+
+    def __init__(self, slots: Slots, scope: str, request: str, run: context.RunRef) -> None:
+        self._slots, self._place = slots, (scope, request, run)
+        self.n = slots.number(scope, request, run)
+
+    def moved(self, to: int) -> None:
+        """Learn which number the ledger gave instead."""
+        self._slots.moved(*self._place, self.n, to)
+        self.n = to
+
+    def give_back(self) -> None:
+        """Let the unit's next identical request have it."""
+        self._slots.give_back(*self._place, self.n)

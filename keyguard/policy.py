@@ -13,7 +13,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from keyguard.errors import (
+    AlreadyCharged,
+    AmbiguousIdentity,
+    DoubtPending,
     EndpointNotAllowed,
+    IdentityConflict,
     KeyExpired,
     KeyRevoked,
     Refused,
@@ -29,6 +33,38 @@ from keyguard.rules import problem
 if TYPE_CHECKING:
     from keyguard.model import Call, Decision, Operation, Pairs, Policy, Unbounded, VaultKey
 
+# Why a further request of a logical charge was stopped, and what to do.
+_DUPLICATES: dict[str, tuple[type[Refused], str]] = {
+    "conflict": (
+        IdentityConflict,
+        (
+            "its Idempotency-Key, or its place in idempotency_scope(), belongs to an earlier request with other parameters (reservation "
+            "{hold}, {when}). Send the same parameters to repeat that one, or use another key or scope for another charge."
+        ),
+    ),
+    "ambiguous": (
+        AmbiguousIdentity,
+        (
+            "an identical request was charged at {when} (reservation {hold}) by a task of an earlier execution of this run, whose result "
+            "may be kept, so that it is skipped now. Whether this is the same charge again or another one cannot be told. Give each "
+            "charge a name: with keyguard.idempotency_scope('order-42'): ..."
+        ),
+    ),
+    "already_charged": (
+        AlreadyCharged,
+        (
+            "this charge was made (reservation {hold}, {when}), and the vendor has forgotten its Idempotency-Key since, so it would be "
+            "made twice. Another charge is made in a new run, or under a name: with keyguard.idempotency_scope('order-43'): ..."
+        ),
+    ),
+    "doubt_pending": (
+        DoubtPending,
+        (
+            "an earlier attempt of it, or one that differs from it only in other parameters, is in doubt (reservation {hold}, {when}): "
+            "it may have been executed. Ask the vendor: keyguard reconcile  or decide by hand: keyguard settle|release {hold}"
+        ),
+    ),
+}
 _PERSONAL = re.compile(r"[^/]*(?:@|%40)[^/]*|(?<=/)(?:\+|%2b)?[0-9]{7,15}(?=/|$)", re.IGNORECASE)
 
 
@@ -210,6 +246,10 @@ def refusal(decision: Decision, key: VaultKey, operation: Operation) -> Refused:
         )
     if decision.reason == "unknown_key":
         return UnknownKey(f"key {key.key_id} is not in this ledger; nothing was sent. Was the ledger file replaced?", **who)
+    if decision.reason in _DUPLICATES:
+        kind, words = _DUPLICATES[decision.reason]
+        when = _instant(decision.at)
+        return kind(f"{operation.name} was not sent: {words.format(hold=decision.hold, when=when)}", **who)
     return Refused(f"{operation.name} was refused ({decision.reason}); nothing was sent.", **who)
 
 

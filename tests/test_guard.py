@@ -184,7 +184,8 @@ DECLINED = Attempt(reply=Reply(402, {}, b'{"error": {"code": "card_declined"}}')
         ((UNSENT, LOST), True, "doubt"),
         ((BROKEN,), False, "doubt"),
         ((BROKEN, UNSENT), True, "doubt"),
-        ((LOST, DECLINED), False, "doubt"),
+        # Stripe answers each request of one key with the first result: the lost one was declined too.
+        ((LOST, DECLINED), False, "released"),
         ((Attempt(reply=Reply(409, {}, b"{}")),), False, "doubt"),
         ((Attempt(reply=Reply(200, {}, b"<html>")),), False, "doubt"),
         ((Attempt(reply=Reply(200, {}, None)),), False, "doubt"),

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from keyguard.identity import key_for, payee_of, request_of_key
-from keyguard.model import Call, Outcome
+from keyguard.model import Outcome
 from keyguard.vendors import _stripe_inquiry as inquiry
-from keyguard.vendors import vendor_named
 from tests.support_inquiries import HOUR, NOW, Script, doubt_of, page
 
 CREATE = "payment_intents.create"
@@ -250,12 +249,12 @@ def test_a_known_object_that_cannot_be_read_stays(answer: Any) -> None:
 
 # -- without a key ---------------------------------------------------------------------------------
 
-ALONE = doubt_of("stripe", CREATE, payee=payee_of("run:a", "cus_1"))
+ALONE = doubt_of("stripe", CREATE, payee=payee_of("run:a", "/v1/payment_intents customer=cus_1"))
 
 
 def test_without_a_key_amount_customer_and_time_tell() -> None:
     """Of the objects of that time those with the amount and the customer are candidates; others are not."""
-    others = [intent("pi_2", amount=501), intent("pi_3", customer="cus_2"), intent("pi_4", customer=None), intent("pi_5", currency="eur")]
+    others = [intent("pi_2", amount=501), intent("pi_3", customer="cus_2"), intent("pi_5", currency="eur")]
     script = Script({"/v1/payment_intents": page(intent(), *others)})
 
     found = script.play(inquiry.inquire(ALONE, NOW))
@@ -273,9 +272,28 @@ def test_without_a_key_a_list_without_its_end_gives_no_candidates() -> None:
     assert (found.candidates, found.is_whole) == ((), False)
 
 
+@pytest.mark.parametrize(
+    ("payee", "made", "candidates", "is_whole"),
+    [
+        ("", intent(customer=None), ["pi_1"], True),
+        ("", intent(), [], True),
+        ("payment_method=pm_9", intent(customer=None, payment_method="pm_9"), ["pi_1"], True),
+        ("payment_method=pm_card_visa", intent(customer=None, payment_method="pm_1"), [], False),
+        ("payment_method=pm_card_visa", intent(customer="cus_1", payment_method="pm_1"), [], True),
+    ],
+)
+def test_a_card_may_be_written_otherwise_in_what_it_paid(payee: str, made: dict[str, Any], candidates: list[str], is_whole: bool) -> None:
+    """Without a customer an object of the amount may be the call's, however its card is written: it settles nothing and is not absent."""
+    doubt = doubt_of("stripe", CREATE, payee=payee_of("run:a", f"/v1/payment_intents {payee}" if payee else ""))
+
+    found = Script({"/v1/payment_intents": page(made)}).play(inquiry.inquire(doubt, NOW))
+
+    assert ([one.object_id for one in found.candidates], found.is_whole) == (candidates, is_whole)
+
+
 def test_refunds_are_looked_for_at_their_charge() -> None:
     """A refund without a key is looked for among those of what it gives back."""
-    doubt = doubt_of("stripe", "refunds.create", object_id="pi_1")
+    doubt = doubt_of("stripe", "refunds.create", object_id="pi_1", payee=payee_of("run:a", "/v1/refunds payment_intent=pi_1"))
     refund = {"id": "re_1", "object": "refund", "amount": 500, "currency": "usd", "status": "succeeded", "payment_intent": "pi_1"}
     script = Script({"/v1/refunds": page(refund)})
 
@@ -305,24 +323,6 @@ def test_questions_are_about_the_account_of_the_call(account: str, header: dict[
 
     assert headers == {"Authorization": "Bearer sk_1", **header}
     assert owner == "sk_1"
-
-
-@pytest.mark.parametrize(
-    ("path", "form", "payee"),
-    [
-        ("/v1/payment_intents", (("amount", "5"), ("customer", "cus_1")), "cus_1"),
-        ("/v1/payment_intents", (("customer_account", "acct_1"),), "acct_1"),
-        ("/v1/payment_intents", (("amount", "5"),), ""),
-        ("/v1/transfers", (("destination", "acct_2"),), "acct_2"),
-        ("/v1/payouts", (("destination", "ba_1"),), ""),
-        ("/v1/payment_intents", None, ""),
-    ],
-)
-def test_the_payee_is_read_from_the_form(path: str, form: Any, payee: str) -> None:
-    """Whom a call pays is its customer, of a transfer the account that it goes to."""
-    call = Call("stripe", "POST", "https", "api.stripe.com", path, body=form)
-
-    assert vendor_named("stripe").payee(call) == payee  # type: ignore[attr-defined] -- what a plug may offer
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,18 @@ if TYPE_CHECKING:
 State = Literal["R", "O", "U", "S", "X", "A"]
 _COLUMNS = (
     "id, key_id, scope, leg0, leg1, leg2, count_leg, vendor, account, method, pot, object_id, adopts, prior, operation, amount, adopted, "
-    "spent, held, doubt, overrun, refundable, state, unit_leg, units, recurring"
+    "spent, held, doubt, overrun, refundable, state, unit_leg, units, recurring, identity, n, generation, tries, at"
 )
-_ADD = "INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,?,0,0,0,1,'R',?,?,?,?)"
+_ADD = "INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,?,0,0,0,1,'R',?,?,?,?,?,?,1,?,?)"
 _CHANGE = (
     "UPDATE holds SET state = ?, spent = ?, held = ?, doubt = ?, overrun = ?, refundable = ?, sent = ?, units = ? "
-    "WHERE id = ? AND state = ?"
+    "WHERE id = ? AND state = ? AND tries = ?"
+)
+# All as of the reservation that the late truth is about, but its id, what it counts, and when.
+_LATE = (
+    "INSERT INTO holds SELECT ?, key_id, version, scope, leg0, leg1, leg2, NULL, vendor, account, operation, method, pot, object_id, 0, "
+    "prior, identity, enforce, owner, 0, 0, 0, 0, 0, 0, 0, 1, 'S', ?, NULL, 0, 0, -1, generation, 1, payee, principal "
+    "FROM holds WHERE id = ?"
 )
 _FRESH_KEPT = 1000
 
@@ -39,6 +45,9 @@ class Hold:
         refundable: What its purchases add to the derived refund cap.
         units: What it counts on `unit_leg` now.
         recurring: 1 where the vendor will charge again by itself.
+        identity, n, generation: Of the logical charge; n is -1 where a later request cannot be another attempt of it.
+        tries: How many calls were attempts of it.
+        at: When it was made, POSIX seconds.
     """
 
     id: str
@@ -67,6 +76,11 @@ class Hold:
     unit_leg: int | None
     units: int
     recurring: int
+    identity: str = ""
+    n: int = -1
+    generation: int = 0
+    tries: int = 1
+    at: float = 0.0
 
     @property
     def is_repeated(self) -> bool:
@@ -93,15 +107,18 @@ class Holds:
         # What this process reserved and has not closed yet: most closes need not read it again.
         self._fresh: dict[str, Hold] = {}
         self._are_all_fresh = is_idle
+        # Of reservations that other calls have made: the attempts that this process has not closed yet.
+        self.attempts: set[str] = set()
 
     @property
     def is_idle(self) -> bool:
-        """Whether this process surely has no reservation that it did not close."""
-        return self._are_all_fresh and not self._fresh
+        """Whether this process surely has no reservation, and no attempt of one, that it did not close."""
+        return self._are_all_fresh and not self._fresh and not self.attempts
 
     def forget(self) -> None:
         """Drop what is remembered of an undone batch."""
         self._fresh.clear()
+        self.attempts.clear()
         self._are_all_fresh = False
 
     def left_by(self, owner: str, since: int) -> list[Hold]:
@@ -114,7 +131,10 @@ class Holds:
         )
         return [Hold(*cast("Any", row)) for row in rows.fetchall()]
 
-    def add(self, order: Order, amount: Money, adopted: Money, legs: list[int], count_leg: int | None, unit_leg: int | None) -> Hold:
+    def add(
+        self, order: Order, amount: Money, adopted: Money, legs: list[int], count_leg: int | None, unit_leg: int | None, *,
+        n: int = -1, generation: int = 0,
+    ) -> Hold:  # fmt: skip
         """
         Book a reservation on all its budgets.
 
@@ -124,17 +144,18 @@ class Holds:
         quote = order.quote
         leg0, leg1, leg2 = (*legs, None, None, None)[:3]
         units = 0 if unit_leg is None else quote.units
+        identity = order.identity.request if order.identity is not None else ""
         hold = Hold(
             order.reservation_id, order.key_id, order.scope, leg0, leg1, leg2, count_leg, order.vendor, order.account, order.method,
             quote.pot, quote.object_id, quote.adopts, quote.prior, order.operation, amount, adopted, 0, amount, 0, 0, 0, "R",
-            unit_leg, units, quote.recurring,
+            unit_leg, units, quote.recurring, identity, n, generation, 1, self._log.at,
         )  # fmt: skip
         self._log.execute(
             _ADD,
             (
                 hold.id, hold.key_id, order.version, hold.scope, leg0, leg1, leg2, count_leg, hold.vendor, hold.account, hold.operation,
-                hold.method, hold.pot, hold.object_id, hold.adopts, hold.prior, order.identity, order.enforce, self._owner, amount, adopted,
-                amount, self._log.at, unit_leg, units, quote.recurring,
+                hold.method, hold.pot, hold.object_id, hold.adopts, hold.prior, identity, order.enforce, self._owner, amount, adopted,
+                amount, self._log.at, unit_leg, units, quote.recurring, n, generation, order.payee, order.principal,
             ),
         )  # fmt: skip
         if len(self._fresh) >= _FRESH_KEPT:
@@ -145,6 +166,31 @@ class Holds:
     def taken(self, reservation_id: str) -> Hold | None:
         """Return, once, a reservation that this process made; `change` finds out whether it is still as it was."""
         return self._fresh.pop(reservation_id, None)
+
+    def share(self, hold: Hold) -> None:
+        """Count one more attempt of a reservation; whoever remembers it as it was finds it moved."""
+        self._log.execute("UPDATE holds SET tries = tries + 1 WHERE id = ?", (hold.id,))
+        hold.tries += 1
+        if hold.id in self._fresh:
+            self._fresh[hold.id] = hold
+
+    def add_late(self, hold: Hold, spent: Money, held: Money, detail: dict[str, Any]) -> Hold:
+        """Book what came to light after a reservation was over, as overrun on its own windows."""
+        late_id = f"{hold.id}+{self.late(hold)[0] + 1}"
+        self._log.execute(_LATE, (late_id, self._log.at, hold.id))
+        found = self.find(late_id)
+        assert found is not None
+        self.change(found, "late", "O" if held else "S", spent, held, 0, detail, bought=spent)
+        return found
+
+    def late(self, hold: Hold) -> tuple[int, Money]:
+        """Return how often, and how much, came to light after a reservation was over."""
+        # A range of the primary key: ids that begin with the reservation's and a `+`.
+        row = self._log.execute(
+            "SELECT count(*), coalesce(sum(spent), 0) FROM holds WHERE id > ? || '+' AND id < ? || ','", (hold.id, hold.id)
+        ).fetchone()
+        assert row is not None
+        return int(row[0]), int(row[1])
 
     def find(self, reservation_id: str) -> Hold | None:
         """Read a reservation."""
@@ -166,7 +212,9 @@ class Holds:
         overrun = max(0, spent + held + doubt - hold.amount)
         refundable = hold.refundable + (bought if hold.pot == "run" else 0)
         counted = hold.units if units is None else units
-        self._log.execute(_CHANGE, (state, spent, held, doubt, overrun, refundable, "unsent" not in detail, counted, hold.id, hold.state))
+        self._log.execute(
+            _CHANGE, (state, spent, held, doubt, overrun, refundable, "unsent" not in detail, counted, hold.id, hold.state, hold.tries)
+        )
         if self._log.db.changes() != 1:
             raise HoldMoved(hold.id)
         hold.state, hold.spent, hold.held, hold.doubt, hold.overrun, hold.refundable = state, spent, held, doubt, overrun, refundable

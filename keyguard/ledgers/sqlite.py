@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from keyguard.ledgers import Durability
-    from keyguard.model import Closing, Decision, Memory, Money, Order, Policy, Receipt, Usage, VaultKey
+    from keyguard.model import Closing, Decision, Doubt, Memory, Money, Order, Outcome, Policy, Receipt, Usage, VaultKey
 
 _T = TypeVar("_T")
 _logger = logging.getLogger("keyguard")
@@ -353,6 +353,14 @@ class SqliteLedger:
         """Book how a reservation ended; lazily durable, because an unsettled hold counts in full."""
         # Unchecked: nothing is decided, and whoever reserves next finds out that the file is gone.
         return self._run(lambda books: books.close(closing), checked=False)
+
+    def resolve(self, reservation_id: str, outcome: Outcome, *, by: str, reason: str) -> Receipt:
+        """End a reservation in doubt from outside; durable when it returns."""
+        return self._run(lambda books: books.resolve(reservation_id, outcome, by, reason), durable=True)
+
+    def doubts(self, scope: str | None = None) -> list[Doubt]:
+        """Return what is in doubt, oldest first."""
+        return self._run(lambda books: books.doubts(scope))
 
     def refuse(self, order: Order, reason: str) -> None:
         """Audit a refusal."""

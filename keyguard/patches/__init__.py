@@ -46,6 +46,8 @@ class Outgoing:
         ask: Sends `GET path` with the same client and credentials (the second argument replaces the
             credential where it is not None) and returns the reply; for quotes.
         is_writable: The body is a form to which the seam adds `ticket.added` when it sends.
+        takes_key: The seam writes `ticket.idempotency_key` into the request where there is one.
+        has_own_key: The call's Idempotency-Key is the caller's, and stays; one that an SDK has made may be replaced.
         respond: Makes the client's own answer of a refusal (keyguard.refusals), for vendors that want it so; awaited for async seams.
     """
 
@@ -53,6 +55,8 @@ class Outgoing:
     credential: str = field(repr=False, default="")
     ask: Callable[[str, str | None], Reply] | None = field(repr=False, default=None)
     is_writable: bool = False
+    takes_key: bool = False
+    has_own_key: bool = False
     respond: Callable[[Refused], Any] | None = field(repr=False, default=None)
 
 

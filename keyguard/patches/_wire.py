@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # What belongs to a write and not to the question about it.
 BODY_HEADERS = ("idempotency-key", "content-type", "content-length", "content-encoding", "transfer-encoding")
 _AUTHORIZATION = ("authorization",)
+_IDEMPOTENCY_KEY = "Idempotency-Key"
 # One live mapping, filled by `install()`: netloc → vendor.
 LISTED = context.vendor_hosts()
 
@@ -92,21 +93,30 @@ def with_secret(headers: Mapping[str, str], vendor: str, secret: str) -> dict[st
 
 
 class Swapped:
-    """Puts the real secret in the place of the vault token into a request's headers while it is sent, and the token back afterwards."""
+    """
+    Puts the real secret in the place of the vault token into a request's headers while it is sent, and the token back afterwards.
 
-    def __init__(self, headers: Any, vendor: str, secret: str | None) -> None:
+    So with an Idempotency-Key: the request is its caller's, who may send it again as another charge.
+    """
+
+    def __init__(self, headers: Any, vendor: str, secret: str | None, key: str | None = None) -> None:
         self._headers = headers
         said = {} if secret is None else {str(name).lower(): text(value) for name, value in headers.items()}
-        self._secrets = {} if secret is None else with_secret(said, vendor, secret)
-        self._tokens = {name: headers[name] for name in self._secrets}
+        self._sent = {} if secret is None else with_secret(said, vendor, secret)
+        if key is not None:
+            self._sent[_IDEMPOTENCY_KEY] = key
+        self._before = {name: headers[name] if name in headers else None for name in self._sent}  # noqa: SIM401 -- not every mapping's `get` is any-case
 
     def __enter__(self) -> None:
-        for name, value in self._secrets.items():
+        for name, value in self._sent.items():
             self._headers[name] = value
 
     def __exit__(self, *_: object) -> None:
-        for name, value in self._tokens.items():
-            self._headers[name] = value
+        for name, value in self._before.items():
+            if value is not None:
+                self._headers[name] = value
+            elif name in self._headers:
+                del self._headers[name]
 
 
 def text(value: Any) -> str:

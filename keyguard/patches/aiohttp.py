@@ -165,7 +165,8 @@ def read(options: dict[str, Any], instance: Any, args: tuple[Any, ...], _kwargs:
         way = {name: options[name] for name in _WAY if name in options}
         return anyio.from_thread.run(partial(_asked, _Bare(instance), question, headers=kept, **way))
 
-    return Outgoing(call, credential_in(headers, vendor, netloc), ask, respond=partial(_respond, instance, request))
+    credential, has_own_key = credential_in(headers, vendor, netloc), call.idempotency_key is not None
+    return Outgoing(call, credential, ask, takes_key=True, has_own_key=has_own_key, respond=partial(_respond, instance, request))
 
 
 async def _respond(session: Any, request: Any, refusal: Refused) -> Any:
@@ -205,7 +206,7 @@ def _content(body: Any) -> bytes | None:
 async def send(ticket: context.Ticket, wrapped: Callable[..., Any], _instance: Any, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Any:
     """Send one request; its answer is the caller's to read, whole or in parts."""
     request, handled = args[0], sys.exc_info()[1]
-    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret):
+    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret, ticket.idempotency_key):
         try:
             response = await wrapped(request)
         except Exception as error:

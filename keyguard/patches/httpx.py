@@ -135,7 +135,8 @@ def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any], respond: Cal
             found = get(question)
         return _reply(found, found.content)
 
-    return Outgoing(call, credential=credential_in(headers, vendor, netloc), ask=ask, respond=respond)
+    credential, has_own_key = credential_in(headers, vendor, netloc), call.idempotency_key is not None
+    return Outgoing(call, credential, ask, takes_key=True, has_own_key=has_own_key, respond=respond)
 
 
 def _content(request: Any) -> bytes | None:
@@ -169,7 +170,7 @@ async def _aget(instance: Any, question: Any) -> Any:
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one request; its answer is the caller's to read, whole or in parts."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
-    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret):
+    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret, ticket.idempotency_key):
         try:
             response = wrapped(*args, **kwargs)
         except Exception as error:
@@ -182,7 +183,7 @@ def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, arg
 async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one awaited request."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
-    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret):
+    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret, ticket.idempotency_key):
         try:
             response = await wrapped(*args, **kwargs)
         except Exception as error:

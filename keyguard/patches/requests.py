@@ -140,13 +140,14 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Out
             found = instance.send(question, *args[1:], **{name: value for name, value in kwargs.items() if name != "request"})
         return _reply(found, found.content)
 
-    return Outgoing(call, credential_in(headers, vendor, netloc), ask, respond=partial(of_requests, request))
+    credential, has_own_key = credential_in(headers, vendor, netloc), call.idempotency_key is not None
+    return Outgoing(call, credential, ask, takes_key=True, has_own_key=has_own_key, respond=partial(of_requests, request))
 
 
 def send(retries: Any, ticket: context.Ticket, _wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one request, with what is left of its adapter's retries; its answer is the caller's to read, whole or in parts."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
-    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret):
+    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret, ticket.idempotency_key):
         try:
             response = _sender(instance, retries)(*args, **kwargs)
         except _AnotherTry as another:

@@ -69,7 +69,8 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoi
         document=document,
         idempotency_key=headers.get("Idempotency-Key"),
     )  # fmt: skip
-    return Outgoing(call, credential_of(headers.get("Authorization", "")))
+    has_own_key = call.idempotency_key is not None
+    return Outgoing(call, credential_of(headers.get("Authorization", "")), takes_key=True, has_own_key=has_own_key)
 
 
 def _body(instance: Any) -> tuple[tuple[tuple[str, str], ...] | None, Any]:
@@ -85,7 +86,7 @@ def _body(instance: Any) -> tuple[tuple[tuple[str, str], ...] | None, Any]:
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one request through whatever client the user has set."""
     handled = sys.exc_info()[1]
-    with ticket.attempt() as ended, _Prepared(instance, ticket.secret):
+    with ticket.attempt() as ended, _Prepared(instance, ticket.secret, ticket.idempotency_key):
         try:
             answer = wrapped(*args, **kwargs)
         except Exception as error:
@@ -99,7 +100,7 @@ def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, arg
 async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one awaited request."""
     handled = sys.exc_info()[1]
-    with ticket.attempt() as ended, _Prepared(instance, ticket.secret):
+    with ticket.attempt() as ended, _Prepared(instance, ticket.secret, ticket.idempotency_key):
         try:
             answer = await wrapped(*args, **kwargs)
         except Exception as error:
@@ -143,21 +144,23 @@ def _async_client() -> Any:
 
 
 class _Prepared:
-    """Forgets an earlier answer of a request object, and lets it write the real secret while it is sent."""
+    """Forgets an earlier answer of a request object, and lets it write the real secret and a derived key while it is sent."""
 
-    def __init__(self, instance: Any, secret: str | None) -> None:
-        self._instance, self._secret = instance, secret
+    def __init__(self, instance: Any, secret: str | None, key: str | None) -> None:
+        self._instance = instance
+        self._more = {} if secret is None else {"Authorization": f"Bearer {secret}"}
+        if key is not None:
+            self._more["Idempotency-Key"] = key
         self._name = _header_method(instance)
 
     def __enter__(self) -> None:
         self._instance._response_status_code = None  # noqa: SLF001 -- it would be taken for this attempt's
-        if self._secret is None:
-            return
-        write, authorization = _headers_of(self._instance), f"Bearer {self._secret}"
-        setattr(self._instance, self._name, lambda: {**write(), "Authorization": authorization})
+        if self._more:
+            write, more = _headers_of(self._instance), self._more
+            setattr(self._instance, self._name, lambda: {**write(), **more})
 
     def __exit__(self, *_: object) -> None:
-        if self._secret is not None:
+        if self._more:
             delattr(self._instance, self._name)
 
 

@@ -7,6 +7,7 @@ built-in client and every subclass. `_APIRequestor.request_raw` refuses clients 
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -50,8 +51,8 @@ class StripePatch:
         return (
             Seam("stripe.sync", client, "HTTPClient._request_with_retries_internal", read, send),
             Seam("stripe.async", client, "HTTPClient._request_with_retries_internal_async", aread, asend, is_async=True),
-            Seam("stripe.check", requestor, "_APIRequestor.request_raw", check),
-            Seam("stripe.check_async", requestor, "_APIRequestor.request_raw_async", check, is_async=True),
+            Seam("stripe.check", requestor, "_APIRequestor.request_raw", inside=inside),
+            Seam("stripe.check_async", requestor, "_APIRequestor.request_raw_async", inside=inside, is_async=True),
         )
 
     def supports(self, installed: str) -> bool:
@@ -60,7 +61,36 @@ class StripePatch:
         return major.isdigit() and int(major) >= _FIRST_MAJOR
 
 
-def check(instance: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+class Made(str):
+    """An Idempotency-Key that nobody asked for: made in the SDK's place, so that it can be told from a caller's own."""
+
+    __slots__ = ()
+
+
+def inside(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """Check the client of a request, and make its Idempotency-Key where the SDK would make one by chance."""
+    handler = context.deciding()
+    try:
+        check(instance)
+    except ConfigurationError as error:
+        if handler is None or not handler.tolerates(error):
+            raise
+    method, options = str(args[0] if args else kwargs["method"]), args[3] if len(args) > 3 else kwargs.get("options")
+    if not (method == "post" or (method == "delete" and kwargs.get("api_mode") == "V2")) or _has_key(options):
+        return instance, args, kwargs
+    options = {**(options or {}), "idempotency_key": Made(os.urandom(16).hex())}
+    if len(args) > 3:
+        return instance, (*args[:3], options, *args[4:]), kwargs
+    return instance, args, {**kwargs, "options": options}
+
+
+def _has_key(options: Mapping[str, Any] | None) -> bool:
+    if not options:
+        return False
+    return bool(options.get("idempotency_key")) or any(str(name).lower() == "idempotency-key" for name in options.get("headers") or ())
+
+
+def check(instance: Any) -> None:
     """
     Refuse a client whose requests would not pass the guarded method.
 
@@ -102,7 +132,9 @@ def _outgoing(args: tuple[Any, ...], kwargs: dict[str, Any], get: Callable[[str,
     # Four in their order: how Stripe's own methods call it, in every version.
     method, url, headers, post_data = args if len(args) == 4 else _arguments(args, kwargs)
     scheme, host, base, path, query = _address(url)
-    said = {wanted: str(value) for name, value in (headers or {}).items() if (wanted := lowered(name)) in _READ_HEADERS}
+    said = {wanted: value for name, value in (headers or {}).items() if (wanted := lowered(name)) in _READ_HEADERS}
+    own_key = said.get("idempotency-key")
+    said = {name: str(value) for name, value in said.items()}
     account, context_of = said.get("stripe-account"), said.get("stripe-context")
     body, document = read_body(post_data or "", said.get("content-type", _FORM))
     call = Call(
@@ -123,7 +155,8 @@ def _outgoing(args: tuple[Any, ...], kwargs: dict[str, Any], get: Callable[[str,
 
     # Text that was read as a form; what is uploaded in parts is bytes, and not read.
     is_writable = body is not None and document is None and (post_data is None or isinstance(post_data, str))
-    return Outgoing(call, credential_of(said.get("authorization", "")), ask, is_writable)
+    has_own_key = own_key is not None and type(own_key) is not Made
+    return Outgoing(call, credential_of(said.get("authorization", "")), ask, is_writable, takes_key=True, has_own_key=has_own_key)
 
 
 @lru_cache(maxsize=1024)
@@ -172,7 +205,7 @@ class _Watched(wrapt.ObjectProxy[Any]):
 
     def _self_attempt(self, name: str, method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool) -> Any:
         ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
-        headers = headers if ticket.secret is None else _with(headers, ticket.secret)
+        headers = _sent(headers, ticket)
         data = _completed(data, ticket) if ticket.is_writable and ticket.added else data
         with ticket.attempt() as ended:
             try:
@@ -188,7 +221,7 @@ class _Watched(wrapt.ObjectProxy[Any]):
         self, name: str, method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool
     ) -> Any:
         ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
-        headers = headers if ticket.secret is None else _with(headers, ticket.secret)
+        headers = _sent(headers, ticket)
         data = _completed(data, ticket) if ticket.is_writable and ticket.added else data
         with ticket.attempt() as ended:
             try:
@@ -234,6 +267,17 @@ def _vendor_path(path: str) -> str:
         if found > 0 and "/" not in path[1:found]:
             return path[found:]
     return path
+
+
+def _sent(headers: Mapping[str, str], ticket: context.Ticket) -> Mapping[str, str]:
+    """Return the headers as they leave: with the real secret, and the derived key."""
+    found = _with(headers, ticket.secret)
+    if ticket.idempotency_key is None:
+        return found
+    return {
+        **{name: value for name, value in found.items() if name.lower() != "idempotency-key"},
+        "Idempotency-Key": ticket.idempotency_key,
+    }
 
 
 def _with(headers: Mapping[str, str], secret: str | None) -> Mapping[str, str]:

@@ -53,7 +53,7 @@ def provider() -> RunRef | None:
     flow_context, task_context = flow_context_type.get(), task_context_type.get()
     task_run = None if task_context is None else task_context.task_run
     if flow_context is not None and flow_context.flow_run is not None:
-        return _in_flow(flow_context, task_run)
+        return _in_flow(flow_context, task_context, task_run)
     return None if task_run is None else _in_task(task_context, task_run)
 
 
@@ -62,7 +62,7 @@ def mark_root() -> None:
     provider()
 
 
-def _in_flow(flow_context: Any, task_run: Any) -> RunRef:
+def _in_flow(flow_context: Any, task_context: Any, task_run: Any) -> RunRef:
     flow_run = flow_context.flow_run
     is_root = _is_root(flow_run)
     run_id, execution = _root_labels(flow_run) if is_root else _child_labels(flow_context)
@@ -76,6 +76,8 @@ def _in_flow(flow_context: Any, task_run: Any) -> RunRef:
         execution=execution,
         unit="" if task_run is None else str(task_run.id),
         attempt=1 if task_run is None else max(1, task_run.run_count),
+        task="" if task_run is None else _task_key(task_context),
+        persists=task_run is not None and _persists(task_context),
         attributes=_attributes(flow_run, flow, task_run),
     )
 
@@ -93,8 +95,26 @@ def _in_task(task_context: Any, task_run: Any) -> RunRef:
         execution=str(owner.id),
         unit=str(task_run.id),
         attempt=max(1, task_run.run_count),
+        task=_task_key(task_context),
+        persists=_persists(task_context),
         attributes=(("prefect.task_run.id", str(task_run.id)),),
     )
+
+
+def _task_key(task_context: Any) -> str:
+    """Return what Prefect calls a task in every run: its name and a hash of its source."""
+    return str(getattr(getattr(task_context, "task", None), "task_key", ""))
+
+
+def _persists(task_context: Any) -> bool:
+    """Say whether a later execution may find this task's result and skip it."""
+    if not getattr(task_context, "persist_result", False):
+        return False
+    task = getattr(task_context, "task", None)
+    policy = getattr(task, "cache_policy", None)
+    # Without a policy there is no key under which it would be found, unless the task names one itself.
+    has_policy = policy is not None and type(policy).__name__ != "_None"
+    return has_policy or getattr(task, "cache_key_fn", None) is not None or getattr(task, "result_storage_key", None) is not None
 
 
 def _is_root(flow_run: Any) -> bool:

@@ -155,8 +155,13 @@ class MoneyContract(ContractBase):
 
         assert (receipt.found, parts(receipt), parts(till.usage)) == (True, expected, expected)
 
-    @pytest.mark.parametrize("again", [("settled", 55), ("released", 0), ("doubt", 0)])
-    @pytest.mark.parametrize("first", [("settled", 20), ("released", 0)])
+    @pytest.mark.parametrize(
+        ("first", "again"),
+        [
+            *((("settled", 20), again) for again in (("settled", 55), ("released", 0), ("doubt", 0))),
+            *((("released", 0), again) for again in (("released", 0), ("doubt", 0))),
+        ],
+    )
     def test_second_close_is_a_no_op(self, till: Till, first: tuple[Ending, int], again: tuple[Ending, int]) -> None:
         """What was settled or released stays so, and the receipt says where the money is."""
         reservation = till.hold(60)
@@ -165,6 +170,15 @@ class MoneyContract(ContractBase):
         second = till.ledger.close(Closing(reservation, Outcome(*again)))
 
         assert (second.found, parts(second), till.usage) == (True, parts(receipt), before)
+
+    def test_truth_after_a_release_is_booked_as_overrun(self, till: Till) -> None:
+        """A call that was given up and did cost something is counted in full, though nothing is held for it any more."""
+        reservation = till.hold(60)
+        till.release(reservation)
+        receipt = till.settle(reservation, 55)
+
+        assert (parts(receipt), receipt.overrun, parts(till.usage), till.usage.overrun) == ((55, 0, 0), 55, (55, 0, 0), 55)
+        assert till.ledger.verify() == []
 
     def test_unknown_reservation_is_not_found(self, till: Till) -> None:
         """Closing what was never reserved says so and books nothing."""

@@ -55,7 +55,7 @@ class Vendor(Protocol):
     """
     What every vendor plug offers, as a module-level object named `vendor`.
 
-    It may also have `tag` (Tagging), `account` (Accounting), `payee` (Paying), `inquiring` (Inquiring) and `prices` (Dated),
+    It may also have `tag` (Tagging), `account` (Accounting), `prices` (Dated), `window` (Window), `payee` (Paid), `inquiring` (Inquiring),
     `credential_headers`, the names in lower case of the headers that may carry its credential (without it, `authorization`), and
     `on_refused`: `response` where a refusal is to reach the client as an answer.
     """
@@ -119,11 +119,19 @@ class Accounting(Protocol):
         ...
 
 
-class Paying(Protocol):
-    """What a vendor plug may offer as `payee`, where a call in doubt can be told from others by whom it pays or writes to."""
+class Window(Protocol):
+    """What a vendor plug may offer as `window`, where the vendor executes requests with the same Idempotency-Key once."""
+
+    def __call__(self, call: Call, /) -> float:
+        """Return for how many seconds after the first send of a key that holds for this write, less what clocks differ; 0 = it does not."""
+        ...
+
+
+class Paid(Protocol):
+    """What a vendor plug may offer as `payee`, where a write says whom it charges, pays or writes to."""
 
     def __call__(self, call: Call, /) -> str:
-        """Return whom, as the vendor writes it in what it made, "" = nobody is named. Only ever kept as a hash. Never raises."""
+        """Return what names them in the request, "" = nobody. Hashed at once, and kept nowhere else. Never raises."""
         ...
 
 

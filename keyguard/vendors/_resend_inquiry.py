@@ -63,7 +63,7 @@ def _candidate(doubt: Doubt, item: Document, since: float) -> Candidate | None:
     made, email_id, status = _instant(item.get("created_at")), _id_of(item), str(item.get("last_event"))
     if made is None or email_id is None or not since <= made <= doubt.sent_at + _MAKING:
         return None
-    if payee_of(doubt.scope, money.payee([item])) != doubt.payee:
+    if payee_of(doubt.scope, money.addressees([item])) != doubt.payee:
         return None
     spent = 0 if status in {"scheduled", "canceled"} else doubt.amount
     held = doubt.amount if status == "scheduled" else 0

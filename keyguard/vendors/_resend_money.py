@@ -64,6 +64,11 @@ def emails(call: Call, *, is_batch: bool) -> tuple[int, ...]:
     return tuple(recipients(item) for item in items)
 
 
+def payee(call: Call) -> str:
+    """Return to whom a call writes, by all recipients of its e-mails; "" for what is no e-mail."""
+    return addressees(call.document if isinstance(call.document, list) else [call.document])
+
+
 def recipients(email: Any) -> int:
     """Count the recipients of one e-mail, of whom each is one unit in `to`, `cc` and `bcc` alike; at least one, who will be refused."""
     if not isinstance(email, dict):
@@ -90,7 +95,7 @@ def _unreadable(wanted: str) -> str:
     return f"the recipients of this call cannot be counted: its body must have {wanted}, as Resend documents it. Nothing was sent."
 
 
-def payee(emails: Any) -> str:
+def addressees(emails: Any) -> str:
     """Return all recipients of some e-mails as one text: bare, in lower case, sorted; "" for what cannot be read."""
     items: list[Any] = emails if isinstance(emails, list) else []
     found = [

@@ -67,6 +67,12 @@ def classify(call: Call) -> Operation:
     return Operation(write.operation, object_id, known=write.kind != "flat", idempotent=is_once)
 
 
+def window(call: Call) -> float:
+    """Return how long Resend sends one Idempotency-Key once, less an hour: "within 24 hours" (see above)."""
+    write = write_of(call)
+    return 23 * 3600.0 if write is not None and write.operation in _DEDUPLICATED else 0.0
+
+
 def write_of(call: Call) -> Write | None:
     """Return the row of a write; None = nobody classified it."""
     rows = writes().get((call.method, _located(call.path)[0] or ""), ())

@@ -21,7 +21,7 @@ from keyguard.vendors._inquiry import SKEW, Candidate, Finding, Listing, Unread,
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from keyguard.model import Doubt, Fact
+    from keyguard.model import Doubt, Fact, Money
     from keyguard.vendors._inquiry import Asking, Document, Inquiry
 
 base = "https://api.stripe.com"
@@ -263,26 +263,33 @@ def _by_likeness(doubt: Doubt, made: Made) -> Inquiry:
     found = yield from _list(made.path, query)
     if not found.is_whole:
         return Finding(words=found.why)
-    alike = [candidate for body in found.items if (candidate := _candidate(doubt, made, body)) is not None]
-    return Finding(
-        words=f"of its {len(found.items)} {made.kind}s of that time {len(alike)} look like it", candidates=tuple(alike), is_whole=True
-    )
+    alike = [candidate for body in found.items if (candidate := _candidate(doubt, body)) is not None]
+    ours = tuple(candidate for candidate, is_named in alike if is_named)
+    if alike and not ours:
+        return Finding(
+            words=f"{alike[0][0].object_id} has its amount, and may be of it: it names no customer; settle or release it by hand"
+        )
+    return Finding(words=f"of its {len(found.items)} {made.kind}s of that time {len(ours)} look like it", candidates=ours, is_whole=True)
 
 
-def _candidate(doubt: Doubt, made: Made, body: Document) -> Candidate | None:
-    outcome = _outcome(doubt, body)
-    object_id = money.id_of(body)
-    if outcome is None or object_id is None or payee_of(doubt.scope, _payee(body) if made.kind != "refund" else "") != doubt.payee:
+def _candidate(doubt: Doubt, body: Document) -> tuple[Candidate, bool] | None:
+    """Return an object that may be of the call, and whether it names whom the call charges or pays; None = it surely is of another one."""
+    outcome, object_id, created = _outcome(doubt, body), money.id_of(body), body.get("created")
+    if outcome is None or object_id is None or _amount(body) != doubt.amount:
         return None
+    candidate = Candidate(object_id, outcome, float(created) if isinstance(created, int) else 0.0)
+    path = f"/v1/{body.get('object')}s"
+    named = [f"{path} {name}={value}" for name in money.PAYEES if (value := money.id_of(body.get(name)))]
+    if doubt.payee in {payee_of(doubt.scope, one) for one in [*named, ""]}:
+        # A call that names nobody makes an object that names no customer, and the other way round.
+        is_named = bool(doubt.payee) or not body.get("customer")
+        return (candidate, True) if is_named else None
+    # A customer comes first in both; a card or a token is written otherwise in what was made of it.
+    return None if body.get("customer") or body.get("customer_account") else (candidate, False)
+
+
+def _amount(body: Document) -> Money | None:
     try:
-        is_alike = money.units(body, "amount") == doubt.amount
+        return money.units(body, "amount")
     except ValueError:
         return None
-    created = body.get("created")
-    return Candidate(object_id, outcome, float(created) if isinstance(created, int) else 0.0) if is_alike else None
-
-
-def _payee(body: Document) -> str:
-    """Return whom an object pays, or who pays: what `payee` of the plug reads from a request."""
-    names = ("customer", "customer_account", "destination") if body.get("object") == "transfer" else ("customer", "customer_account")
-    return next((found for name in names if (found := money.id_of(body.get(name)))), "")

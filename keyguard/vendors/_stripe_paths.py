@@ -23,6 +23,8 @@ _ROOTS = frozenset({"v1", "v2", "oauth"})
 _SINGLETONS = frozenset({"balance_settings", "settings"})
 _ACTION = re.compile(r"(add|remove|update|verify|collect|send|report|confirm)_.*")
 _OBJECT_ID = re.compile(r"[A-Za-z0-9_]{1,255}")
+_HOUR = 3600.0
+_V1_WINDOW, _V2_WINDOW = 23 * _HOUR, (30 * 24 - 1) * _HOUR
 _TRICK = re.compile(r"%(2e|2f|5c|00)|[\\\x00-\x20\x7f?#]", re.IGNORECASE)
 
 
@@ -65,14 +67,25 @@ def _classified(method: str, path: str, is_write: bool, has_key: bool) -> Operat
     ids = [text for word, text in zip((template or "").split("/"), ["", *segments], strict=False) if word == "*"]
     if write is not None and write.kind == "priced" and not all(is_object_id(text) for text in ids):
         raise MalformedCall(f"the object id in {path!r} may hold only letters, digits and '_'; nothing was sent")
-    is_v1_post = method == "POST" and segments[:1] == ["v1"]
+    is_once = method == "POST" and segments[:1] in (["v1"], ["v2"])
     return Operation(
         write.name if write is not None else _name(method.lower(), template),
         object_id=ids[0] if ids and is_object_id(ids[0]) else None,
         known=not is_write or (write is not None and write.unbounded is None),
-        idempotent=not is_write or (is_v1_post and has_key),
+        idempotent=not is_write or (is_once and has_key),
         unbounded=write.unbounded if write is not None else None,
     )
+
+
+def window(call: Call) -> float:
+    """
+    Return how long Stripe executes one Idempotency-Key once, less an hour: "keys can be removed … after they're at least 24 hours old".
+
+    That is of v1; of v2 "within 30 days" (docs.stripe.com/api/idempotent_requests and /api-v2-overview, November 2026).
+    """
+    if call.method != "POST":
+        return 0.0
+    return _V1_WINDOW if call.path.startswith("/v1/") else _V2_WINDOW if call.path.startswith("/v2/") else 0.0
 
 
 @cache

@@ -21,8 +21,21 @@ _COUNTED_READS = (
     "/v2/money_management",
 )
 _LONGEST_LIST = 100
+_DECLINED = 402
 _SENT, _RETURNED = frozenset({"posted", "processing"}), frozenset({"failed", "canceled", "returned"})
 _CLOSED_INVOICES = frozenset({"paid", "void", "uncollectible", "deleted"})
+
+
+def is_final(call: Call, reply: Reply) -> bool:
+    """
+    Say whether a refusal is what Stripe answers to this Idempotency-Key from now on, so that no other request of it was executed.
+
+    "The result of the first request made for any given idempotency key, regardless of whether it succeeds or fails" is saved once its
+    execution began, and a declined payment's did (docs.stripe.com/api/idempotent_requests, November 2026). Of v2, a retry after a failure
+    is executed again.
+    """
+    is_kept = reply.status == _DECLINED or reply.headers.get("idempotent-replayed") == "true"
+    return is_kept and call.path.startswith("/v1/") and bool(call.idempotency_key)
 
 
 def intent_fact(body: dict[str, Any]) -> Fact:

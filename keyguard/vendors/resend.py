@@ -28,6 +28,8 @@ class Resend:
     read = staticmethod(replies.read)
     parameters = staticmethod(partial(parameters_of, "resend"))
     prices = staticmethod(money.dated)
+    window = staticmethod(paths.window)
+    payee = staticmethod(money.payee)
 
     @property
     def inquiring(self) -> Inquiring:
@@ -35,11 +37,6 @@ class Resend:
         from keyguard.vendors import _resend_inquiry
 
         return _resend_inquiry
-
-    @staticmethod
-    def payee(call: Call) -> str:
-        """Return all recipients of a call as one text; "" for a body without any."""
-        return money.payee(call.document if isinstance(call.document, list) else [call.document])
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 # "Stripe 400/401/403/404/429 and declines": documented as not executed.
 _NOT_EXECUTED = frozenset({400, 401, 402, 403, 404, 429})
-_PAYEES = ("customer", "customer_account", "destination")
 FLOWS: dict[str, Flow] = {
     **payments.FLOWS, **payouts.FLOWS, **invoices.FLOWS, **lines.FLOWS, **subscriptions.FLOWS, **schedules.FLOWS, **checkout.FLOWS,
     **v2.FLOWS,
@@ -52,6 +51,8 @@ class Stripe:
     classify = staticmethod(paths.classify)
     parameters = staticmethod(partial(parameters_of, "stripe"))
     tag = staticmethod(tags.tag)
+    window = staticmethod(paths.window)
+    payee = staticmethod(money.payee)
 
     @property
     def inquiring(self) -> Inquiring:
@@ -59,12 +60,6 @@ class Stripe:
         from keyguard.vendors import _stripe_inquiry
 
         return _stripe_inquiry
-
-    @staticmethod
-    def payee(call: Call) -> str:
-        """Return the customer that a call charges, or the account that a transfer goes to; "" where it names none."""
-        named = {name: value for name, value in call.body or () if name in _PAYEES}
-        return next((named[name] for name in _PAYEES if name in named and (name != "destination" or call.path == "/v1/transfers")), "")
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """
@@ -85,7 +80,7 @@ class Stripe:
         if not call.is_write:
             return Outcome("settled", facts=replies.facts_of_read(call, reply), request_id=request_id)
         if reply.status in _NOT_EXECUTED:
-            return Outcome("released", request_id=request_id)
+            return Outcome("released", request_id=request_id, is_final=replies.is_final(call, reply))
         if not 200 <= reply.status < 300:
             return Outcome("doubt", request_id=request_id)
         flow = FLOWS.get(operation.name)

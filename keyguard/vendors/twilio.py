@@ -37,6 +37,7 @@ class Twilio:
     account = staticmethod(paths.account)
     parameters = staticmethod(partial(parameters_of, "twilio"))
     prices = staticmethod(prices.dated)
+    payee = staticmethod(places.payee)
 
     @property
     def inquiring(self) -> Inquiring:
@@ -44,11 +45,6 @@ class Twilio:
         from keyguard.vendors import _twilio_inquiry
 
         return _twilio_inquiry
-
-    @staticmethod
-    def payee(call: Call) -> str:
-        """Return whom a message or call goes to, as Twilio's lists write it; "" where it names nobody."""
-        return places.written(next((value for name, value in call.body or () if name == "To"), ""))
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """
