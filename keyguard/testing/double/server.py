@@ -1,0 +1,216 @@
+"""A world's HTTP/1.1 server on loopback: reads requests whole, and delivers answers as the faults want it. Decides nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import socket
+import struct
+import threading
+import traceback
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, cast
+
+from keyguard.testing.double.world import Closing
+
+if TYPE_CHECKING:
+    from keyguard.testing.double.messages import Answer
+    from keyguard.testing.double.world import Delivery, World
+
+_LOOPBACK = "127.0.0.1"
+# Connections at a time; more wait in the queue of the listening socket.
+_MOST = 512
+# Bytes of a body; no request of these vendors comes near it.
+_LONGEST = 8 * 1024 * 1024
+_PATIENCE = 10.0  # seconds that stopping waits for the threads of connections that it has shut
+
+
+class Listener(ThreadingHTTPServer):
+    """
+    Counts its connections, and can shut them all; a thread each.
+
+    Args:
+        port: 0 = any that is free.
+        world: What answers.
+    """
+
+    daemon_threads = True
+    request_queue_size = 512
+    # The port is taken again after `refuse`, although its old connections linger.
+    allow_reuse_address = True
+
+    def __init__(self, port: int, world: World) -> None:
+        self.world = world
+        self._room = threading.BoundedSemaphore(_MOST)
+        self._changed = threading.Condition()
+        self._open: set[socket.socket] = set()
+        self._aborted: set[socket.socket] = set()
+        super().__init__((_LOOPBACK, port), Handler)
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread.start()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Count a connection before its thread begins."""
+        self._room.acquire()
+        with self._changed:
+            self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection: politely, or by a reset."""
+        if request in self._aborted:
+            self._aborted.discard(request)
+            self.close_request(request)
+        else:
+            super().shutdown_request(request)
+        with self._changed:
+            self._open.discard(request)
+            self._changed.notify_all()
+        self._room.release()
+
+    def abort(self, connection: socket.socket) -> None:
+        """Have a connection end with a reset."""
+        # Closed with a linger time of zero, a socket sends RST.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._aborted.add(connection)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no error of the double; all else is kept, and shown where the double ends."""
+
+    def wait_until_quiet(self, timeout: float = _PATIENCE) -> None:
+        """
+        Wait until nobody is connected: what a client that went away had sent is executed then, or never.
+
+        Raises:
+            TimeoutError: somebody still is.
+        """
+        # Connections are accepted in their order: after this one, all earlier ones are counted.
+        with contextlib.closing(HTTPConnection(_LOOPBACK, self.server_port, timeout=timeout)) as last:
+            last.request("GET", "/quiet", headers={"Connection": "close"})
+            last.getresponse().read()
+        self.wait_until_ended(timeout)
+
+    def stop(self) -> None:
+        """Listen no more, and shut every connection; requests that are held stay so."""
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+        with self._changed:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def wait_until_ended(self, timeout: float = _PATIENCE) -> None:
+        """
+        Wait for the threads of all connections.
+
+        Raises:
+            TimeoutError: one goes on.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._open, timeout):
+                raise TimeoutError(f"{len(self._open)} connections are still open after {timeout} s")
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    protocol_version = "HTTP/1.1"
+    # Without this the second packet of each answer waits for the client's delayed ACK.
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the standard library's name
+        """Say nothing."""
+
+    @property
+    def _listener(self) -> Listener:
+        return cast("Listener", self.server)
+
+    def handle(self) -> None:
+        """Answer requests until one side ends; the client's end is no error."""
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
+    def _answer(self) -> None:
+        said = self.headers.get("Content-Length", "0")
+        if not (said.isdecimal() and int(said) <= _LONGEST):
+            self.close_connection = True
+            self.send_error(413 if said.isdecimal() else 400)
+            return
+        length = int(said)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        content = self.rfile.read(length)
+        # A request that was cut off never arrived.
+        if len(content) < length:
+            self.close_connection = True
+            return
+        try:
+            delivery = self._listener.world.play(self.command, self.path, headers, content)
+        except Closing:
+            self.close_connection = True
+            return
+        except Exception as error:
+            traceback.print_exc()
+            self._listener.world.broken.append(error)
+            self.close_connection = True
+            return
+        self._deliver(delivery)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815 -- the standard library's names
+
+    def _deliver(self, delivery: Delivery) -> None:
+        answer, fault = delivery.answer, delivery.fault
+        kind = "pass" if fault is None else fault.kind
+        if kind == "reset_after":
+            self._listener.abort(self.connection)
+        if answer is None or kind in {"close_after", "reset_after"}:
+            self.close_connection = True
+            return
+        self._send_head(answer)
+        if fault is not None and kind == "drip":
+            self._drip(answer.payload, fault.seconds)
+        elif kind == "truncate":
+            self.wfile.write(answer.payload[: len(answer.payload) // 2])
+            self.close_connection = True
+        else:
+            self.wfile.write(answer.payload)
+
+    def _send_head(self, answer: Answer) -> None:
+        self.send_response(answer.status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(answer.payload)), **answer.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def _drip(self, payload: bytes, seconds: float) -> None:
+        for at in range(len(payload)):
+            # Nothing more is asked before the answer is there: what can be read now is the end.
+            if select.select([self.connection], [], [], seconds)[0]:
+                self.close_connection = True
+                return
+            self.wfile.write(payload[at : at + 1])
+
+
+class ControlHandler(BaseHTTPRequestHandler):
+    """One connection of the control endpoint: `POST /_double/NAME`, arguments and answer as JSON."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the standard library's name
+        """Say nothing."""
+
+    def do_POST(self) -> None:
+        """Do what is asked; an error goes back as its text."""
+        arguments = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+        try:
+            status, body = 200, cast("Any", self.server).asked(self.path.removeprefix("/_double/"), arguments)
+        except Exception as error:
+            status, body = 400, f"{type(error).__name__}: {error}"
+        payload = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)

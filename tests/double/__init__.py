@@ -1,0 +1,1 @@
+"""Tests of the vendor double, which judges in other tests."""
