@@ -39,9 +39,14 @@ def show_reconciled(done: Reconciled, now: float, url: str, *, as_json: bool) ->
     code = int(bool(done.left))
     if as_json:
         rows = [_answer(answer, now) for answer in done.answers]
-        said = {"before_usd": to_usd(done.before), "after_usd": to_usd(done.after), "dry_run": done.is_dry, "doubts": rows}
+        late = [_answer(answer, now) for answer in done.late]
+        said = {"before_usd": to_usd(done.before), "after_usd": to_usd(done.after), "dry_run": done.is_dry, "doubts": rows, "late": late}
         print(json.dumps(said, indent=2))
         return code
+    if done.late:
+        print(f"{'would be' if done.is_dry else 'is'} counted as the vendors show it now:")
+    for answer in done.late:
+        print(f"    {answer.doubt.vendor} {answer.doubt.operation} of {_whose(answer.doubt)}: {answer.words}")
     if not done.answers:
         print(f"nothing is in doubt in {url}")
         return code
@@ -106,9 +111,12 @@ def _count(doubts: Sequence[Doubt]) -> str:
 
 
 def _line(doubt: Doubt, name: str, now: float) -> str:
-    whose = f"run {doubt.run_id}" if doubt.run_id else f"key {doubt.key_id}"
     about = f" of {doubt.object_id}" if doubt.object_id else ""
-    return f"{name}  {show(doubt.amount)}  {doubt.vendor} {doubt.operation}{about}  {age_of(now - doubt.at)} old  {whose}"
+    return f"{name}  {show(doubt.amount)}  {doubt.vendor} {doubt.operation}{about}  {age_of(now - doubt.at)} old  {_whose(doubt)}"
+
+
+def _whose(doubt: Doubt) -> str:
+    return f"run {doubt.run_id}" if doubt.run_id else f"key {doubt.key_id}"
 
 
 def _known(doubt: Doubt) -> str:

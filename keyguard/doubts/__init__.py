@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keyguard import context
+from keyguard.doubts import _late as late
 from keyguard.doubts._verdicts import Asked, Verdict, rivals, verdicts
 from keyguard.errors import ConfigurationError
-from keyguard.model import Outcome, show, to_money
+from keyguard.guard import new_id
+from keyguard.model import Closing, Order, Outcome, Quote, show, to_money
 from keyguard.settings import load_settings, pinned_rates
 from keyguard.vendors import vendor_named
 from keyguard.vendors._inquiry import Finding
@@ -27,14 +29,18 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from keyguard.doubts._asking import Questions
-    from keyguard.ledgers import Ledger
+    from keyguard.ledgers import Ledger, Question
     from keyguard.model import Doubt, Money, Policy, Receipt
     from keyguard.settings import Settings
     from keyguard.vendors import Inquiring
 
 __all__ = ["Answer", "Reconciled", "listed", "reconcile", "release", "settle"]
 
+_INQUIRY = "keyguard.inquiry"
+_LATER: tuple[Question, ...] = ("open", "estimate")
 _LONGEST_REASON = 500
+# One read each: what is left is read at the next pass.
+_MOST_READ = 1000
 _SHOWN = 5
 
 
@@ -64,12 +70,14 @@ class Reconciled:
     Attributes:
         answers: One for each doubt that was there, oldest first.
         before, after: Micro-USD in doubt before and after it.
+        late: What open intents came to, and what the vendor said later than we had to know it, where that is new.
         is_dry: Nothing was booked; `after` is what would be left.
     """
 
     answers: tuple[Answer, ...]
     before: Money
     after: Money
+    late: tuple[Answer, ...] = ()
     is_dry: bool = False
 
     @property
@@ -100,21 +108,30 @@ def reconcile(
     """
     Ask the vendors, by reads alone, what became of the calls in doubt, and book what they show.
 
+    Open intents are read again too, and what was settled at an estimate takes the price that the vendor says now, up or down.
+
     `run`, `vendor` and `ledger` are as of `listed`; `dry_run` only says what would be booked; `by` is who asks, for the audit.
 
     Raises:
         ConfigurationError: a setting that cannot be read.
         LedgerUnavailable: the ledger cannot be read or written.
     """
+    # An HTTP client: loaded only where something is asked.
+    from keyguard.doubts._asking import Questions
+
     with _opened(ledger) as found:
-        wanted, everything = _listed(found, run, vendor), found.doubts()
+        wanted, settings = _listed(found, run, vendor), load_settings()
         before = sum(doubt.amount for doubt in wanted)
-        if not wanted:
-            return Reconciled((), before, before, dry_run)
-        decided = _asked(found, wanted, everything)
-        answers = [_booked(found, doubt, decided[doubt.reservation_id], by, dry_run=dry_run) for doubt in wanted]
-        after = sum(answer.doubt.amount for answer in answers if answer.ending == "doubt")
-        return Reconciled(tuple(answers), before, after, dry_run)
+        with _counting(settings), Questions(settings.vendor_hosts, lambda key_id: _policy_of(found, key_id)) as questions:
+            decided = _decided(found, wanted, questions)
+            answers = [_booked(found, doubt, decided[doubt.reservation_id], by, dry_run=dry_run) for doubt in wanted]
+            late = [
+                answer
+                for kind in _LATER
+                for answer in _learned(found, _listed(found, run, vendor, kind), kind, questions, by, dry_run=dry_run)
+            ]
+        after = sum(answer.cost for answer in answers if answer.ending == "doubt")
+        return Reconciled(tuple(answers), before, after, tuple(late), dry_run)
 
 
 def settle(
@@ -157,17 +174,49 @@ def release(reservation_id: str, *, reason: str, by: str = "", ledger: Ledger | 
 # -- asking ----------------------------------------------------------------------------------------
 
 
-def _asked(ledger: Ledger, wanted: Sequence[Doubt], everything: Sequence[Doubt]) -> dict[str, Verdict]:
+def _decided(ledger: Ledger, wanted: Sequence[Doubt], questions: Questions) -> dict[str, Verdict]:
     """Ask about doubts, and about others that could be taken for them, and decide them together."""
-    # An HTTP client: loaded only where something is asked.
-    from keyguard.doubts._asking import Questions
-
-    settings = load_settings()
     # Read before the first question: what is not shown then was not there then.
     now = ledger.now()
-    with _counting(settings), Questions(settings.vendor_hosts, lambda key_id: _policy_of(ledger, key_id)) as questions:
-        asked = [_inquired(doubt, questions, now) for doubt in (*wanted, *rivals(wanted, everything))]
+    asked = [_inquired(doubt, questions, now) for doubt in (*wanted, *rivals(wanted, ledger.doubts()))]
+    for doubt in wanted:
+        _audit(ledger, doubt)
     return verdicts(asked, _claimed(ledger, asked))
+
+
+def _audit(ledger: Ledger, doubt: Doubt) -> None:
+    """Write into the log that a vendor was asked about a doubt, as a read that costs nothing."""
+    asking = new_id()
+    order = Order(asking, doubt.key_id, 0, doubt.scope, doubt.vendor, doubt.account, _INQUIRY, "GET", Quote(0), (), enforce=False)
+    if ledger.reserve(order).granted:
+        ledger.close(Closing(asking, Outcome("settled", source="local")))
+
+
+def _learned(ledger: Ledger, doubts: Sequence[Doubt], kind: Question, questions: Questions, by: str, *, dry_run: bool) -> Iterator[Answer]:
+    """Book what open intents, or estimates, have come to; nothing where there is nothing new."""
+    now = ledger.now()
+    for doubt in doubts[:_MOST_READ]:
+        plug = vendor_named(doubt.vendor)
+        inquiring: Inquiring | None = getattr(plug, "inquiring", None)
+        if inquiring is None or now - doubt.at > inquiring.history:
+            # Given up: what nobody priced by then stays at its estimate.
+            continue
+        try:
+            outcome = questions.drive(late.read(doubt, plug, inquiring, is_open=kind == "open"), doubt, inquiring)
+        except ConfigurationError:
+            # Nothing is in doubt here, so nothing is missed but a figure that may be too high.
+            continue
+        if outcome is not None:
+            yield _known_now(ledger, doubt, outcome, by, dry_run=dry_run)
+
+
+def _known_now(ledger: Ledger, doubt: Doubt, outcome: Outcome, by: str, *, dry_run: bool) -> Answer:
+    fact = outcome.facts[0]
+    words = f"{fact.object_id} is {fact.status or 'priced'}: {show(fact.spent)} spent, {show(fact.held)} held; it was {show(doubt.amount)}"
+    if dry_run:
+        return Answer(doubt, "settled", words, fact.spent + fact.held)
+    receipt = ledger.resolve(doubt.reservation_id, outcome, by=by, reason=f"{doubt.vendor}: {words}")
+    return Answer(doubt, "settled", words, receipt.spent + receipt.held)
 
 
 def _inquired(doubt: Doubt, questions: Questions, now: float) -> Asked:
@@ -258,13 +307,13 @@ def _in_use() -> Ledger | None:
     return found[0] if found else None
 
 
-def _listed(ledger: Ledger, run: str | None, vendor: str | None) -> list[Doubt]:
+def _listed(ledger: Ledger, run: str | None, vendor: str | None, kind: Question = "doubt") -> list[Doubt]:
     if run is not None and ledger.key(run_id=run) is None:
         raise ConfigurationError(f"no run {run!r} in {ledger.url}; `keyguard status` lists what there is")
     if vendor is not None:
         # An unknown one would find nothing in doubt.
         vendor_named(vendor)
-    found = ledger.doubts(None if run is None else f"run:{run}")
+    found = ledger.doubts(None if run is None else f"run:{run}", kind=kind)
     return [doubt for doubt in found if vendor in {None, doubt.vendor}]
 
 
