@@ -94,6 +94,13 @@ class Form:
             raise Refused(400, "Amount must be no more than $999,999.99", code="amount_too_large", param=name)
         return int(value)
 
+    def timestamp(self, name: str) -> int | None:
+        """Return seconds since the epoch."""
+        value = self.text(name)
+        if value is not None and not re.fullmatch(r"[0-9]{1,12}", value):
+            raise Refused(400, f"Invalid timestamp: {value}", param=name)
+        return None if value is None else int(value)
+
     def money(self) -> tuple[int, str]:
         """Return amount and currency of something new."""
         amount, currency = self.integer("amount"), (self.text("currency") or "").lower()

@@ -48,14 +48,14 @@ def listing(kind: str) -> Callable[[Form, str], Execute]:
     """Make the list of a kind."""
 
     def reading(form: Form, _id: str) -> Execute:
-        limit = form.integer("limit") or _USUAL
+        limit, created = form.integer("limit") or _USUAL, _created(form)
         if limit > _MOST:
             raise Refused(400, f"Limit may not be greater than {_MOST}", code="parameter_invalid_integer", param="limit")
 
         def execute(books: Books, moment: Moment) -> dict[str, Any]:
             everything: dict[str, dict[str, Any]] = getattr(books, f"{kind}s")
             oldest = moment.now - _EVENTS_KEPT if kind == "event" else 0
-            wanted = [one for one in reversed(everything.values()) if one["created"] >= oldest and _meets(one, kind, form)]
+            wanted = [one for one in reversed(everything.values()) if one["created"] >= oldest and _meets(one, kind, form, created)]
             page, more = _page(wanted, kind, form, limit)
             return {"object": "list", "data": copy.deepcopy(page), "has_more": more, "url": f"/v1/{kind}s"}
 
@@ -80,8 +80,8 @@ def balance(_form: Form, _id: str) -> Execute:
     return execute
 
 
-def _meets(one: dict[str, Any], kind: str, form: Form) -> bool:
-    if not all(_COMPARED[how](one["created"], value) for how, value in _created(form)):
+def _meets(one: dict[str, Any], kind: str, form: Form, created: list[tuple[str, int]]) -> bool:
+    if not all(_COMPARED[how](one["created"], value) for how, value in created):
         return False
     types = [value for name, value in form.params.items() if name.startswith("types[")]
     if kind == "event" and types and one["type"] not in types:
@@ -90,9 +90,8 @@ def _meets(one: dict[str, Any], kind: str, form: Form) -> bool:
 
 
 def _created(form: Form) -> list[tuple[str, int]]:
-    exact = form.text("created")
-    bounds = [("gte", int(exact)), ("lte", int(exact))] if exact else []
-    return bounds + [(how, int(value)) for how in _COMPARED if (value := form.text(f"created[{how}]")) is not None]
+    bounds = [("gte", "created"), ("lte", "created"), *((how, f"created[{how}]") for how in _COMPARED)]
+    return [(how, value) for how, name in bounds if (value := form.timestamp(name)) is not None]
 
 
 def _page(wanted: list[dict[str, Any]], kind: str, form: Form, limit: int) -> tuple[list[dict[str, Any]], bool]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _WAITING = 30.0  # seconds, for what a test waits for
 # What `Controls` may ask of `Commands`, from another process too.
 _NAMES = frozenset({
-    "advance", "clear", "held", "listen", "now", "refuse", "release", "requests", "script", "scripted", "wait_until_held",
+    "advance", "clear", "held", "listen", "now", "refuse", "release", "requests", "script", "scripted", "settle_prices", "wait_until_held",
     "wait_until_quiet",
 })  # fmt: skip
 
@@ -92,6 +92,10 @@ class Controls:
     def advance(self, seconds: float) -> None:
         """Move the vendors' clock on: keys are forgotten, late prices appear."""
         self._do("advance", seconds=seconds)
+
+    def settle_prices(self) -> None:
+        """Let the prices of all of Twilio's messages so far be read; without it they come an hour later, by the vendors' clock."""
+        self._do("settle_prices")
 
     def requests(self) -> list[dict[str, Any]]:
         """Return what arrived, in order: number, vendor, method, target, headers (no credentials), content, and the fault it met."""
@@ -179,6 +183,11 @@ class Commands:
         """See `Controls`."""
         with self.world.lock:
             self.world.offset += seconds
+
+    def settle_prices(self) -> None:
+        """See `Controls`."""
+        with self.world.lock:
+            self.world.twilio.settle_prices()
 
     def requests(self) -> list[dict[str, Any]]:
         """See `Controls`."""

@@ -8,6 +8,7 @@ Rule 2: executing and answering are two steps. Between them the work is in fligh
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,18 @@ class Request:
         body = self.content.decode("utf-8", "replace") if "json" not in self.headers.get("content-type", "") else ""
         pairs = [pair for text in (urlsplit(self.target).query, body) for pair in parse_qsl(text, keep_blank_values=True)]
         return {f"{name[:-1]}{n}]" if name.endswith("[]") else name: value for n, (name, value) in enumerate(pairs)}
+
+    @property
+    def credentials(self) -> tuple[str, str, str]:
+        """Scheme in lower case, then user and password of Basic, or the token and ""; empty where there are none, or unreadable ones."""
+        scheme, _, value = self.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "basic":
+            return scheme.lower(), value, ""
+        try:
+            user, _, password = base64.b64decode(value).decode().partition(":")
+        except ValueError:
+            return "", "", ""
+        return "basic", user, password
 
     @property
     def document(self) -> Any:
@@ -165,6 +178,16 @@ class Work:
     run: Run
     request_id: str = ""
     key: tuple[str, ...] | None = None
+
+
+def undeclined(run: Callable[[float], Answer]) -> Run:
+    """Make a `Run` of what nobody can decline: reads, cancellations."""
+
+    def running(now: float, *, declined: bool) -> Answer:
+        _ = declined
+        return run(now)
+
+    return running
 
 
 class Vendor(Protocol):

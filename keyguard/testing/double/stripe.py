@@ -7,7 +7,6 @@ Stripe's documentation, and its OpenAPI (2026-05-27).
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -63,7 +62,8 @@ _FAILURES: Mapping[int, dict[str, Any]] = {
 
 class Stripe:
     """
-    A Stripe of memory. Each API key `sk_test_…` has an account of its own; the header `Stripe-Account` names another.
+    A Stripe of memory. Each API key `sk_test_…` has an account of its own; the headers `Stripe-Account` and
+    `Stripe-Context` name another.
 
     Args:
         record: Takes each execution, before the answer is known; if it raises, nothing happened.
@@ -156,11 +156,10 @@ class Stripe:
 
 def _account(request: Request) -> str:
     """Return the account that a request acts on, or refuse its credentials."""
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "basic":
-        value = base64.b64decode(value).decode("utf-8", "replace").partition(":")[0]
+    value = request.credentials[1]
     if not value:
         raise Refused(401, "You did not provide an API key.")
     if not value.startswith("sk_test_"):
         raise Refused(401, "Invalid API Key provided: the double takes only keys that begin with sk_test_.")
-    return request.headers.get("stripe-account") or f"acct_{hashlib.sha256(value.encode()).hexdigest()[:16]}"
+    named = request.headers.get("stripe-account") or request.headers.get("stripe-context")
+    return named or f"acct_{hashlib.sha256(value.encode()).hexdigest()[:16]}"

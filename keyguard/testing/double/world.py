@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from keyguard.testing.double.faults import Script
 from keyguard.testing.double.messages import Answer, Ids, Request
+from keyguard.testing.double.resend import Resend
 from keyguard.testing.double.stripe import Stripe
 from keyguard.testing.double.truth import TruthWriter
+from keyguard.testing.double.twilio import Twilio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,13 +120,20 @@ class World:
     is_closed: bool = False
     _number: int = field(init=False)
     _writer: TruthWriter = field(init=False)
-    _stripe: Stripe = field(init=False)
+    twilio: Twilio = field(init=False)
+    _vendors: dict[str, Vendor] = field(init=False)
 
     def __post_init__(self) -> None:
         self._writer = TruthWriter(self.truth)
         # Beside what an earlier double wrote into the file, ids and numbers are still unique.
         ids, self._number = Ids(self._writer.rows), self._writer.last_request
-        self._stripe = Stripe(self._writer.record, ids, window=self.window)
+        record = self._writer.record
+        self.twilio = Twilio(record, ids)
+        self._vendors = {
+            "/v1": Stripe(record, ids, window=self.window),
+            "/2010-04-01": self.twilio,
+            "/emails": Resend(record, ids, window=self.window),
+        }
 
     def now(self) -> float:
         """Return the time at the vendors."""
@@ -132,7 +141,7 @@ class World:
 
     def vendor_for(self, path: str) -> Vendor | None:
         """Say whose path this is."""
-        return self._stripe if path.startswith("/v1/") else None
+        return self._vendors.get(path[: path.find("/", 1)] if path.count("/") > 1 else path)
 
     def play(self, method: str, target: str, headers: dict[str, str], content: bytes) -> Delivery:
         """Take one request through its vendor, and through what the script has for it."""
