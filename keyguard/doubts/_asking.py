@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
@@ -86,15 +86,14 @@ class Questions:
         Raises:
             ConfigurationError: there is no secret to ask with, or no host; says what to set.
         """
-        question = next(asking, None)
+        answer: Any = None
         while True:
             try:
-                if question is None:
-                    raise ConfigurationError("the inquiry asked nothing")
-                question = asking.send(self._answer(question.path, doubt, inquiring))
+                question = asking.send(answer)
             except StopIteration as stop:
                 found: _T = stop.value
                 return found
+            answer = self._answer(question.path, doubt, inquiring)
 
     def _answer(self, path: str, doubt: Doubt, inquiring: Inquiring) -> Reply:
         _, secret = self._secret(doubt)
