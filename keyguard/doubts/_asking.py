@@ -104,7 +104,7 @@ class Questions:
         return self._answers[known]
 
     def _asked(self, path: str, headers: Mapping[str, str], vendor: str, inquiring: Inquiring) -> Reply:
-        client = self._client(vendor, inquiring)
+        client = self.client(vendor, inquiring)
         for _ in range(_TRIES - 1):
             found = _got(client, path, headers)
             pause = _pause(found.headers.get("retry-after", "1"))
@@ -113,7 +113,13 @@ class Questions:
             self._sleep(pause)
         return _got(client, path, headers)
 
-    def _client(self, vendor: str, inquiring: Inquiring) -> httpx.Client:
+    def client(self, vendor: str, inquiring: Inquiring) -> httpx.Client:
+        """
+        Return the client by which a vendor is asked: of its stand-in, where one is listed.
+
+        Raises:
+            ConfigurationError: several are.
+        """
         if vendor not in self._clients:
             listed = [host for host, name in self._hosts.items() if name == vendor]
             if len(listed) > 1:
