@@ -53,6 +53,7 @@ RUNGS = {
     "prefect": 6,
     "cli": 6,
     "demo": 6,
+    "doubts": 6,
     "testing": 6,
     "": 6,
 }

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from importlib.metadata import EntryPoint
 
-    from keyguard.model import Call, Operation, Outcome, Pairs, Quote, Reply
+    from keyguard.model import Call, Doubt, Operation, Outcome, Pairs, Quote, Reply
+    from keyguard.vendors._inquiry import Inquiry
 
     Usd: TypeAlias = int | float | Decimal | str
     Pricing: TypeAlias = Callable[[Call], Usd | None]
@@ -54,7 +55,7 @@ class Vendor(Protocol):
     """
     What every vendor plug offers, as a module-level object named `vendor`.
 
-    It may also have `tag` (Tagging), `account` (Accounting), `prices` (Dated), `window` (Window) and `payee` (Paid),
+    It may also have `tag` (Tagging), `account` (Accounting), `prices` (Dated), `window` (Window), `payee` (Paid), `inquiring` (Inquiring),
     `credential_headers`, the names in lower case of the headers that may carry its credential (without it, `authorization`), and
     `on_refused`: `response` where a refusal is to reach the client as an answer.
     """
@@ -131,6 +132,46 @@ class Paid(Protocol):
 
     def __call__(self, call: Call, /) -> str:
         """Return what names them in the request, "" = nobody. Hashed at once, and kept nowhere else. Never raises."""
+        ...
+
+
+class Inquiring(Protocol):
+    """
+    What a vendor plug may offer as `inquiring`, where its vendor can be asked what became of a call: by reads alone.
+
+    It says what the vendor shows (keyguard.vendors._inquiry); what that settles or releases is decided in keyguard.doubts.
+    """
+
+    @property
+    def base(self) -> str:
+        """Where the vendor answers: `https://api.stripe.com`."""
+        ...
+
+    @property
+    def absence_margin(self) -> float | None:
+        """Seconds after the last send from which on what is not shown was never executed; None = never, a human decides."""
+        ...
+
+    @property
+    def history(self) -> float:
+        """Seconds for which the vendor surely shows what it made; what is older may be gone from its lists."""
+        ...
+
+    @property
+    def is_by_account(self) -> bool:
+        """Whether the path of each question says whose calls it is about, so that any credential that may ask it sees the same."""
+        ...
+
+    def signed(self, doubt: Doubt, secret: str, environ: Mapping[str, str], /) -> tuple[Mapping[str, str], str]:
+        """Return the headers of a question about a doubt, and the owner of the credential in them."""
+        ...
+
+    def inquire(self, doubt: Doubt, now: float, /) -> Inquiry:
+        """Ask what became of a call; `now` = the ledger's time before the first question. Never raises."""
+        ...
+
+    def place(self, doubt: Doubt, /) -> str | None:
+        """Return the path under which the object of an open intent, or of an estimate, can be read; None = nowhere."""
         ...
 
 
