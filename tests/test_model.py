@@ -237,7 +237,9 @@ def test_an_empty_policy_limits_nothing() -> None:
     policy = Policy()
 
     assert (policy.mode, policy.unpriced) == ("enforce", "refuse")
-    assert {name for name in Policy.model_fields if getattr(policy, name) is not None} == {"mode", "unpriced", "tag_objects"}
+    assert {name for name in Policy.model_fields if getattr(policy, name) is not None} == {
+        "mode", "unpriced", "tag_objects", "idempotency", "on_doubt",
+    }  # fmt: skip
 
 
 def test_a_policy_cannot_be_changed() -> None:
@@ -282,7 +284,8 @@ def test_stored_amounts_are_micros() -> None:
     stored = Policy.model_validate(fields).stored()
 
     assert stored == {"run_usd_cap": 500_000_000, "refund_usd_cap": 0, "unpriced": 50_000, "expires_in": 14_400.0,
-                      "allowed_endpoints": ["GET /v1/x"], "mode": "enforce", "tag_objects": False}  # fmt: skip
+                      "allowed_endpoints": ["GET /v1/x"], "mode": "enforce", "tag_objects": False, "idempotency": "derive",
+                      "on_doubt": "resend"}  # fmt: skip
 
 
 # -- other values ----------------------------------------------------------------------------------
