@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -186,6 +187,19 @@ def test_credentials_must_be_resends(double: VendorDouble, monkeypatch: pytest.M
     answer = respond(Resend(rows.append, Ids()), Request("POST", "/emails", headers, json.dumps(MAIL).encode()), 0.0)
 
     assert (answer.status, rows) == (status, [])
+
+
+def test_a_scheduled_email_is_sent_when_its_time_comes(double: VendorDouble) -> None:
+    """By the vendors' clock; then it cannot be cancelled any more."""
+    due = datetime.fromtimestamp(double.now() + 3_600, timezone.utc).isoformat()
+    mail_id = send(scheduled_at=due)["id"]
+    events = [resend.Emails.get(mail_id)["last_event"]]
+    double.advance(3_600)
+    events.append(resend.Emails.get(mail_id)["last_event"])
+    with pytest.raises(ResendError):
+        resend.Emails.cancel(mail_id)
+
+    assert (events, double.truth.refunded()) == (["scheduled", "delivered"], 0)
 
 
 def test_teams_are_apart(double: VendorDouble, monkeypatch: pytest.MonkeyPatch) -> None:
