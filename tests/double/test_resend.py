@@ -141,6 +141,16 @@ def test_a_batch_is_sent_whole_or_in_part(double: VendorDouble) -> None:
         resend.Batch.send([])
 
 
+@pytest.mark.parametrize("body", [b"", b"[]", b"1", b'{"from": 1, "to": {"a": 1}, "subject": "s"}'])
+@pytest.mark.parametrize("path", ["/emails", "/emails/batch"])
+def test_what_is_no_email_is_refused(path: str, body: bytes) -> None:
+    """422, whatever it is."""
+    rows: list[Any] = []
+
+    assert respond(Resend(rows.append, Ids()), Request("POST", path, {"authorization": "Bearer re_1"}, body), 0.0).status == 422
+    assert rows == []
+
+
 def test_what_was_sent_can_be_read_and_listed(double: VendorDouble) -> None:
     """Newest first, in pages; without its text in lists."""
     ids = [send(subject=str(n))["id"] for n in range(5)]

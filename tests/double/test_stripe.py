@@ -133,6 +133,60 @@ def test_a_held_charge_that_is_refunded_is_let_go() -> None:
     assert till.ask("POST", f"/v1/charges/{held['id']}/capture", {}).status == 400
 
 
+def test_what_the_state_forbids_is_refused() -> None:
+    """400 with Stripe's code, and nothing moves."""
+    till = Till()
+    open_intent = till.post("/v1/payment_intents", {"amount": 100, "currency": "usd"})["id"]
+    held = till.post("/v1/payment_intents", {**PAY, "capture_method": "manual"})["id"]
+    paid = till.post("/v1/payment_intents", PAY)["id"]
+    failed = till.ask("POST", "/v1/charges", {**CHARGE, "source": "tok_chargeDeclined"}).body["error"]["charge"]
+    held_charge = till.post("/v1/charges", {**CHARGE, "capture": "false"})["id"]
+    before = till.rows[:]
+    refused = [
+        till.ask("POST", path, form)
+        for path, form in (
+            (f"/v1/payment_intents/{open_intent}/confirm", {}),
+            (f"/v1/payment_intents/{paid}/confirm", {}),
+            (f"/v1/payment_intents/{paid}/cancel", {}),
+            (f"/v1/payment_intents/{open_intent}/capture", {}),
+            (f"/v1/payment_intents/{held}/capture", {"amount_to_capture": 101}),
+            (f"/v1/charges/{held_charge}/capture", {"amount": 101}),
+            (f"/v1/charges/{failed}/capture", {}),
+            ("/v1/refunds", {"charge": failed}),
+            ("/v1/refunds", {"payment_intent": open_intent}),
+            ("/v1/refunds", {}),
+            ("/v1/charges", {"amount": 100, "currency": "usd"}),
+        )
+    ]
+
+    state = "payment_intent_unexpected_state"
+    assert [(answer.status, answer.body["error"].get("code")) for answer in refused] == [
+        (400, code)
+        for code in (state, state, state, state, "amount_too_large", "amount_too_large", "charge_expired_for_capture", None, None,
+                     "parameter_missing", "parameter_missing")
+    ]  # fmt: skip
+    assert till.rows == before
+
+
+def test_the_balance_is_what_was_charged_and_not_given_back() -> None:
+    """By currency; what was only held is not in it."""
+    till = Till()
+    paid = till.post("/v1/charges", CHARGE)["id"]
+    till.post("/v1/charges", {**CHARGE, "currency": "eur"})
+    held = till.post("/v1/charges", {**CHARGE, "capture": "false"})["id"]
+    till.post("/v1/refunds", {"charge": paid, "amount": 30})
+    till.post("/v1/refunds", {"charge": held})
+
+    assert [(one["currency"], one["amount"]) for one in till.get("/v1/balance")["available"]] == [("usd", 70), ("eur", 100)]
+
+
+def test_a_time_that_is_none_is_refused() -> None:
+    """`created` is seconds since the epoch."""
+    answer = Till().ask("GET", "/v1/events", {"created[gte]": "yesterday"})
+
+    assert (answer.status, answer.body["error"]["param"]) == (400, "created[gte]")
+
+
 @pytest.mark.parametrize(
     ("form", "code", "param"),
     [

@@ -60,13 +60,6 @@ class Form:
         """Return a parameter; None if it is absent or empty, which is how a form says null."""
         return self.params.get(name) or None
 
-    def required(self, name: str) -> str:
-        """Return a parameter that must be there."""
-        found = self.text(name)
-        if found is None:
-            raise Refused(400, f"Missing required param: {name}.", code="parameter_missing", param=name)
-        return found
-
     def flag(self, name: str, *, default: bool = False) -> bool:
         """Return a boolean."""
         value = self.params.get(name, "true" if default else "false")
