@@ -53,6 +53,7 @@ RUNGS = {
     "prefect": 6,
     "cli": 6,
     "demo": 6,
+    "doubts": 6,
     "testing": 6,
     "": 6,
 }
@@ -72,8 +73,8 @@ def test_exports_are_sorted_and_importable() -> None:
 
 
 def test_exports_are_few() -> None:
-    """About fifteen names are what a user must learn."""
-    assert 13 <= len(keyguard.__all__) <= 18
+    """Less than twenty names are what a user must learn."""
+    assert 13 <= len(keyguard.__all__) < 20
 
 
 def test_exports_are_all_that_is_public() -> None:
@@ -135,7 +136,7 @@ def test_import_alone_arms_nothing() -> None:
 
 
 def test_import_is_quick() -> None:
-    """Beyond its own dependencies the import takes at most 90 ms (best of three; 30 is the aim on a machine of its own)."""
+    """Beyond its own dependencies the import takes at most 60 ms (best of three; 30 is the aim on a machine of its own)."""
     code = "import json, sys; before = set(sys.modules); import keyguard; print(json.dumps([m for m in sys.modules if m not in before]))"
     foreign = [name for name in _python(code) if name.partition(".")[0] != "keyguard"]
     code = (
@@ -146,7 +147,7 @@ def test_import_is_quick() -> None:
     took = min(_python(code) for _ in range(3))
     print(f"import keyguard: {took:.1f} ms beyond its dependencies")
 
-    assert took <= 90
+    assert took <= 60
 
 
 # -- layers ----------------------------------------------------------------------------------------
