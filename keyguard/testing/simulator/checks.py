@@ -200,9 +200,9 @@ class Checks:
             raise self.broken("I2", f"{run.run_id} is counted at {counted}, but {least} was, or can still be, charged")
         if counted > most:
             raise self.broken("I4", f"{run.run_id} is counted at {counted} ({spent} + {held} + {doubt}), of which {most} can be explained")
-        truth = run.charged + sum(run.foreign.values())
+        truth = run.charged + sum(amount for _, amount in run.foreign)
         if self.tolerates("refund replay"):
-            truth = run.charged + max(sum(run.foreign.values()), sum(amount for _, amount in run.told_foreign.values()))
+            truth = max(truth, run.charged + sum(amount for _, amount in run.told_foreign.values()))
         if spent > truth:
             raise self.broken("I4", f"{run.run_id} has spent {spent} by the ledger, and {truth} at the vendor")
         given = self.counted(f"refund:{run.scope}")

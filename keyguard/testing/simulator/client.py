@@ -102,7 +102,7 @@ class Thread:
     Attributes:
         job: What it does.
         run, scope: What its orchestrator, and the code itself, say about what it does now.
-        succeeded: Its task has ended well.
+        succeeded: Its task has ended well; `is_overdue`: hours have passed, and it is given up.
         ticket: What the context variable of keyguard.context would hold.
         running: The code; None when it has ended.
         waits: The request that it waits for.
@@ -117,6 +117,7 @@ class Thread:
     sdk_retries: int = 0
     scope: context.IdempotencyScope | None = None
     succeeded: bool = False
+    is_overdue: bool = False
     ticket: Ticket | None = None
     running: Running | None = None
     waits: Request | None = None

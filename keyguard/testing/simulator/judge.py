@@ -13,6 +13,7 @@ from keyguard.testing.simulator.truth import Charge, Record, Run, Thing
 
 if TYPE_CHECKING:
     from keyguard.context import Ticket
+    from keyguard.errors import LedgerUnavailable
     from keyguard.model import Closing, Decision, Leg, Order, Policy, Receipt, VaultKey
     from keyguard.testing.simulator.machine import SimulatedLedger
     from keyguard.testing.simulator.vendor import Answer, Intent, Request
@@ -79,7 +80,7 @@ class Judge(Checks):
         """Money was given back."""
         charge: Charge = request.by
         if charge.pot == "run":
-            charge.run.foreign[charge.day] += amount
+            charge.run.foreign.append((charge, amount))
             return
         if self.owners[intent.account, intent.id] is not charge.run:
             raise self.broken("I1", f"{charge.run.run_id} gave back {amount} of another run's {intent.id} as if it were its own")
@@ -219,6 +220,10 @@ class Judge(Checks):
             self._learn(record, receipt)
         self.check(record.charge.run)
 
+    def failed(self, error: LedgerUnavailable) -> None:
+        """The ledger failed by itself."""
+        raise self.broken("unexpected", f"the ledger failed: {error}") from error
+
     def _learn(self, record: Record, receipt: Receipt) -> None:
         charge, told = record.charge, record.told
         if record.state == "maybe":
@@ -281,7 +286,7 @@ class Judge(Checks):
             if charge.pot == "refund":
                 run.told_refunds[name] = told.refund
             else:
-                run.told_foreign[name] = (charge.day, told.refund)
+                run.told_foreign[name] = (charge, told.refund)
         thing = run.things.get((seen.intent.account, seen.intent.id)) if seen is not None else None
         if thing is None or seen is None:
             return

@@ -71,6 +71,10 @@ class LedgerWatcher(Protocol):
         """A close was booked; None = it raised."""
         ...
 
+    def failed(self, error: LedgerUnavailable) -> None:
+        """The ledger failed by itself: no fault of the simulation's."""
+        ...
+
 
 class _Owners(Owners):
     """The real marks, found in one order on every file system."""
@@ -113,7 +117,8 @@ class SimulatedLedger(SqliteLedger):
         """Reserve, and let the judge see."""
         try:
             decision = super().reserve(order)
-        except BaseException:
+        except BaseException as error:
+            self._check(error)
             self._watcher.reserved(self, order, None)
             raise
         self._watcher.reserved(self, order, decision)
@@ -123,11 +128,16 @@ class SimulatedLedger(SqliteLedger):
         """Close, and let the judge see."""
         try:
             receipt = super().close(closing)
-        except BaseException:
+        except BaseException as error:
+            self._check(error)
             self._watcher.closed(self, closing, None)
             raise
         self._watcher.closed(self, closing, receipt)
         return receipt
+
+    def _check(self, error: BaseException) -> None:
+        if isinstance(error, LedgerUnavailable) and "simulated" not in str(error):
+            self._watcher.failed(error)
 
     def die(self) -> None:
         """Do what the kernel does when a process is killed: close its descriptors, and nothing else."""
@@ -136,7 +146,12 @@ class SimulatedLedger(SqliteLedger):
 
 
 class Process:
-    """One simulated process: what keyguard keeps while it is armed, and whether it lives."""
+    """
+    One simulated process: what keyguard keeps while it is armed, and whether it lives.
+
+    Attributes:
+        installs: How often its code has called `install()`.
+    """
 
     def __init__(self, name: str, ledger: SimulatedLedger, monotonic: Callable[[], float]) -> None:
         self.name, self.ledger = name, ledger
@@ -144,6 +159,7 @@ class Process:
         self.armed = Armed()
         self.armed.backends[ledger.url] = self.backend
         self.is_alive = True
+        self.installs = 0
 
     def __repr__(self) -> str:
         return self.name

@@ -101,7 +101,7 @@ def draw_weather(rng: Random) -> Weather:
 def draw_plan(rng: Random, run_id: str, weather: Weather) -> Plan:
     """Draw a run: its caps are a few of its charges wide, so that it meets them."""
     dearest, name = weather.dearest, f"flow-{rng.randint(0, 1)}"
-    cap = dearest * rng.choice((2, 5, 12)) + rng.randint(0, 99)
+    cap = dearest * rng.choice((2, 5, 12)) + rng.choice((0, rng.randint(0, 99)))
     fields: dict[str, object] = {"name": name, "run_usd_cap": cap * CENT}
     if rng.random() < 0.6:
         fields["daily_usd_cap"] = dearest * rng.choice((4, 10, 30)) * CENT

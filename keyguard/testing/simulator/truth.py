@@ -187,9 +187,9 @@ class Run:
     charged: int = 0
     overrun: int = 0
     refunded: int = 0
-    foreign: Counter[str] = field(default_factory=Counter[str])
+    foreign: list[tuple[Charge, int]] = field(default_factory=list[tuple[Charge, int]])
     told_refunds: dict[str, int] = field(default_factory=dict[str, int])
-    told_foreign: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
+    told_foreign: dict[str, tuple[Charge, int]] = field(default_factory=dict[str, tuple[Charge, int]])
     sent: int = 0
     granted: int = 0
     wanted: Counter[object] = field(default_factory=Counter[object])
@@ -227,13 +227,15 @@ class Run:
 
     def least(self, may_execute: Callable[[Request], bool]) -> tuple[int, int, Counter[str]]:
         """Return what was and may still be charged, the same of refunds, and the first by day; "" = on no day that could be told."""
-        days = self.past + self.foreign
+        days = self.past.copy()
+        for charge, amount in self.foreign:
+            days[charge.day] += amount
         refunds, extra = self.refunded, dict[int, int]()
         if self.pending:
             self.pending = [request for request in self.pending if may_execute(request)]
         # Those that share a key are executed once.
         for request in {(request.account, request.key): request for request in self.pending}.values():
-            charge: Charge = request.by
+            charge = request.by
             amount = int(dict(request.params).get("amount", "0")) * CENT
             if request.words[0] == "refunds" and charge.pot == "refund":
                 refunds += _refundable(charge, amount)
@@ -250,8 +252,8 @@ class Run:
     def most(self) -> tuple[int, int, Counter[str]]:
         """Return what can be explained, the same of refunds, and the first by day; "" = on any day."""
         days, total, refunds = self.past_days.copy(), self.past_told, sum(self.told_refunds.values())
-        for day, amount in self.told_foreign.values():
-            total, days[day] = total + amount, days[day] + amount
+        for charge, amount in self.told_foreign.values():
+            total, days[charge.day] = total + amount, days[charge.day] + amount
         for charge in self.live.values():
             if charge.pot == "refund":
                 refunds += charge.hold

@@ -101,8 +101,8 @@ def task(thread: Thread, job: Job, flow: Flow) -> Running:
 class Flow:
     """What the bodies of one execution's tasks share: the intents that it made. Keeps nothing over a restart, as a real one."""
 
-    def __init__(self, new_key: Any, begin: Any, others: Any) -> None:
-        self.new_key, self.begin, self.others = new_key, begin, others
+    def __init__(self, new_key: Any, begin: Any, others: Any, made: Any) -> None:
+        self.new_key, self.begin, self.others, self.made = new_key, begin, others, made
         self.paid: list[tuple[str, str, int]] = []
         self.open: list[tuple[str, str]] = []
 
@@ -125,12 +125,14 @@ def _get(thread: Thread, job: Job, path: str) -> Running:
 
 def _charge(thread: Thread, job: Job, flow: Flow) -> Running:
     intent = yield from _post(thread, job, flow, "create", "/v1/payment_intents", **dict(job.creates))
+    flow.made(job, intent["id"])
     flow.paid.append((job.account, intent["id"], job.amount))
 
 
 def _hold(thread: Thread, job: Job, flow: Flow) -> Running:
     """Authorise now, perhaps for more a little later, and capture all, a part, or nothing."""
     intent = yield from _post(thread, job, flow, "create", "/v1/payment_intents", **dict(job.creates))
+    flow.made(job, intent["id"])
     path = f"/v1/payment_intents/{intent['id']}"
     if job.turn < 0.2:
         yield from _post(thread, job, flow, "increment", f"{path}/increment_authorization", amount=str(job.amount + job.part))
@@ -145,6 +147,7 @@ def _hold(thread: Thread, job: Job, flow: Flow) -> Running:
 def _intent(thread: Thread, job: Job, flow: Flow) -> Running:
     """Make an intent, change it perhaps, confirm it, or leave it to its customer."""
     intent = yield from _post(thread, job, flow, "create", "/v1/payment_intents", **dict(job.creates))
+    flow.made(job, intent["id"])
     path = f"/v1/payment_intents/{intent['id']}"
     if job.turn < 0.3:
         yield from _post(thread, job, flow, "update", path, amount=str(job.amount + job.part if job.turn < 0.2 else job.part))
