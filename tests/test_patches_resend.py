@@ -18,7 +18,7 @@ from resend.http_client import HTTPClient
 
 import keyguard
 from keyguard import telemetry
-from keyguard.errors import EndpointNotAllowed, Refused, UnpricedCall
+from keyguard.errors import EndpointNotAllowed, IdentityConflict, Refused, UnpricedCall
 from keyguard.patches.resend import patch
 from tests.support_json_server import Answer, JsonServer
 from tests.support_resend_server import Resend
@@ -125,7 +125,7 @@ def test_a_replay_of_a_key_is_counted_once(run: Any, server: JsonServer, vendor:
         SENDS[style](MAIL, {"idempotency_key": key})
 
     assert counted(installed) == (4, 0, 0) == (vendor.recipients, 0, 0)
-    assert (installed.usage().calls, len(server.requests)) == (4, 4)
+    assert (installed.usage().calls, len(server.requests)) == (2, 4)
 
 
 def test_a_replayed_batch_is_counted_once(run: Any, vendor: Resend) -> None:
@@ -137,14 +137,28 @@ def test_a_replayed_batch_is_counted_once(run: Any, vendor: Resend) -> None:
     assert counted(installed) == (3, 0, 0) == (vendor.recipients, 0, 0)
 
 
-def test_a_key_used_for_another_request_is_released(run: Any, vendor: Resend) -> None:
-    """409 invalid_idempotent_request: this one was not executed."""
+def test_a_key_used_for_another_request_is_refused(run: Any, server: JsonServer, vendor: Resend) -> None:
+    """Resend would answer 409 `invalid_idempotent_request`; nothing is sent, and the message says what to do."""
     installed = run()
     resend.Emails.send(MAIL, {"idempotency_key": "k"})
-    with pytest.raises(ResendError):
+    with pytest.raises(IdentityConflict, match="belongs to an earlier request with other parameters"):
         resend.Emails.send(ONE, {"idempotency_key": "k"})
 
     assert counted(installed) == (2, 0, 0) == (vendor.recipients, 0, 0)
+    assert len(server.requests) == 1
+
+
+def test_a_key_that_another_run_has_used_is_released(run: Any, vendor: Resend) -> None:
+    """409 invalid_idempotent_request: this one was not executed."""
+    first = run()
+    resend.Emails.send(MAIL, {"idempotency_key": "k"})
+    with keyguard.run("another"):
+        other = keyguard.install(run_usd_cap=1)
+        with pytest.raises(ResendError):
+            resend.Emails.send(ONE, {"idempotency_key": "k"})
+
+    assert (counted(first), counted(other)) == ((2, 0, 0), (0, 0, 0))
+    assert vendor.recipients == 2
 
 
 def test_a_scheduled_email_is_held_and_given_back_when_cancelled(run: Any, vendor: Resend) -> None:
