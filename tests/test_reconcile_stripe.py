@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 import stripe
 
 import keyguard
 from keyguard.testing.double import Fault
-from tests.support_doubts import HOUR, USD, Place, charge, lost, parts, placed
+from tests.support_doubts import HOUR, SECRET, USD, Place, charge, lost, parts, placed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,6 +168,28 @@ def test_truth_after_a_release_is_booked_as_overrun(place: Place) -> None:
     assert (receipt.spent, receipt.overrun) == (5 * USD, 5 * USD)
     assert parts(place.usage()) == (5 * USD, 0, 0)
     assert place.usage().overrun == 5 * USD
+
+
+def test_what_is_executed_after_a_release_is_found_and_booked_as_overrun(place: Place) -> None:
+    """A request that the vendor executed hours later, after its money was given back: the next pass finds its key, and counts it."""
+    place.double.script(Fault("hold_before", method="POST", seconds=60))
+    with place.run(), pytest.raises(requests.Timeout):
+        form, headers = {"amount": 500, "currency": "usd", "confirm": "true", "payment_method": "pm_card_visa"}, {"Idempotency-Key": "k1"}
+        requests.post(f"{place.double.url}/v1/payment_intents", data=form, headers=headers, auth=(SECRET, ""), timeout=0.3)
+    place.double.wait_until_held()
+    place.advance(2 * HOUR)
+    assert [answer.ending for answer in place.reconcile().answers] == ["released"]
+    assert parts(place.usage()) == (0, 0, 0)
+    place.double.release()
+    place.double.wait_until_quiet()
+    assert place.double.truth.charged() == 5 * USD
+
+    dry, done = place.reconcile(dry_run=True), place.reconcile()
+
+    assert [answer.cost for answer in dry.late] == [answer.cost for answer in done.late] == [5 * USD]
+    assert "executed after all" in done.late[0].words
+    assert (parts(place.usage()), place.usage().overrun) == ((5 * USD, 0, 0), 5 * USD)
+    assert place.reconcile().late == ()
 
 
 def test_equal_charges_of_two_runs_settle_by_their_own_keys(place: Place) -> None:

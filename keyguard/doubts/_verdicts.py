@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from keyguard.model import Doubt
     from keyguard.vendors._inquiry import Candidate, Finding
 
-_ABSENT = Outcome("released")
+_ABSENT = Outcome("released", is_presumed=True)
 
 
 @dataclass(frozen=True, slots=True)
