@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -80,7 +81,7 @@ def test_a_send_costs_its_recipients(run: Any, server: JsonServer, vendor: Resen
 
     assert counted(installed) == (2, 0, 0) == (vendor.recipients, 0, 0)
     assert (installed.usage().calls, len(server.requests)) == (1, 1)
-    assert answer["id"] in vendor.mails
+    assert vendor.ids == {answer["id"]}
     assert answer["http_headers"]
     assert keyguard_ledger.verify() == []
 
@@ -166,8 +167,8 @@ def test_a_scheduled_email_is_held_and_given_back_when_cancelled(run: Any, vendo
     first, second = resend.Emails.send(LATER)["id"], resend.Emails.send(LATER)["id"]
     before = counted(installed)
     resend.Emails.cancel(first)
-    vendor.mails[second]["last_event"] = "delivered"
     after_cancel = counted(installed)
+    vendor.now = datetime(2027, 1, 1, tzinfo=timezone.utc).timestamp()
     resend.Emails.get(second)
 
     assert (before, after_cancel, counted(installed)) == ((0, 2, 0), (0, 1, 0), (1, 0, 0))
