@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -203,6 +205,28 @@ def test_equal_charges_of_two_runs_settle_by_their_own_keys(place: Place) -> Non
     assert [answer.ending for answer in done.answers] == ["settled", "settled"]
     assert parts(place.usage("a")) == parts(place.usage("b")) == (5 * USD, 0, 0)
     assert place.double.truth.charged() == 10 * USD
+
+
+@pytest.mark.parametrize(("kind", "charged"), [("hold_before", 0), ("hold_after", 5 * USD)])
+def test_what_a_killed_process_left_is_reconciled(place: Place, kind: Any, charged: int) -> None:
+    """A process that is killed while its request is out leaves a doubt that names its run and its end; the vendor says how it ended."""
+    place.double.script(Fault(kind, method="POST"))
+    child = subprocess.Popen([sys.executable, "-m", "tests.worker_lost", place.url, place.double.url])
+    place.double.wait_until_held()
+    child.kill()
+    child.wait(30)
+    if kind == "hold_after":
+        place.double.release()
+    (doubt,) = keyguard.doubts.listed("a", ledger=place.url)
+    early = place.reconcile()
+    place.advance(2 * HOUR)
+
+    late = place.reconcile()
+
+    assert (doubt.run_id, doubt.amount, bool(doubt.ended)) == ("a", 5 * USD, True)
+    assert [answer.ending for answer in (*early.answers, *late.answers)] == (["settled"] if charged else ["doubt", "released"])
+    assert parts(place.usage()) == (charged, 0, 0)
+    assert place.double.truth.charged() == charged
 
 
 def test_only_the_run_that_was_asked_for_is_reconciled(place: Place) -> None:
