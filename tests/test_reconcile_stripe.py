@@ -26,6 +26,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         yield found
 
 
+def raw(place: Place, key: str = "", timeout: float = 5) -> requests.Response:
+    """Charge five dollars without the SDK, which would give the request a key of its own."""
+    form = {"amount": 500, "currency": "usd", "confirm": "true", "payment_method": "pm_card_visa"}
+    headers = {"Idempotency-Key": key} if key else {}
+    return requests.post(f"{place.double.url}/v1/payment_intents", data=form, headers=headers, auth=(SECRET, ""), timeout=timeout)
+
+
 @pytest.mark.parametrize("kind", ["close_after", "reset_after", "truncate", "error_after"])
 def test_a_charge_whose_answer_was_lost_is_settled_to_the_cent(place: Place, kind: Any) -> None:
     """The vendor executed and the answer was lost: at once after reconcile the ledger says what the vendor's truth says."""
@@ -176,8 +183,7 @@ def test_what_is_executed_after_a_release_is_found_and_booked_as_overrun(place: 
     """A request that the vendor executed hours later, after its money was given back: the next pass finds its key, and counts it."""
     place.double.script(Fault("hold_before", method="POST", seconds=60))
     with place.run(), pytest.raises(requests.Timeout):
-        form, headers = {"amount": 500, "currency": "usd", "confirm": "true", "payment_method": "pm_card_visa"}, {"Idempotency-Key": "k1"}
-        requests.post(f"{place.double.url}/v1/payment_intents", data=form, headers=headers, auth=(SECRET, ""), timeout=0.3)
+        raw(place, "k1", timeout=0.3)
     place.double.wait_until_held()
     place.advance(2 * HOUR)
     assert [answer.ending for answer in place.reconcile().answers] == ["released"]
@@ -192,6 +198,39 @@ def test_what_is_executed_after_a_release_is_found_and_booked_as_overrun(place: 
     assert "executed after all" in done.late[0].words
     assert (parts(place.usage()), place.usage().overrun) == ((5 * USD, 0, 0), 5 * USD)
     assert place.reconcile().late == ()
+
+
+def test_what_another_run_bought_with_the_same_key_is_not_booked_again(place: Place) -> None:
+    """A caller's own key that a later run used again: what Stripe made for that run is counted there, and nowhere else."""
+    place.double.script(Fault("close_before", method="POST"))
+    with place.run(), pytest.raises(requests.ConnectionError):
+        raw(place, "k1")
+    place.advance(2 * HOUR)
+    assert [answer.ending for answer in place.reconcile().answers] == ["released"]
+    with place.run("b"):
+        raw(place, "k1")
+
+    done = place.reconcile()
+
+    assert done.late == ()
+    assert (parts(place.usage("a")), parts(place.usage("b"))) == ((0, 0, 0), (5 * USD, 0, 0))
+
+
+def test_a_call_without_a_key_is_told_by_what_it_looks_like(place: Place) -> None:
+    """A raw request without an Idempotency-Key: settled if the only charge of its kind is there, in another run's pass too."""
+    place.double.script(Fault("close_after", method="POST"), Fault("close_before", method="POST"))
+    for name in ("a", "b"):
+        with place.run(name), pytest.raises(requests.ConnectionError):
+            raw(place)
+
+    done = place.reconcile("a")
+
+    # The one charge may be run b's, which nobody asked about: a pass over one run looks at the others all the same.
+    assert [answer.ending for answer in done.answers] == ["doubt"]
+    assert "2 calls in doubt" in done.answers[0].words
+    keyguard.doubts.release(keyguard.doubts.listed("b", ledger=place.url)[0].reservation_id, reason="seen", by="ada", ledger=place.url)
+    assert [answer.ending for answer in place.reconcile("a").answers] == ["settled"]
+    assert parts(place.usage()) == (place.double.truth.charged(), 0, 0)
 
 
 def test_equal_charges_of_two_runs_settle_by_their_own_keys(place: Place) -> None:
