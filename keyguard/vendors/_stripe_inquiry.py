@@ -71,13 +71,11 @@ def inquire(doubt: Doubt, now: float) -> Inquiry:
             return (yield from _of_object(doubt))
         if doubt.operation in MADE and not doubt.identity:
             return (yield from by_likeness(doubt, MADE[doubt.operation]))
-        if doubt.identity:
+        if doubt.identity and not doubt.operation.startswith("v2."):
             return (yield from _by_key(doubt, MADE.get(doubt.operation), now))
     except Unread as unread:
         return Finding(words=str(unread))
-    return Finding(
-        words=f"it shows nothing by which {doubt.operation} without an Idempotency-Key of ours could be found; look in its Dashboard"
-    )
+    return Finding(words=f"it lists nothing by which this {doubt.operation} could be found; look in its Dashboard")
 
 
 # -- objects that were there before ----------------------------------------------------------------
