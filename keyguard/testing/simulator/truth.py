@@ -122,7 +122,6 @@ class Thing:
         day: Where the charge counts since it was told; "" before.
         claims: The reservations that hold money for it, while their end is not told.
         is_blurred: Answers came in another order than their causes, so that only bounds can be said.
-        lowered: What an older answer said last that it may cost, where that is tolerated.
     """
 
     intent: Intent
@@ -135,13 +134,11 @@ class Thing:
     charger: Charge | None = None
     day: str = ""
     is_blurred: bool = False
-    lowered: int | None = None
 
     @property
     def known(self) -> int:
         """What anybody on this side could know that it may cost; somebody elsewhere may have raised it since."""
-        told = self.told_spent + self.told_open if self.lowered is None else self.lowered
-        return max([told, *[claim.claim for claim in self.claims]])
+        return max([self.told_spent + self.told_open, *[claim.claim for claim in self.claims]])
 
     @property
     def spent_day(self) -> str:
