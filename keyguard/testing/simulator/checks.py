@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,8 +84,9 @@ class Checks:
             return
         scope = run.scope
         names = (scope, f"refund:{scope}", f"calls:{scope}", f"policy:{run.policy.name}")
-        for row in books.log.execute(_FIGURES, names).fetchall():
-            self.figures[row[0], row[1]] = row[2:]
+        rows: list[Any] = books.log.execute(_FIGURES, names).fetchall()
+        for budget, win, *figures in rows:
+            self.figures[budget, win] = (figures[0], figures[1], figures[2], figures[3])
         if books.log.at > self._latest():
             raise self.broken("clock", f"the ledger's time is {books.log.at}, where the machine's clock never was")
 
@@ -159,7 +160,9 @@ class Checks:
         if reason == "ambiguous":
             return any(charge.is_over for charge in known)
         is_late = any(at - charge.at >= identity.window and not charge.is_over for charge in known)
-        return reason == "doubt_pending" and (is_late or (identity.attempt > 1 and any(self._alike(charge, order) for charge in run.live.values())))
+        return reason == "doubt_pending" and (
+            is_late or (identity.attempt > 1 and any(self._alike(charge, order) for charge in run.live.values()))
+        )
 
     @staticmethod
     def _alike(charge: Charge, order: Order) -> bool:

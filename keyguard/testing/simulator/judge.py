@@ -227,7 +227,7 @@ class Judge(Checks):
         thing = record.charge.run.things.get((seen.intent.account, seen.intent.id))
         if thing is not None and seen.version < thing.told_version:
             record.charge.run.touch(thing)
-            thing.told_open, thing.is_blurred = max(thing.told_open, seen.open), True
+            thing.hear_again(seen.open, record.charge)
 
     def failed(self, error: LedgerUnavailable) -> None:
         """The ledger failed by itself."""
@@ -302,15 +302,13 @@ class Judge(Checks):
         run.touch(thing)
         thing.days.append(charge.day)
         if seen.version < thing.told_version:
-            thing.told_open, thing.is_blurred = max(thing.told_open, seen.open), True
+            thing.hear_again(seen.open, charge)
             return
         run.overrun += max(0, seen.spent - max(thing.known, thing.told_spent))
         if seen.spent > thing.told_spent:
             # It counts where it was told: of several calls with one key, the first that was answered.
             thing.day = charge.day if charge.buys else thing.holder.day
-        # While a call has the open hold, another's answer about the same thing opens nothing beside it.
-        is_taken = not (charge.adopts and not charge.is_over) and any(one.adopted for one in thing.claims if one is not charge)
-        still_open = min(thing.told_open, seen.open) if is_taken else seen.open
+        still_open = min(thing.told_open, seen.open) if thing.is_taken_from(charge) else seen.open
         if thing.is_blurred and still_open and self.tolerates("stale answer"):
             still_open = max(thing.told_open, still_open)
         thing.told_open, thing.told_spent, thing.told_version = still_open, max(seen.spent, thing.told_spent), seen.version

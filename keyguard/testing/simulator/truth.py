@@ -145,6 +145,16 @@ class Thing:
         """The day on which what was charged counts; "" = nobody can say."""
         return self.day or (self.charger or self.holder).day
 
+    def is_taken_from(self, charge: Charge) -> bool:
+        """Say whether a call has the open hold, so that another's answer about the same thing opens nothing beside it."""
+        return not (charge.adopts and not charge.is_over) and any(one.adopted for one in self.claims if one is not charge)
+
+    def hear_again(self, still_open: int, charge: Charge) -> None:
+        """Take note of an answer that is older than what was told before."""
+        self.is_blurred = True
+        if not self.is_taken_from(charge):
+            self.told_open = max(self.told_open, still_open)
+
     @property
     def is_over(self) -> bool:
         """Whether nothing of it can change any more without another call."""
