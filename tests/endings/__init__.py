@@ -7,8 +7,8 @@ truth file of the vendors' double; keyguard's ledger is the accused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,9 +85,9 @@ class Client:
         call: Makes the call; returns the status of its answer (an SDK's: 200), raises what the client raises.
         is_async: It is awaited.
         is_sdk: The vendor's own, which raises where the answer is no success.
-        library: The HTTP library that it rides on.
-        retries: It has a way to try again after a lost answer; else the reason why it has none.
-        has_pool: A call can wait for a place in its pool, and give up; else the reason why not.
+        once: Why it tries once; "" where it has a way to try again, and `again` says after what.
+        no_pool: Why no call can wait for a place in its pool and give up; "" where it can.
+        times_whole: Its timeout is of the whole call, and the error does not tell how far the call had come.
     """
 
     name: str
@@ -95,9 +95,10 @@ class Client:
     call: Callable[[Ask], int]
     is_async: bool = False
     is_sdk: bool = False
-    library: str = ""
-    retries: bool | str = False
-    has_pool: bool | str = False
+    once: str = ""
+    again: Literal["lost", "5xx"] = "lost"
+    no_pool: str = ""
+    times_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,4 +170,3 @@ class Cell:
     came: str = ""
     wrong: tuple[str, ...] = ()
     reason: str = ""
-    more: dict[str, Any] = field(default_factory=dict[str, Any])

@@ -101,7 +101,6 @@ def _payment(ask: Ask) -> dict[str, Any]:
 
 
 def _asked(ask: Ask, own: stripe.HTTPClient, suffix: str = "") -> Any:
-    own.INITIAL_DELAY = own.MAX_DELAY = 0
     client = stripe.StripeClient(STRIPE.secret, base_addresses={"api": ask.base}, http_client=own, max_network_retries=ask.retries)
     method = getattr(client.v1.payment_intents, f"{'confirm' if ask.intent else 'create'}{suffix}")
     options = {"idempotency_key": ask.key} if ask.key else {}
@@ -253,59 +252,37 @@ async def _aiohttp(kind: Kind, ask: Ask) -> int:
 
 
 _OWN_POOL = "each call has a client of its own, and with it a pool"
-_NO_SETTING = "Stripe's client has no setting for the size of its pool"
+_NO_SETTING = "it has no setting for the size of its pool"
 _NO_WAITING = "where its pool is full, it makes one more connection"
-_ONCE = "it tries once"
+_UNMADE = "it tries again only where no connection was made"
+_FOR_HTTPS = "it mounts its retries for https alone, and none for a POST"
+
+
+def _sdk(name: str, kind: Kind, call: Callable[[Ask], int], no_pool: str, **more: Any) -> Client:
+    return Client(name, kind, call, is_sdk=True, no_pool=no_pool, **more)
+
+
+def _of_httpx(name: str, kind: Kind) -> tuple[Client, Client]:
+    call, acall = functools.partial(_httpx, HTTPX[name], kind), functools.partial(_ahttpx, HTTPX[name], kind)
+    return (
+        Client(f"{name} to {kind.name}", kind, call, once=_UNMADE),
+        Client(f"{name} async to {kind.name}", kind, _run(acall), is_async=True, once=_UNMADE),
+    )
+
+
 CLIENTS = (
-    Client("stripe requests", STRIPE, _stripe(stripe.RequestsClient), is_sdk=True, library="requests", retries=True, has_pool=_NO_WAITING),
-    Client(
-        "stripe httpx", STRIPE, _stripe(stripe.HTTPXClient, allow_sync_methods=True), is_sdk=True, library="httpx", retries=True,
-        has_pool=_NO_SETTING,
-    ),
-    Client(
-        "stripe httpx async", STRIPE, _astripe(stripe.HTTPXClient), is_async=True, is_sdk=True, library="httpx", retries=True,
-        has_pool=_NO_SETTING,
-    ),
-    Client(
-        "stripe aiohttp", STRIPE, _astripe(stripe.AIOHTTPClient), is_async=True, is_sdk=True, library="aiohttp", retries=True,
-        has_pool=_NO_SETTING,
-    ),
-    Client(
-        "twilio", TWILIO, _twilio, is_sdk=True, library="requests", retries="it mounts its retries for https alone, and none for a POST",
-        has_pool=_NO_WAITING,
-    ),
-    Client(
-        "twilio async", TWILIO, _run(_atwilio), is_async=True, is_sdk=True, library="aiohttp", retries=True,
-        has_pool="it has no setting for the size of its pool",
-    ),
-    Client("resend", RESEND, _resend, is_sdk=True, library="requests", retries=_ONCE, has_pool=_OWN_POOL),
-    Client("resend async", RESEND, _run(_aresend), is_async=True, is_sdk=True, library="httpx", retries=_ONCE, has_pool=_OWN_POOL),
+    _sdk("stripe requests", STRIPE, _stripe(stripe.RequestsClient), _NO_WAITING),
+    _sdk("stripe httpx", STRIPE, _stripe(stripe.HTTPXClient, allow_sync_methods=True), _NO_SETTING),
+    _sdk("stripe httpx async", STRIPE, _astripe(stripe.HTTPXClient), _NO_SETTING, is_async=True),
+    _sdk("stripe aiohttp", STRIPE, _astripe(stripe.AIOHTTPClient), _NO_SETTING, is_async=True, times_whole=True),
+    _sdk("twilio", TWILIO, _twilio, _NO_WAITING, once=_FOR_HTTPS),
+    _sdk("twilio async", TWILIO, _run(_atwilio), _NO_SETTING, is_async=True, times_whole=True, again="5xx"),
+    _sdk("resend", RESEND, _resend, _OWN_POOL, once="it tries once"),
+    _sdk("resend async", RESEND, _run(_aresend), _OWN_POOL, is_async=True, once="it tries once"),
+    *(client for name in HTTPX for kind in KINDS for client in _of_httpx(name, kind)),
+    *(Client(f"requests to {kind.name}", kind, functools.partial(_requests, kind), no_pool=_NO_WAITING) for kind in KINDS),
     *(
-        client
+        Client(f"aiohttp to {kind.name}", kind, _run(functools.partial(_aiohttp, kind)), is_async=True, once="it tries a POST once")
         for kind in KINDS
-        for client in (
-            *(
-                client
-                for name, library in HTTPX.items()
-                for client in (
-                    Client(
-                        f"{name} to {kind.name}", kind, functools.partial(_httpx, library, kind), library=name,
-                        retries="it tries again only where no connection was made", has_pool=True,
-                    ),
-                    Client(
-                        f"{name} async to {kind.name}", kind, _run(functools.partial(_ahttpx, library, kind)), is_async=True, library=name,
-                        retries="it tries again only where no connection was made", has_pool=True,
-                    ),
-                )
-            ),
-            Client(
-                f"requests to {kind.name}", kind, functools.partial(_requests, kind), library="requests", retries=True,
-                has_pool=_NO_WAITING,
-            ),
-            Client(
-                f"aiohttp to {kind.name}", kind, _run(functools.partial(_aiohttp, kind)), is_async=True, library="aiohttp",
-                retries="it tries a POST once", has_pool=True,
-            ),
-        )
     ),
-)  # fmt: skip
+)

@@ -101,9 +101,14 @@ def _distrusted(world: World, client: Client) -> Ask:
     return Ask(world.distrusted[client.kind.name].url)
 
 
+def _connecting(client: Client) -> Expected:
+    """Where the timeout is of the whole call, nothing proves that it was not the answer that did not come."""
+    return _IN_DOUBT if client.times_whole else _RELEASED
+
+
 def _pool(client: Client) -> Expected | Impossible:
     """The first call takes the only connection, and settles; the second never gets one."""
-    return _SETTLED if client.has_pool is True else Impossible(str(client.has_pool))
+    return Impossible(client.no_pool) if client.no_pool else _SETTLED
 
 
 def _crowd(world: World, client: Client) -> Ask:
@@ -156,22 +161,30 @@ def _inject(world: World, client: Client) -> None:
 # -- the client tries again ------------------------------------------------------------------------------------
 
 
-def _again(keyed: Expected, unkeyed: Expected) -> Callable[[Client], Expected | Impossible]:
+def _again(client: Client) -> Expected | Impossible:
     """With a key the vendor executes both sends once; without one each send counts."""
+    if client.once:
+        return Impossible(client.once)
+    return _ANSWERED if client.kind.keeps_keys else Expected(2, 1, 1, raises=False)
 
-    def expected(client: Client) -> Expected | Impossible:
-        if client.retries is not True:
-            return Impossible(str(client.retries))
-        return keyed if client.kind.keeps_keys else unkeyed
 
-    return expected
+def _lose_first(world: World, client: Client) -> Ask:
+    """Execute the first send and lose its answer, in a way that the client tries again after."""
+    return _own_key(Strike("close_after" if client.again == "lost" else "error_after"), retries=1)(world, client)
+
+
+def _refused_again(client: Client) -> Expected | Impossible:
+    """The last attempt is proven unsent, and the first one may have been executed: it was."""
+    if client.once or client.again == "5xx":
+        return Impossible(client.once or "it tries again after a 5xx alone")
+    return _LOST
 
 
 def _declined_again(client: Client) -> Expected | Impossible:
     """A declined payment is what its key answers from then on: the lost send was declined as well."""
-    if client.kind is not STRIPE:
-        return Impossible("only Stripe keeps a refusal under a key")
-    return _again(Expected(raises=client.is_sdk), _RELEASED)(client)
+    if client.kind is not STRIPE or client.once:
+        return Impossible(client.once or "only Stripe keeps a refusal under a key")
+    return Expected(raises=client.is_sdk)
 
 
 def _vanish(world: World, client: Client) -> None:
@@ -199,7 +212,7 @@ FAULTS = (
     Fault("429", _refused, _ask(Strike("rate_limit"))),
     Fault("connection refused", _always(_RELEASED), _closed),
     Fault("name not resolved", _always(_RELEASED), _nameless),
-    Fault("connect timeout", _always(_RELEASED), _never_accepted, is_slow=True),
+    Fault("connect timeout", _connecting, _never_accepted, is_slow=True),
     Fault("pool timeout", _pool, _crowd, is_slow=True),
     Fault("certificate", _always(_RELEASED), _distrusted),
     Fault("read timeout", _always(_LOST), _ask(Strike("hold_after"), timeout=IMPATIENCE), is_slow=True),
@@ -217,11 +230,7 @@ FAULTS = (
     Fault("cancelled while waiting", _cancelled(_LOST), _cancelling("waiting")),
     Fault("exception injected", _injected, _ask(Strike("hold_after")), _inject),
     Fault("process killed", _always(_LOST), _ask(Strike("hold_after")), dies=True),
-    Fault("lost, then refused", _again(_LOST, _LOST), _own_key(Strike("hold_after"), retries=1), _vanish),
+    Fault("lost, then refused", _refused_again, _own_key(Strike("hold_after"), retries=1), _vanish),
     Fault("lost, then declined", _declined_again, _own_key(Strike("close_after"), retries=1, is_declined=True)),
-    Fault(
-        "lost, then sent again",
-        _again(_ANSWERED, Expected(2, 1, 1, raises=False)),
-        _own_key(Strike("close_after"), retries=1),
-    ),
+    Fault("lost, then sent again", _again, _lose_first),
 )

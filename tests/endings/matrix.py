@@ -153,11 +153,9 @@ def table(found: Mapping[tuple[str, str], Cell]) -> str:
         lines += ["", f"{kind.name:<28}" + "".join(f"{_head(name):>16}" for name in names)]
         lines += [f"{fault:<28}" + "".join(f"{_shown(found.get((name, fault))):>16}" for name in names) for fault in faults]
     real = [cell for cell in found.values() if not cell.reason]
-    return "\n".join([
-        *lines, "", *_came(found), "", *_reasons(found), "",
-        f"{len(real)} cells, {sum(not cell.wrong for cell in real)} without a fault; {len(found) - len(real)} that cannot be. "
-        "n/m = units that the vendor took / that the ledger counts",
-    ])  # fmt: skip
+    total = f"{len(real)} cells, {sum(not cell.wrong for cell in real)} without a fault; {len(found) - len(real)} that cannot be"
+    legend = "n/m = units that the vendor took / that the ledger counts"
+    return "\n".join([*lines, "", *_came(found), "", *_reasons(found), "", f"{total}. {legend}"])
 
 
 def _head(name: str) -> str:

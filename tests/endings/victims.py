@@ -5,8 +5,10 @@ The parent has imported every client before; each child arms keyguard, calls, an
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -58,10 +60,18 @@ def _call(client: str, run: str, ledger: str, hosts: str, ask: dict[str, Any]) -
         next(one for one in CLIENTS if one.name == client).call(Ask(**ask))
 
 
+def _plugs(folder: str) -> list[str]:
+    found = importlib.import_module(f"keyguard.{folder}")
+    return [one.name for one in pkgutil.iter_modules(found.__path__, f"keyguard.{folder}.")]
+
+
 def main() -> None:
     """Fork a child for each call on stdin, say its id; for each other line wait for it, and say which signal ended it."""
-    import tests.endings.clients  # noqa: F401 -- so that each child has it
+    # What each child needs is imported once.
+    import tests.endings.clients  # noqa: F401 -- for its imports
 
+    for module in ("keyguard.ledgers.sqlite", "keyguard.backends.local", *_plugs("patches"), *_plugs("vendors")):
+        importlib.import_module(module)
     pid = 0
     for line in sys.stdin:
         if line == "over\n":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import socket
-import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+
+import pytest
+import stripe
 
 from keyguard.testing.double import VendorDouble
 from tests.endings import PATIENCE
@@ -17,6 +20,8 @@ from tests.endings.victims import Victims
 from tests.support_wire import Wire, self_signed
 
 if TYPE_CHECKING:
+    import threading
+
     from keyguard.testing.double import Controls, Fault
     from tests.endings import Kind
 
@@ -88,6 +93,12 @@ class World:
             self.full[kind.name] = self._open.enter_context(Full())
             self.distrusted[kind.name] = self._open.enter_context(Wire(certificate=certificate))
         self._open.enter_context(self.victims)
+        # Stripe's SDK waits half a second before it tries again.
+        patch = self._open.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0)
+        # What was imported is no garbage: to look for it costs less for each cell.
+        gc.freeze()
+        self._open.callback(gc.unfreeze)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -35,8 +35,8 @@ class Fault:
     (Stripe keeps and replays both: "including 500 errors"); `decline` has the card's issuer decline (Stripe: 402, kept).
 
     After everything was executed and kept: `close_after` hangs up, `reset_after` resets the connection; `truncate` sends half of
-    the body and hangs up; `garble` sends half of it as if it were the whole; `drip` sends the body a byte at a time; `hold_after` executes, and waits *before* the answer is kept,
-    so that the key is in flight meanwhile.
+    the body and hangs up; `garble` sends half of it as if it were the whole; `drip` sends the body a byte at a time;
+    `hold_after` executes, and waits *before* the answer is kept, so that the key is in flight meanwhile.
 
     `pass` lets a request through, to place faults in a sequence.
 
