@@ -107,9 +107,14 @@ def _asked(ask: Ask, own: stripe.HTTPClient, suffix: str = "") -> Any:
     return method(*([ask.intent] if ask.intent else []), _payment(ask), options)
 
 
+def _verifying(kind: Callable[..., stripe.HTTPClient], ask: Ask) -> dict[str, Any]:
+    """Spare httpx the reading of all root certificates where none is needed."""
+    return {"verify_ssl_certs": False} if kind is stripe.HTTPXClient and not ask.base.startswith("https") else {}
+
+
 def _stripe(kind: Callable[..., stripe.HTTPClient], **options: Any) -> Callable[[Ask], int]:
     def call(ask: Ask) -> int:
-        own = kind(timeout=ask.timeout, verify_ssl_certs=ask.base.startswith("https"), **options)
+        own = kind(timeout=ask.timeout, **_verifying(kind, ask), **options)
         try:
             _asked(ask, own)
         finally:
@@ -121,7 +126,7 @@ def _stripe(kind: Callable[..., stripe.HTTPClient], **options: Any) -> Callable[
 
 def _astripe(kind: Callable[..., stripe.HTTPClient]) -> Callable[[Ask], int]:
     async def call(ask: Ask) -> int:
-        own = kind(timeout=ask.timeout, verify_ssl_certs=ask.base.startswith("https"))
+        own = kind(timeout=ask.timeout, **_verifying(kind, ask))
         try:
             await _asked(ask, own, "_async")
         finally:

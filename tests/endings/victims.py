@@ -5,6 +5,7 @@ The parent has imported every client before; each child arms keyguard, calls, an
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -60,6 +61,18 @@ def _call(client: str, run: str, ledger: str, hosts: str, ask: dict[str, Any]) -
         next(one for one in CLIENTS if one.name == client).call(Ask(**ask))
 
 
+def _warm(client: str, done: set[str]) -> None:
+    """Have a client import all that it imports at its first call, once for all children."""
+    from tests.endings import Ask
+    from tests.endings.clients import CLIENTS
+
+    if client not in done:
+        done.add(client)
+        # Nobody can listen there.
+        with contextlib.suppress(Exception):
+            next(one for one in CLIENTS if one.name == client).call(Ask("http://127.0.0.1:0", 1))
+
+
 def _plugs(folder: str) -> list[str]:
     found = importlib.import_module(f"keyguard.{folder}")
     return [one.name for one in pkgutil.iter_modules(found.__path__, f"keyguard.{folder}.")]
@@ -72,8 +85,10 @@ def main() -> None:
 
     for module in ("keyguard.ledgers.sqlite", "keyguard.backends.local", *_plugs("patches"), *_plugs("vendors")):
         importlib.import_module(module)
-    pid = 0
+    pid, warm = 0, set[str]()
     for line in sys.stdin:
+        if line != "over\n":
+            _warm(json.loads(line)["client"], warm)
         if line == "over\n":
             said = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) * -1
         else:
