@@ -77,9 +77,8 @@ class Row:
         return self.problems[0].words if self.problems else "held"
 
     def broke(self, promise: Promise, words: str) -> None:
-        """Note a broken promise, once in the same words."""
-        if Problem(promise, words) not in self.problems:
-            self.problems.append(Problem(promise, words))
+        """Note a broken promise."""
+        self.problems.append(Problem(promise, words))
 
 
 @dataclass(frozen=True, slots=True)

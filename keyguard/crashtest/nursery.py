@@ -176,21 +176,26 @@ def main(path: str) -> None:
     """Do what each line of stdin says, until it ends."""
     from keyguard.crashtest.worker import Worker
 
-    # Nobody waits for workers: the kernel reaps them.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
+        _reap()
         word, *names = line.split()
         for name in names:
             # Some are nobody's to import by name; whoever needs them will.
             with suppress(Exception):
                 importlib.import_module(name)
         if word == "fork" and os.fork() == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connection.connect(path)
             worker = Worker(connection)
             worker.work()
             worker.leave()
+
+
+def _reap() -> None:
+    """Forget the workers that have ended."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 if __name__ == "__main__":

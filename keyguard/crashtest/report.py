@@ -52,8 +52,8 @@ class RichReport:
         doubts = "n/a" if row.doubts is None else str(row.doubts)
         figures = f"{show(row.cap):>10}{show(row.vendor):>10}{show(row.ledger):>10}{row.false_refusals:>9}{doubts:>8}{row.seconds:>7.1f}"
         colour = "red" if row.problems else "green"
-        note = f" [dim]({escape(row.note)})[/]" if row.note else ""
-        self._say(f"{row.event:<22}{figures}  [{colour}]{escape(row.verdict)}[/]{note} [dim]{escape(row.words)}[/]")
+        note = f"; {row.note}" if row.note else ""
+        self._say(f"{row.event:<22}{figures}  [{colour}]{escape(row.verdict):<8}[/]  [dim]{escape(row.words + note)}[/]")
 
     def close(self, findings: Findings) -> None:
         """Print which promises held, with what broke them."""

@@ -95,6 +95,9 @@ class Stage:
         is_own: Whether the ledger is this event's alone, so that its clock may be moved.
         is_quick: The short form.
         rng: Of the event's randomness.
+        is_daily: As of `Terms`.
+        kills: How many workers were killed in a call.
+        justified: Names of refusals that the event gives reason for, beside the cap.
     """
 
     row: Row
@@ -110,12 +113,15 @@ class Stage:
     is_quick: bool
     rng: random.Random
     is_daily: bool = False
+    kills: int = 0
     justified: frozenset[str] = frozenset()
     till: Till = field(init=False)
     _prefix: str = field(init=False)
     _clerk: Hand | None = None
     _figures: dict[int, Money] = field(default_factory=dict[int, "Money"])
     _hands: list[Hand] = field(default_factory=list["Hand"])
+    _worst_truth: Money = 0
+    _worst_gap: tuple[Money, Money, Money] = (0, 0, 0)
 
     def __post_init__(self) -> None:
         self._prefix = f"cus_{self.run.replace('-', '_')}_"
@@ -162,14 +168,10 @@ class Stage:
     def check(self) -> None:
         """Compare: what the vendor had charged before is counted now. And it is no more than the cap."""
         truth = self.till.look()
-        self.row.tested |= {"I1"}
-        if truth > self.row.cap:
-            self.row.broke("I1", f"{show(truth)} were charged on a cap of {show(self.row.cap)}")
+        self._worst_truth = max(self._worst_truth, truth)
         if self.is_shared:
             figure = self.figure()
-            self.row.tested |= {"I2"}
-            if figure < truth:
-                self.row.broke("I2", f"{show(truth)} were charged when {show(figure)} were counted")
+            self._worst_gap = max(self._worst_gap, (truth - figure, truth, figure))
 
     def gather(self, hands: Iterable[Hand]) -> Spending:
         """Wait until workers have spent what they were told to, comparing the figures meanwhile; counts their refusals."""
@@ -203,10 +205,20 @@ class Stage:
     def fills(self, dollars: int, spending: Spending) -> None:
         """Say that nothing was given back since: whoever was refused by the cap had no room, which the figure shows still."""
         room = self.row.cap - self.figure()
-        self.row.tested |= {"I4"}
+        if spending.capped:
+            self.row.tested |= {"I4"}
         if spending.capped and room >= dollars * USD:
             self.row.false_refusals += spending.capped
             self.row.broke("I4", f"{spending.capped} calls of {show(dollars * USD)} were refused with {show(room)} left")
+
+    def spends_the_rest(self, hand: Hand, dollars: int) -> None:
+        """See that what the vendor turned out not to have charged can be spent now; where nobody was asked, it cannot."""
+        if "reconcile" not in self.extras:
+            return
+        many = self.row.cap // (dollars * USD) + 1
+        self.fills(dollars, self.spend(hand, self.names(many, "rest"), dollars))
+        if self.till.look() < self.row.cap:
+            self.row.broke("I4", f"{show(self.row.cap - self.till.look())} could not be spent, though every doubt is resolved")
 
     def broke(self, promise: Promise, words: str) -> None:
         """Note a broken promise."""
@@ -228,35 +240,49 @@ class Stage:
         asker = self.worker(offset=_LATER if self.is_own else 0.0)
         self.row.doubts = int(asker.ask("reconcile")["left"])
         if self.row.doubts and not self.is_own:
-            self.row.note = f"{self.row.doubts} calls that were not executed could be released in an hour; released by hand"
-            asker.ask("release_rest", reason="the crash test's vendor has not executed it, and is gone")
-            self.row.doubts = 0
+            # The hours are not ours to let pass there.
+            self.row.note = f"{self.row.doubts} released by hand: never made, which may be presumed in an hour"
+            asker.ask("release_rest", reason="the crash test's vendor has not made it, and is gone")
         elif self.row.doubts:
             self.row.broke("I3", f"{self.row.doubts} calls are in doubt still after the vendor was asked")
         asker.end()
 
     def finish(self) -> None:
         """Compare everything for the last time."""
+        row = self.row
+        self.calm()
         self.check()
-        self.row.vendor, self.row.ledger = self.till.look(), self.figure()
-        if not self.is_shared:
-            self.row.tested |= {"I2"}
-        if not self.row.vendor:
-            self.row.broke("run", f"nothing was charged: {self.row.failed}")
-        if self.row.ledger < self.row.vendor:
-            self.row.broke("I2", f"{show(self.row.vendor)} were charged and {show(self.row.ledger)} are counted")
-        if "reconcile" in self.extras and self.row.ledger != self.row.vendor:
-            self.row.broke("I3", f"{show(self.row.ledger)} are counted for {show(self.row.vendor)} that were charged")
-        if self.row.refused:
-            self.row.tested |= {"I3", "I4"}
-        self.row.tested |= {"once"}
+        if row.doubts is None and "reconcile" in self.extras:
+            row.doubts = int(self.clerk.ask("reconcile")["left"])
+        row.vendor, row.ledger = self.till.look(), self.figure()
+        self._worst_gap = max(self._worst_gap, (row.vendor - row.ledger, row.vendor, row.ledger))
+        row.tested |= {"I1", "I2", "once"}
+        if self._worst_truth > row.cap:
+            row.broke("I1", f"{show(self._worst_truth)} were charged on a cap of {show(row.cap)}")
+        gap, truth, figure = self._worst_gap
+        if gap > 0:
+            row.broke("I2", f"{show(truth)} were charged when {show(figure)} were counted")
+        self._compare_refused()
+        if not row.vendor:
+            row.broke("run", f"nothing was charged: {row.failed}")
         twice = sum(count > 1 for count in self.till.by_customer.values())
         if twice:
-            self.row.broke("once", f"{twice} customers were charged more than once")
+            row.broke("once", f"{twice} customers were charged more than once")
         if "verify" in self.extras:
-            self.row.tested |= {"books"}
+            row.tested |= {"books"}
             for wrong in self.clerk.ask("verify")["wrong"]:
-                self.row.broke("books", wrong)
+                row.broke("books", wrong)
+
+    def _compare_refused(self) -> None:
+        """Compare to the cent where nothing is unknown: what a refused call left behind would be too much."""
+        row = self.row
+        if not row.refused:
+            return
+        row.tested |= {"I4"}
+        if "reconcile" in self.extras or not (row.failed or self.kills):
+            row.tested |= {"I3"}
+            if row.ledger > row.vendor:
+                row.broke("I3", f"{show(row.ledger)} are counted for {show(row.vendor)} that were charged")
 
     def close(self) -> None:
         """Let all processes end."""

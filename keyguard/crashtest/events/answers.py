@@ -22,6 +22,7 @@ def lost(stage: Stage) -> None:
     spending = stage.spend(worker, stage.names(stage.of(300, 60)), 1, threads=8, tries=4)
     stage.fills(1, spending)
     stage.reconcile()
+    stage.spends_the_rest(worker, 1)
 
 
 def storm(stage: Stage) -> None:
@@ -38,3 +39,4 @@ def storm(stage: Stage) -> None:
     spending = stage.spend(worker, stage.names(stage.of(60, 30)), 1, threads=16, tries=3)
     stage.fills(1, spending)
     stage.reconcile()
+    stage.spends_the_rest(worker, 1)

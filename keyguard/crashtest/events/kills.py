@@ -25,15 +25,11 @@ def _killed(stage: Stage, step: str) -> None:
         _kill_one(stage, name, step, number)
     again = stage.worker()
     # Every other victim is started again; what became of the rest only the vendor knows.
-    spending = stage.spend(again, names[::2], _DOLLARS)
-    more = stage.names(2 * stage.row.cap // (_DOLLARS * USD))
-    spending = stage.spend(again, more, _DOLLARS)
+    stage.spend(again, names[::2], _DOLLARS)
+    spending = stage.spend(again, stage.names(2 * stage.row.cap // (_DOLLARS * USD)), _DOLLARS)
     stage.fills(_DOLLARS, spending)
     stage.reconcile()
-    if "reconcile" in stage.extras:
-        # What the vendor never did may be spent now.
-        spending = stage.spend(again, stage.names(len(more), "late"), _DOLLARS)
-        stage.fills(_DOLLARS, spending)
+    stage.spends_the_rest(again, _DOLLARS)
 
 
 def _kill_one(stage: Stage, name: str, step: str, number: int) -> None:
@@ -49,6 +45,7 @@ def _kill_one(stage: Stage, name: str, step: str, number: int) -> None:
         victim.answer()
     stage.check()
     victim.kill()
+    stage.kills += 1
     if on_the_wire:
         stage.double.release()
         stage.double.wait_until_quiet()

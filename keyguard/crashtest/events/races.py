@@ -44,7 +44,6 @@ def second_process(stage: Stage) -> None:
     for worker in workers:
         worker.tell("spend", names=stage.names(count), amount=USD, entries=4)
     stage.gather(workers)
-    stage.double.clear()
     stage.reconcile()
     if "entry" in stage.extras and stage.till.look() < stage.row.cap:
         stage.broke("I4", f"only {len(stage.till.by_customer)} of {count} charges were made")
