@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import resend
 import stripe
 
 import keyguard
 from keyguard import doubts
 from keyguard.ledgers import open_ledger
 from keyguard.testing.double import Fault, VendorDouble
+from tests.support_twilio_server import ACCOUNT, TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +25,7 @@ if TYPE_CHECKING:
 
 USD = 1_000_000
 HOUR = 3600.0
-SECRET = "sk_test_of_a"
-CHARGE = "/v1/payment_intents"
+SECRET, RESEND_KEY = "sk_test_of_a", "re_of_a"
 
 
 class Place:
@@ -99,13 +100,18 @@ def charge(amount: int = 500, **fields: Any) -> stripe.PaymentIntent:
 
 
 @contextmanager
-def placed(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """Start a double and point Stripe's client and keyguard's settings at it."""
+def placed(folder: Path, patch: pytest.MonkeyPatch, vendor: str = "stripe") -> Iterator[Place]:
+    """Start a double, and point the clients and keyguard's settings at it, as one vendor's stand-in."""
     with VendorDouble() as double:
-        patch.setenv("KEYGUARD_VENDOR_HOSTS", f"stripe={double.host}")
+        patch.setenv("KEYGUARD_VENDOR_HOSTS", f"{vendor}={double.host}")
         patch.setenv("STRIPE_SECRET_KEY", SECRET)
         patch.setenv("KEYGUARD_DURABILITY", "process")
         patch.setattr(stripe, "api_base", double.url)
         patch.setattr(stripe, "api_key", SECRET)
         patch.setattr(stripe, "max_network_retries", 0)
+        patch.setattr(resend, "api_url", double.url)
+        patch.setattr(resend, "api_key", RESEND_KEY)
+        patch.setenv("RESEND_API_KEY", RESEND_KEY)
+        patch.setenv("TWILIO_ACCOUNT_SID", ACCOUNT)
+        patch.setenv("TWILIO_AUTH_TOKEN", TOKEN)
         yield Place(folder, double)

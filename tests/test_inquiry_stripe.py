@@ -254,7 +254,7 @@ ALONE = doubt_of("stripe", CREATE, payee=payee_of("run:a", "/v1/payment_intents 
 
 def test_without_a_key_amount_customer_and_time_tell() -> None:
     """Of the objects of that time those with the amount and the customer are candidates; others are not."""
-    others = [intent("pi_2", amount=501), intent("pi_3", customer="cus_2"), intent("pi_5", currency="eur")]
+    others = [intent("pi_2", amount=501), intent("pi_3", customer="cus_2"), intent("pi_4", customer="cus_2", currency="eur")]
     script = Script({"/v1/payment_intents": page(intent(), *others)})
 
     found = script.play(inquiry.inquire(ALONE, NOW))
@@ -291,16 +291,28 @@ def test_a_card_may_be_written_otherwise_in_what_it_paid(payee: str, made: dict[
     assert ([one.object_id for one in found.candidates], found.is_whole) == (candidates, is_whole)
 
 
+@pytest.mark.parametrize(
+    "made", [intent(currency="eur"), intent(amount="x"), intent(customer=None, currency="eur"), {"object": "payment_intent"}]
+)
+def test_what_cannot_be_counted_now_is_not_taken_for_absent(made: dict[str, Any]) -> None:
+    """In another currency, whose rate may be another by now, or unreadable: it may be the call's, so nothing is released."""
+    found = Script({"/v1/payment_intents": page(made)}).play(inquiry.inquire(ALONE, NOW))
+
+    assert (found.candidates, found.is_whole) == ((), False)
+
+
 def test_refunds_are_looked_for_at_their_charge() -> None:
-    """A refund without a key is looked for among those of what it gives back."""
+    """A refund without a key is looked for among those of what it gives back; one that may be it is shown to a person."""
     doubt = doubt_of("stripe", "refunds.create", object_id="pi_1", payee=payee_of("run:a", "/v1/refunds payment_intent=pi_1"))
     refund = {"id": "re_1", "object": "refund", "amount": 500, "currency": "usd", "status": "succeeded", "payment_intent": "pi_1"}
     script = Script({"/v1/refunds": page(refund)})
 
     found = script.play(inquiry.inquire(doubt, NOW))
 
-    assert [one.object_id for one in found.candidates] == ["re_1"]
+    assert (found.candidates, found.is_whole) == ((), False)
+    assert "re_1 was made then" in found.words
     assert script.asked[0][1]["payment_intent"] == ["pi_1"]
+    assert Script({"/v1/refunds": page({**refund, "amount": 300})}).play(inquiry.inquire(doubt, NOW)).is_whole
 
 
 def test_what_nobody_can_find_is_said() -> None:

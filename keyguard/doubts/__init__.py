@@ -11,7 +11,7 @@ What vendors are asked is theirs (keyguard.vendors), what follows is `_verdicts.
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from keyguard import context
@@ -196,12 +196,12 @@ def _learned(ledger: Ledger, doubts: Sequence[Doubt], kind: Question, questions:
     """Book what open intents, or estimates, have come to; nothing where there is nothing new."""
     now = ledger.now()
     for doubt in doubts[:_MOST_READ]:
-        plug = vendor_named(doubt.vendor)
-        inquiring: Inquiring | None = getattr(plug, "inquiring", None)
+        inquiring = _inquiring(doubt.vendor)
         if inquiring is None or now - doubt.at > inquiring.history:
             # Given up: what nobody priced by then stays at its estimate.
             continue
         try:
+            plug = vendor_named(doubt.vendor)
             outcome = questions.drive(late.read(doubt, plug, inquiring, is_open=kind == "open"), doubt, inquiring)
         except ConfigurationError:
             # Nothing is in doubt here, so nothing is missed but a figure that may be too high.
@@ -212,24 +212,32 @@ def _learned(ledger: Ledger, doubts: Sequence[Doubt], kind: Question, questions:
 
 def _known_now(ledger: Ledger, doubt: Doubt, outcome: Outcome, by: str, *, dry_run: bool) -> Answer:
     fact = outcome.facts[0]
-    words = f"{fact.object_id} is {fact.status or 'priced'}: {show(fact.spent)} spent, {show(fact.held)} held; it was {show(doubt.amount)}"
+    parts = f"{show(fact.spent)} spent, {show(fact.held)} held; it was {show(doubt.amount)}"
+    words = _shown(f"{fact.object_id} is {fact.status or 'priced'}: {parts}")
     if dry_run:
         return Answer(doubt, "settled", words, fact.spent + fact.held)
     receipt = ledger.resolve(doubt.reservation_id, outcome, by=by, reason=f"{doubt.vendor}: {words}")
     return Answer(doubt, "settled", words, receipt.spent + receipt.held)
 
 
-def _inquired(doubt: Doubt, questions: Questions, now: float) -> Asked:
+def _inquiring(vendor: str) -> Inquiring | None:
+    """Return how a vendor is asked; None where nobody knows how, or only the program that registered it knows the vendor at all."""
     try:
-        inquiring: Inquiring | None = getattr(vendor_named(doubt.vendor), "inquiring", None)
+        found: Inquiring | None = getattr(vendor_named(vendor), "inquiring", None)
     except ConfigurationError:
-        inquiring = None
+        return None
+    return found
+
+
+def _inquired(doubt: Doubt, questions: Questions, now: float) -> Asked:
+    inquiring = _inquiring(doubt.vendor)
     if inquiring is None:
         words = "nobody knows how to ask it: look there, then keyguard settle or release"
         return Asked(doubt, Finding(words=words), now, None, 0.0, is_owner=False)
     try:
         is_owner = questions.is_owner(doubt, inquiring)
         finding = questions.drive(inquiring.inquire(doubt, now), doubt, inquiring)
+        finding = replace(finding, words=_shown(finding.words))
     except ConfigurationError as error:
         is_owner, finding = False, Finding(words=str(error))
     return Asked(doubt, finding, now, inquiring.absence_margin, inquiring.history, is_owner)
@@ -310,10 +318,10 @@ def _in_use() -> Ledger | None:
 def _listed(ledger: Ledger, run: str | None, vendor: str | None, kind: Question = "doubt") -> list[Doubt]:
     if run is not None and ledger.key(run_id=run) is None:
         raise ConfigurationError(f"no run {run!r} in {ledger.url}; `keyguard status` lists what there is")
-    if vendor is not None:
-        # An unknown one would find nothing in doubt.
-        vendor_named(vendor)
     found = ledger.doubts(None if run is None else f"run:{run}", kind=kind)
+    if vendor is not None and all(doubt.vendor != vendor for doubt in found):
+        # A misspelt one would have nothing in doubt; one that only another program has registered may have.
+        vendor_named(vendor)
     return [doubt for doubt in found if vendor in {None, doubt.vendor}]
 
 
@@ -333,6 +341,11 @@ def _one(ledger: Ledger, name: str) -> str:
     if not name:
         raise ConfigurationError("give the id of a doubt, as `keyguard doubts` shows it")
     return found[0].reservation_id if found else name
+
+
+def _shown(words: str) -> str:
+    """Return words that may hold what a vendor answered, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in words)[:_LONGEST_REASON]
 
 
 def _said(reason: str) -> str:

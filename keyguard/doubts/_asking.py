@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
@@ -86,15 +86,14 @@ class Questions:
         Raises:
             ConfigurationError: there is no secret to ask with, or no host; says what to set.
         """
-        question = next(asking, None)
+        answer: Any = None
         while True:
             try:
-                if question is None:
-                    raise ConfigurationError("the inquiry asked nothing")
-                question = asking.send(self._answer(question.path, doubt, inquiring))
+                question = asking.send(answer)
             except StopIteration as stop:
                 found: _T = stop.value
                 return found
+            answer = self._answer(question.path, doubt, inquiring)
 
     def _answer(self, path: str, doubt: Doubt, inquiring: Inquiring) -> Reply:
         _, secret = self._secret(doubt)
@@ -105,7 +104,7 @@ class Questions:
         return self._answers[known]
 
     def _asked(self, path: str, headers: Mapping[str, str], vendor: str, inquiring: Inquiring) -> Reply:
-        client = self._client(vendor, inquiring)
+        client = self.client(vendor, inquiring)
         for _ in range(_TRIES - 1):
             found = _got(client, path, headers)
             pause = _pause(found.headers.get("retry-after", "1"))
@@ -114,7 +113,13 @@ class Questions:
             self._sleep(pause)
         return _got(client, path, headers)
 
-    def _client(self, vendor: str, inquiring: Inquiring) -> httpx.Client:
+    def client(self, vendor: str, inquiring: Inquiring) -> httpx.Client:
+        """
+        Return the client by which a vendor is asked: of its stand-in, where one is listed.
+
+        Raises:
+            ConfigurationError: several are.
+        """
         if vendor not in self._clients:
             listed = [host for host, name in self._hosts.items() if name == vendor]
             if len(listed) > 1:

@@ -55,10 +55,11 @@ class Books:
         return self._holds.is_idle
 
     def _mark(self) -> None:
+        # With something open the mark stays where it was set before that; and it is set before rows that may yet be undone.
+        if self._holds.is_idle or not self._owners.is_marked:
+            self._owners.claim(self.log.mark()[0])
         if self._is_unmarked:
             self.doubt_the_dead()
-        if self._is_unmarked or self._holds.is_idle:
-            self._owners.claim(self.log.mark()[0])
         self._is_unmarked, self._reserves_unmarked = False, _MARKED_EVERY
 
     def rollback(self) -> None:

@@ -145,6 +145,9 @@ class Closes:
         if target is None or target.state not in {"O", "S"} or (known.open_id is None and not spent):
             return
         held = fact.held if known.open_id is not None else target.held
+        if 0 < held < target.held and fact.amount < known.amount:
+            # A replay, or a slow answer, shows the object as it was before it was raised; it may still cost what it does now.
+            fact, held = replace(fact, amount=known.amount), target.held
         if spent or held != target.held:
             detail: dict[str, Any] = {"object": known.object_id, "status": fact.status, "by": hold.id, **(said or {})}
             # What was cancelled before it was bought counts no more.

@@ -36,7 +36,8 @@ def doubts(log: Log, scope: str | None, kind: Question) -> list[Doubt]:
     where, arguments = (" AND h.scope = ?", (scope,)) if scope is not None else ("", ())
     text = f"SELECT {_COLUMNS.format(object=named_object, amount=amount)} {source}{where} ORDER BY h.at, h.id"
     rows: list[Any] = log.execute(text, arguments).fetchall()
-    said = dict(_said(log, sorted({row[0] for row in rows})))
+    # When the last request left matters only where it may not have arrived yet.
+    said = dict(_said(log, sorted({row[0] for row in rows}))) if kind == "doubt" else {}
     return [_doubt(row, *said.get(row[0], (row[10], None, "")), is_filed=kind == "open") for row in rows]
 
 

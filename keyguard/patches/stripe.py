@@ -271,13 +271,12 @@ def _vendor_path(path: str) -> str:
 
 def _sent(headers: Mapping[str, str], ticket: context.Ticket) -> Mapping[str, str]:
     """Return the headers as they leave: with the real secret, and the derived key."""
-    found = _with(headers, ticket.secret)
+    found, made = _with(headers, ticket.secret), headers.get("Idempotency-Key")
     if ticket.idempotency_key is None:
-        return found
-    return {
-        **{name: value for name, value in found.items() if name.lower() != "idempotency-key"},
-        "Idempotency-Key": ticket.idempotency_key,
-    }
+        # Plain text to whoever sends or records it.
+        return found if type(made) is not Made else {**found, "Idempotency-Key": str(made)}
+    kept = {name: value for name, value in found.items() if name.lower() != "idempotency-key"}
+    return {**kept, "Idempotency-Key": ticket.idempotency_key}
 
 
 def _with(headers: Mapping[str, str], secret: str | None) -> Mapping[str, str]:

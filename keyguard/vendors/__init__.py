@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Generator
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from keyguard import context
+from keyguard._values import frozen
 from keyguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     Priced: TypeAlias = Usd | Pricing
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Recall:
     """Asked by a quote: what does this run's ledger remember of the object? Answer: Memory or None."""
 
     object_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ask:
     """Asked by a quote: GET this path from the vendor with the caller's own credentials. Answer: Reply."""
 
@@ -183,7 +183,7 @@ class Dated(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Row:
     """
     What one operation of a generic vendor costs, where more is to be said than an amount (`register`).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ absence_margin: float | None = 3600.0
 history = 86_400.0
 is_by_account = False
 _MAKING = 3600.0
+_FRACTION = re.compile(r"\.([0-9]+)")
 
 
 def signed(_doubt: Doubt, secret: str, _environ: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
@@ -49,6 +51,8 @@ def inquire(doubt: Doubt, _now: float) -> Inquiry:
     )
     if not found.is_whole:
         return Finding(words=found.why)
+    if any(_instant(item.get("created_at")) is None or _id_of(item) is None for item in found.items):
+        return Finding(words="one of the e-mails that it lists cannot be read; look in its dashboard")
     alike = [candidate for item in found.items if (candidate := _candidate(doubt, item, since)) is not None]
     words = f"of the {len(found.items)} e-mails that it lists {len(alike)} went to those recipients then"
     return Finding(words=words, candidates=tuple(alike), is_whole=True)
@@ -76,8 +80,8 @@ def _instant(value: Any) -> float | None:
     if not isinstance(value, str):
         return None
     text = value.strip().replace("Z", "+00:00").replace(" ", "T", 1)
-    # `+00`, as its database writes it, is no offset for Python 3.10.
-    text = f"{text}:00" if text[-3:-2] in {"+", "-"} else text
+    # `+00`, as its database writes it, is no offset for Python 3.10, nor `.5` a fraction.
+    text = _FRACTION.sub(lambda found: f".{found[1][:6]:0<6}", f"{text}:00" if text[-3:-2] in {"+", "-"} else text)
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

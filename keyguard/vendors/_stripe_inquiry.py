@@ -8,64 +8,29 @@ call's Idempotency-Key, which the events carry: "request.idempotency_key: The id
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
-from urllib.parse import urlencode
 
-from keyguard.identity import key_for, payee_of, request_of_key
-from keyguard.model import Call, Outcome, Quote, Reply
-from keyguard.vendors import _stripe_money as money
+from keyguard.identity import key_for, request_of_key
+from keyguard.model import Call, Outcome, Reply
 from keyguard.vendors import _stripe_replies as replies
-from keyguard.vendors._inquiry import SKEW, Candidate, Finding, Listing, Unread, document, listing
+from keyguard.vendors._inquiry import SKEW, Finding, Listing, Unread, document
+from keyguard.vendors._stripe_likeness import by_likeness
+from keyguard.vendors._stripe_made import MADE, MARGIN, Made, listed, outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from keyguard.model import Doubt, Fact, Money
+    from keyguard.model import Doubt, Fact
     from keyguard.vendors._inquiry import Asking, Document, Inquiry
 
 base = "https://api.stripe.com"
-# Stripe says nothing of how late a request may still be executed; its own clients give up on one after 80 seconds.
-absence_margin: float | None = 3600.0
+absence_margin: float | None = MARGIN
 # "List events, going back up to 30 days" (API reference, read 2026-11-26); a day less, for those at the edge.
 history = 29 * 86_400.0
 is_by_account = False
 _HOUR = 3600.0
-_MOST = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """
-    How an operation is found that makes an object.
-
-    Attributes:
-        kind: The object's.
-        path: Its collection.
-        events: The types that tell of it, whatever its state; () = it may be made without one, so that no event proves nothing.
-    """
-
-    kind: str
-    path: str
-    events: tuple[str, ...]
-
-
-# Types by Stripe's API reference, "Types of events", read 2026-11-26.
-_MADE = {
-    "payment_intents.create": Made(
-        "payment_intent",
-        "/v1/payment_intents",
-        (
-            "payment_intent.created", "payment_intent.succeeded", "payment_intent.payment_failed", "payment_intent.processing",
-            "payment_intent.requires_action", "payment_intent.amount_capturable_updated", "payment_intent.canceled",
-        ),
-    ),
-    "charges.create": Made("charge", "/v1/charges", ("charge.succeeded", "charge.failed", "charge.pending", "charge.captured")),
-    "refunds.create": Made("refund", "/v1/refunds", ("refund.created", "refund.updated", "refund.failed", "charge.refunded")),
-    "transfers.create": Made("transfer", "/v1/transfers", ("transfer.created",)),
-    "payouts.create": Made("payout", "/v1/payouts", ("payout.created",)),
-    "topups.create": Made("topup", "/v1/topups", ("topup.created", "topup.succeeded", "topup.failed")),
-}  # fmt: skip
 _DECLINED = "payment_intent.payment_failed"
 # By state alone: what such a call does shows in the object that it is about.
 _PAID = frozenset({"succeeded", "processing", "requires_capture", "requires_action", "canceled"})
@@ -104,10 +69,10 @@ def inquire(doubt: Doubt, now: float) -> Inquiry:
     try:
         if doubt.object_id and (doubt.operation in _HAPPENED or doubt.operation in _RAISED):
             return (yield from _of_object(doubt))
-        if doubt.operation in _MADE and not doubt.identity:
-            return (yield from _by_likeness(doubt, _MADE[doubt.operation]))
+        if doubt.operation in MADE and not doubt.identity:
+            return (yield from by_likeness(doubt, MADE[doubt.operation]))
         if doubt.identity:
-            return (yield from _by_key(doubt, _MADE.get(doubt.operation), now))
+            return (yield from _by_key(doubt, MADE.get(doubt.operation), now))
     except Unread as unread:
         return Finding(words=str(unread))
     return Finding(
@@ -175,18 +140,9 @@ def _by_key(doubt: Doubt, made: Made | None, now: float) -> Inquiry:
 def _events(doubt: Doubt, made: Made | None) -> Asking[Listing]:
     # In whole hours, so that doubts of the same time ask the same question, whose answer is had already.
     since = int((doubt.at - SKEW) // _HOUR * _HOUR)
-    until = int(-((doubt.sent_at + (absence_margin or 0) + SKEW) // -_HOUR) * _HOUR)
+    until = int(-((doubt.sent_at + MARGIN + SKEW) // -_HOUR) * _HOUR)
     types = [(f"types[{index}]", name) for index, name in enumerate(made.events)] if made is not None else []
-    return _list("/v1/events", [("created[gte]", str(since)), ("created[lte]", str(until)), *types])
-
-
-def _list(path: str, query: list[tuple[str, str]]) -> Asking[Listing]:
-    first = f"{path}?{urlencode([*query, ('limit', str(_MOST))])}"
-
-    def following(page: Document, last: Document) -> str | None:
-        return f"{first}&starting_after={last.get('id')}" if page.get("has_more") and last.get("id") else None
-
-    return listing(first, lambda page: page.get("data"), following)
+    return listed("/v1/events", [("created[gte]", str(since)), ("created[lte]", str(until)), *types])
 
 
 def _is_of(event: Document, doubt: Doubt) -> bool:
@@ -213,7 +169,7 @@ def _made(doubt: Doubt, made: Made | None, ours: list[Document]) -> Inquiry:
     if path is None:
         return Finding(words=f"this call made {object_id}; settle it by hand, by what that did cost")
     body = yield from document(path)
-    outcome = _outcome(doubt, body)
+    outcome = outcome_of(doubt, body)
     if outcome is None:
         return Finding(words=f"this call made {object_id}, whose cost cannot be read; settle it by hand")
     is_declined = any(event.get("type") == _DECLINED for event in ours) or (
@@ -237,59 +193,3 @@ def _place_of(object_id: str) -> str | None:
 
 def _aliases(outcome: Outcome) -> tuple[str, ...]:
     return tuple(name for fact in outcome.facts for name in fact.aliases)
-
-
-def _outcome(doubt: Doubt, body: Document) -> Outcome | None:
-    """Read what the call cost from what it made, as from its own answer."""
-    from keyguard.vendors.stripe import FLOWS
-
-    flow = FLOWS.get(doubt.operation)
-    call = Call("stripe", doubt.method, "https", "api.stripe.com", "/v1")
-    try:
-        return None if flow is None else flow.settle(call, Quote(doubt.amount, object_id=doubt.object_id), body, doubt.request_id)
-    except (ValueError, RecursionError):
-        return None
-
-
-# -- without a key ---------------------------------------------------------------------------------
-
-
-def _by_likeness(doubt: Doubt, made: Made) -> Inquiry:
-    """Look for whatever the call may have made: of its amount, its customer, its time."""
-    since, until = int(doubt.at - SKEW), int(doubt.sent_at + (absence_margin or 0) + SKEW) + 1
-    query = [("created[gte]", str(since)), ("created[lte]", str(until))]
-    if made.kind == "refund" and doubt.object_id:
-        query.append(("payment_intent" if doubt.object_id.startswith("pi_") else "charge", doubt.object_id))
-    found = yield from _list(made.path, query)
-    if not found.is_whole:
-        return Finding(words=found.why)
-    alike = [candidate for body in found.items if (candidate := _candidate(doubt, body)) is not None]
-    ours = tuple(candidate for candidate, is_named in alike if is_named)
-    if alike and not ours:
-        return Finding(
-            words=f"{alike[0][0].object_id} has its amount, and may be of it: it names no customer; settle or release it by hand"
-        )
-    return Finding(words=f"of its {len(found.items)} {made.kind}s of that time {len(ours)} look like it", candidates=ours, is_whole=True)
-
-
-def _candidate(doubt: Doubt, body: Document) -> tuple[Candidate, bool] | None:
-    """Return an object that may be of the call, and whether it names whom the call charges or pays; None = it surely is of another one."""
-    outcome, object_id, created = _outcome(doubt, body), money.id_of(body), body.get("created")
-    if outcome is None or object_id is None or _amount(body) != doubt.amount:
-        return None
-    candidate = Candidate(object_id, outcome, float(created) if isinstance(created, int) else 0.0)
-    path = f"/v1/{body.get('object')}s"
-    named = [f"{path} {name}={value}" for name in money.PAYEES if (value := money.id_of(body.get(name)))]
-    if doubt.payee in {payee_of(doubt.scope, one) for one in [*named, ""]}:
-        # A call that names nobody makes an object that names no customer, and the other way round.
-        is_named = bool(doubt.payee) or not body.get("customer")
-        return (candidate, True) if is_named else None
-    # A customer comes first in both; a card or a token is written otherwise in what was made of it.
-    return None if body.get("customer") or body.get("customer_account") else (candidate, False)
-
-
-def _amount(body: Document) -> Money | None:
-    try:
-        return money.units(body, "amount")
-    except ValueError:
-        return None

@@ -41,6 +41,13 @@ PAYEES = ("customer", "customer_account", "destination", "cardholder", "payment_
 _COLLECTION = 2  # slashes in `/v1/payment_intents`
 
 
+def payee(call: Call) -> str:
+    """Return whom a write charges or pays, by the first of the parameters that says so; of a write about an object, the object."""
+    pairs = dict(call.body or ())
+    found = next((f"{name}={pairs[name]}" for name in PAYEES if pairs.get(name)), "")
+    return f"{call.path} {found}" if found or call.path.count("/") > _COLLECTION else ""
+
+
 def parameters(call: Call) -> dict[str, str]:
     """
     Return the money parameters of a priced write, each at most once.
@@ -61,13 +68,6 @@ def parameters(call: Call) -> dict[str, str]:
         if root_of(name) in _GUARDED:
             raise MalformedCall(f"the parameter {root_of(name)!r} of a POST belongs in its body, not in the query; nothing was sent")
     return found
-
-
-def payee(call: Call) -> str:
-    """Return whom a write charges or pays, by the first of the parameters that says so; of a write about an object, the object."""
-    pairs = dict(call.body or ())
-    found = next((f"{name}={pairs[name]}" for name in PAYEES if pairs.get(name)), "")
-    return f"{call.path} {found}" if found or call.path.count("/") > _COLLECTION else ""
 
 
 # Forms repeat their few names on every call.

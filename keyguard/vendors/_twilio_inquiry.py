@@ -68,6 +68,8 @@ def inquire(doubt: Doubt, _now: float) -> Inquiry:
     )
     if not found.is_whole:
         return Finding(words=found.why)
+    if any(_instant(item.get("date_created")) is None or not isinstance(item.get("to"), str) for item in found.items):
+        return Finding(words=f"one of the {name} that it lists cannot be read; look in its Console")
     alike = [candidate for item in found.items if (candidate := _candidate(doubt, item, since)) is not None]
     words = f"of the {len(found.items)} {name} that it lists {len(alike)} went to that recipient then"
     return Finding(words=words, candidates=tuple(alike), is_whole=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -140,6 +141,16 @@ def test_a_batch_is_sent_whole_or_in_part(double: VendorDouble) -> None:
         resend.Batch.send([])
 
 
+@pytest.mark.parametrize("body", [b"", b"[]", b"1", b'{"from": 1, "to": {"a": 1}, "subject": "s"}'])
+@pytest.mark.parametrize("path", ["/emails", "/emails/batch"])
+def test_what_is_no_email_is_refused(path: str, body: bytes) -> None:
+    """422, whatever it is."""
+    rows: list[Any] = []
+
+    assert respond(Resend(rows.append, Ids()), Request("POST", path, {"authorization": "Bearer re_1"}, body), 0.0).status == 422
+    assert rows == []
+
+
 def test_what_was_sent_can_be_read_and_listed(double: VendorDouble) -> None:
     """Newest first, in pages; without its text in lists."""
     ids = [send(subject=str(n))["id"] for n in range(5)]
@@ -186,6 +197,19 @@ def test_credentials_must_be_resends(double: VendorDouble, monkeypatch: pytest.M
     answer = respond(Resend(rows.append, Ids()), Request("POST", "/emails", headers, json.dumps(MAIL).encode()), 0.0)
 
     assert (answer.status, rows) == (status, [])
+
+
+def test_a_scheduled_email_is_sent_when_its_time_comes(double: VendorDouble) -> None:
+    """By the vendors' clock; then it cannot be cancelled any more."""
+    due = datetime.fromtimestamp(double.now() + 3_600, timezone.utc).isoformat()
+    mail_id = send(scheduled_at=due)["id"]
+    events = [resend.Emails.get(mail_id)["last_event"]]
+    double.advance(3_600)
+    events.append(resend.Emails.get(mail_id)["last_event"])
+    with pytest.raises(ResendError):
+        resend.Emails.cancel(mail_id)
+
+    assert (events, double.truth.refunded()) == (["scheduled", "delivered"], 0)
 
 
 def test_teams_are_apart(double: VendorDouble, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,9 +153,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         except Exception as error:
-            traceback.print_exc()
             self._listener.world.broken.append(error)
             self.close_connection = True
+            traceback.print_exc()
             return
         self._deliver(delivery)
 

@@ -53,7 +53,7 @@ _IN_FLIGHT = (
     "and the other request is still going through): {}. Please try again later."
 )
 _FAILURES: Mapping[int, dict[str, Any]] = {
-    409: {"type": "invalid_request_error", "code": "idempotency_key_in_use", "message": _IN_FLIGHT.format("scripted")},
+    409: {"type": "invalid_request_error", "code": "idempotency_key_in_use", "message": _IN_FLIGHT.format("the same")},
     429: {"type": "invalid_request_error", "code": "rate_limit", "message": "Request rate limit exceeded."},
     500: {"type": "api_error", "message": "An unknown error occurred"},
     503: {"type": "api_error", "message": "Stripe is temporarily unavailable."},
