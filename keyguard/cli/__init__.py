@@ -74,7 +74,9 @@ def crash_test(
     quick: Annotated[bool, typer.Option("--quick", help="The short form.")] = False,  # noqa: FBT002 -- a flag
     ledger: Annotated[str | None, typer.Option("--ledger", metavar="URL", help="Default: one for each event, which ends with it.")] = None,
     guard: Annotated[str, typer.Option(metavar="NAME", help="keyguard, none, floe-guard, or module:Class of yours.")] = "keyguard",
-    only: Annotated[list[str] | None, typer.Option(metavar="EVENT", help="Only this event, or those that begin so; may be repeated.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="EVENT", help="Only this event, or those that begin so; may be repeated.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of what is random in it.")] = 0,
     as_json: AsJson = False,  # noqa: FBT002 -- a flag
 ) -> None:

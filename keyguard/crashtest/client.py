@@ -52,7 +52,8 @@ class _Transport(HTTPAdapter):
 
 def client(shop: Shop, at: Callable[[str], None]) -> stripe.StripeClient:
     """Make a client."""
-    stripe.HTTPClient.INITIAL_DELAY, stripe.HTTPClient.MAX_DELAY = _PAUSE, _LONGEST_PAUSE
+    pauses: Any = stripe.HTTPClient
+    pauses.INITIAL_DELAY, pauses.MAX_DELAY = _PAUSE, _LONGEST_PAUSE
     session = requests.Session()
     session.trust_env = False
     # A connection that has ended says that what was sent on it is executed, or never will be.

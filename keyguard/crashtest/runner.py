@@ -21,7 +21,7 @@ from keyguard.crashtest.events import EVENTS, Event
 from keyguard.crashtest.judge import Findings, Row
 from keyguard.crashtest.nursery import Nursery, WorkerFailed
 from keyguard.crashtest.stage import Stage, seconds_since
-from keyguard.errors import ConfigurationError, MissingExtra
+from keyguard.errors import ConfigurationError, LedgerUnavailable, MissingExtra
 from keyguard.testing.double import DoubleProcess
 
 if TYPE_CHECKING:
@@ -56,13 +56,16 @@ class Plan:
         Check what can be checked before anything starts.
 
         Raises:
-            ConfigurationError: an event that is not there; a ledger in memory.
+            ConfigurationError: an event that is not there; a ledger in memory, or of a guard that has none.
         """
         for name in self.only:
             if not any(event.name.startswith(name) for event in EVENTS) or not name:
                 raise ConfigurationError(f"--only: no event is called {name!r}; there are {', '.join(event.name for event in EVENTS)}")
-        if self.ledger and not urlsplit(self.ledger).path.strip("/"):
+        parts = urlsplit(self.ledger)
+        if parts.scheme.startswith("sqlite") and not parts.path.strip("/"):
             raise ConfigurationError(f"--ledger: {self.ledger} is in memory, and a crash test needs several processes; name a file")
+        if self.ledger and ":" not in self.guard and self.guard != "keyguard":
+            raise ConfigurationError(f"--ledger: {self.guard} keeps its figures in files of its own; leave the option out")
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -88,14 +91,21 @@ def run(plan: Plan, tell: Callable[[Row], None]) -> Findings:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keyguard-", ignore_cleanup_errors=True)))
         double = stack.enter_context(DoubleProcess(place / "truth.jsonl"))
         (place / "truth.jsonl").touch()
-        nursery = stack.enter_context(Nursery(place, _quiet_env(double.host)))
-        rows = tuple(_Run(plan, place, double, nursery).rows(tell))
+        nursery = stack.enter_context(Nursery(place, quiet_env(double.host)))
+        rows = tuple(Played(plan, place, double, nursery).rows(tell))
     return Findings(plan.guard, plan.ledger, plan.seed, plan.is_quick, rows, seconds_since(begun))
 
 
 @dataclass(slots=True)
-class _Run:
-    """One run of a plan, with the vendor and the workers that all events share."""
+class Played:
+    """
+    One run of a plan.
+
+    Attributes:
+        place: A folder for what it makes.
+        double, nursery: The vendor, and where workers are born; of all events, and of later runs.
+        name: How its runs' ids begin.
+    """
 
     plan: Plan
     place: Path
@@ -106,7 +116,7 @@ class _Run:
     def rows(self, tell: Callable[[Row], None]) -> Iterator[Row]:
         """Play all events; those that only wait do so while the others play."""
         known = self._known()
-        played = [_Played(event, self._stage(event, known)) for event in self.plan.events]
+        played = [_Event(event, self._stage(event, known)) for event in self.plan.events]
         for one in played:
             if one.may_wait:
                 one.begin()
@@ -120,12 +130,11 @@ class _Run:
     def _known(self) -> dict[str, Any]:
         """Ask what the guard can do; the first worker imports it, and this process never does."""
         first = self.nursery.born()
-        known = first.ask("describe", guard=self.plan.guard)
-        if known["missing"]:
-            raise MissingExtra(known["missing"])
-        if known["bad"]:
-            raise ConfigurationError(known["bad"])
-        folder = self.place / "rehearsal"
+        known = first.ask("describe", guard=self.plan.guard, url=self.plan.ledger)
+        for kind in (MissingExtra, ConfigurationError, LedgerUnavailable):
+            if known["error"] == kind.__name__:
+                raise kind(known["words"])
+        folder = self.place / f"{self.name}-rehearsal"
         folder.mkdir()
         terms = Terms(1_000_000, f"{self.name}-rehearsal", f"sqlite:///{folder / 'ledger.db'}", str(folder))
         shop = Shop("sk_test_rehearsal", self.double.url)
@@ -134,7 +143,7 @@ class _Run:
         return known
 
     def _stage(self, event: Event, known: dict[str, Any]) -> Stage:
-        folder = self.place / event.name
+        folder = self.place / f"{self.name}-{event.name}"
         folder.mkdir()
         row = Row(event.name, event.words)
         lacking = event.needs - set(known["extras"])
@@ -142,6 +151,8 @@ class _Run:
             row.skipped = f"the guard has no {', '.join(sorted(lacking))}"
         elif self.plan.ledger and event.spares:
             row.skipped = event.spares
+        elif self.plan.ledger and event.is_of_files and not self.plan.ledger.startswith("sqlite"):
+            row.skipped = "the ledger is no file of this machine"
         return Stage(
             row, self.double, self.nursery, self.plan.guard, frozenset(known["extras"]), known["is_shared"],
             run=f"{self.name}-{event.name}",
@@ -151,11 +162,12 @@ class _Run:
             is_quick=self.plan.is_quick,
             rng=random.Random(f"{self.plan.seed}/{event.name}"),  # noqa: S311 -- a repeatable test, not a secret
             is_daily=event.is_daily,
+            is_faulty=event.is_faulty,
             justified=event.justified,
         )  # fmt: skip
 
 
-class _Played:
+class _Event:
     """One event on its stage."""
 
     def __init__(self, event: Event, stage: Stage) -> None:
@@ -195,7 +207,7 @@ class _Played:
         row.seconds += seconds_since(begun)
 
 
-def _quiet_env(host: str) -> dict[str, str]:
+def quiet_env(host: str) -> dict[str, str]:
     """Return the workers' environment: none of the user's keys, runs, budgets or exporters; the double is Stripe."""
     foreign = ("KEYGUARD_", "OTEL_", "STRIPE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign) or name == "KEYGUARD_DURABILITY"}

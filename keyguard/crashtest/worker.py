@@ -6,7 +6,6 @@ import atexit
 import json
 import os
 import resource
-import socket
 import sys
 import threading
 import time
@@ -20,12 +19,29 @@ from typing import TYPE_CHECKING, Any
 
 from keyguard.crashtest.client import Shop, client, pay
 from keyguard.crashtest.contract import Charge, Terms, extras_of, find
-from keyguard.errors import ConfigurationError, MissingExtra
+from keyguard.errors import ConfigurationError, LedgerUnavailable, MissingExtra
+from keyguard.ledgers import open_ledger
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
-_WORDS = frozenset({"describe", "rehearse", "open", "spend", "figure", "set_clock", "limit_files", "revoke", "reconcile", "release_rest", "verify", "hold_store"})
+_WORDS = frozenset(
+    {
+        "describe",
+        "rehearse",
+        "open",
+        "spend",
+        "figure",
+        "set_clock",
+        "limit_files",
+        "revoke",
+        "reconcile",
+        "release_rest",
+        "verify",
+        "hold_store",
+    }
+)
 _real_time = time.time
 
 
@@ -47,7 +63,9 @@ class Worker:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection, self._lines = connection, connection.makefile("rb")
-        self._step, self._guard, self._client = "", None, None
+        self._step = ""
+        self._guard: Any = None
+        self._client: Any = None
         self._offset = 0.0
         # The system's clock as all code of this process sees it; a guard binds it when it is opened.
         time.time = lambda: _real_time() + self._offset
@@ -63,8 +81,8 @@ class Worker:
                 self._say(broken=f"{type(error).__name__}: {error}")
 
     def leave(self) -> None:
-        """End as a process does whose work is done; only its modules are not taken apart one by one, which would take longer than its work."""
-        atexit._run_exitfuncs()  # noqa: SLF001 -- what os._exit leaves out
+        """End as a process does whose work is done; only that modules are not taken apart one by one, which takes longer than the work."""
+        atexit._run_exitfuncs()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- what os._exit leaves out
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
@@ -90,19 +108,15 @@ class Worker:
 
     # -- words --------------------------------------------------------------------------------------
 
-    def _describe(self, guard: str) -> dict[str, Any]:
-        """Say what a guard can do, or why it is not there."""
-        missing = bad = ""
-        extras: list[str] = []
-        is_shared = False
+    def _describe(self, guard: str, url: str) -> dict[str, Any]:
+        """Say what a guard can do, or why it is not there, or why a ledger is not."""
         try:
             found = find(guard)
-            extras, is_shared = sorted(extras_of(found)), bool(found.is_shared)
-        except MissingExtra as error:
-            missing = str(error)
-        except ConfigurationError as error:
-            bad = str(error)
-        return {"missing": missing, "bad": bad, "extras": extras, "is_shared": is_shared}
+            if url:
+                open_ledger(url).shut()
+        except (MissingExtra, ConfigurationError, LedgerUnavailable) as error:
+            return {"error": type(error).__name__, "words": str(error)}
+        return {"error": "", "extras": sorted(extras_of(found)), "is_shared": bool(found.is_shared)}
 
     def _rehearse(self, guard: str, terms: dict[str, Any], shop: dict[str, Any]) -> dict[str, Any]:
         """Do most of what the others will do, and say which modules that loaded."""
@@ -113,7 +127,8 @@ class Worker:
             self._reconcile()
         return {"modules": sorted(set(sys.modules) - before)}
 
-    def _open(self, guard: str, terms: dict[str, Any], shop: dict[str, Any]) -> None:
+    def _open(self, guard: str, terms: dict[str, Any], shop: dict[str, Any], offset: float = 0.0) -> None:
+        self._set_clock(offset)
         found = find(guard)
         os.environ["STRIPE_SECRET_KEY"] = shop["api_key"]
         self._terms = Terms(**terms)
@@ -145,7 +160,8 @@ class Worker:
                     break
         else:
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(lambda name: self._once(Charge(name, amount, named), tries, tally), names))
+                for name in names:
+                    pool.submit(self._once, Charge(name, amount, named), tries, tally)
         return {
             "charged": tally.charged, "capped": tally.capped, "wrong": tally.wrong, "refused": dict(tally.refused),
             "failed": dict(tally.failed), "slowest": tally.slowest, "figure": None if self._guard.is_shared else self._guard.spent(),
@@ -157,12 +173,12 @@ class Worker:
         for _ in range(tries):
             self._at("before reserve")
             try:
-                guard.call(charge, lambda: pay(self._client, charge.name, charge.amount))  # type: ignore[arg-type]  # -- it is open
+                guard.call(charge, lambda: pay(self._client, charge.name, charge.amount))
             except guard.refusals as error:
                 with tally.lock:
                     self._count_refusal(error, charge, tally)
                 break
-            except Exception as error:
+            except BaseException as error:
                 with tally.lock:
                     tally.failed[type(error).__name__] += 1
                 continue
@@ -174,13 +190,13 @@ class Worker:
 
     def _count_refusal(self, error: Any, charge: Charge, tally: _Tally) -> None:
         tally.refused[type(error).__name__] += 1
-        if isinstance(error, getattr(self._guard, "cap_errors", self._guard.refusals)):  # type: ignore[union-attr]  # -- it is open
+        if isinstance(error, getattr(self._guard, "cap_errors", self._guard.refusals)):
             tally.capped += 1
             room = getattr(error, "remaining", None)
             tally.wrong += room is not None and room >= charge.amount
 
     def _figure(self) -> dict[str, Any]:
-        return {"figure": self._guard.spent()}  # type: ignore[union-attr]  # -- it is open
+        return {"figure": self._guard.spent()}
 
     def _set_clock(self, offset: float) -> None:
         """Step the clock: so many seconds from the true time."""
@@ -192,22 +208,24 @@ class Worker:
         if room is None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
             return {}
-        size = max((path.stat().st_size for path in Path(self._terms.folder).iterdir()), default=0)
+        ledger = Path(self._terms.url.removeprefix("sqlite:///"))
+        files = [*Path(self._terms.folder).iterdir(), *ledger.parent.glob(f"{ledger.name}*")]
+        size = max((path.stat().st_size for path in files), default=0)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, hard))
         return {"limit": size + room}
 
     def _revoke(self) -> dict[str, Any]:
-        self._guard.revoke()  # type: ignore[union-attr]  # -- it is open
+        self._guard.revoke()
         return self._figure()
 
     def _reconcile(self) -> dict[str, Any]:
-        return {"left": self._guard.reconcile()}  # type: ignore[union-attr]  # -- it is open
+        return {"left": self._guard.reconcile()}
 
     def _release_rest(self, reason: str) -> None:
-        self._guard.release_rest(reason)  # type: ignore[union-attr]  # -- it is open
+        self._guard.release_rest(reason)
 
     def _verify(self) -> dict[str, Any]:
-        return {"wrong": self._guard.verify()}  # type: ignore[union-attr]  # -- it is open
+        return {"wrong": self._guard.verify()}
 
     def _hold_store(self) -> None:
-        self._guard.hold_store()  # type: ignore[union-attr]  # -- it is open
+        self._guard.hold_store()

@@ -36,7 +36,7 @@ def midnight(stage: Stage) -> None:
     daily = stage.of(20, 10)
     stage.cap(daily)
     before = -time.time() % _DAY - 5.0
-    worker, other = stage.worker(offset=before), stage.worker(offset=before)
+    worker, other = stage.workers(2, offset=before)
     names = stage.names(7 * daily // 10, "one")
     stage.spend(worker, names[1:], 1)
     stage.double.script(Fault("hold_after", method="POST"))
@@ -50,7 +50,9 @@ def midnight(stage: Stage) -> None:
     stage.gather([other])
     spending = stage.spend(worker, stage.names(2 * daily, "two"), 1, threads=4)
     if spending.charged != daily - 1:
-        stage.broke("I4" if spending.charged < daily - 1 else "I1", f"{spending.charged + 1} of {daily} calls went through on the second day")
+        stage.broke(
+            "I4" if spending.charged < daily - 1 else "I1", f"{spending.charged + 1} of {daily} calls went through on the second day"
+        )
     worker.ask("set_clock", offset=before)
     late = stage.spend(worker, stage.names(3, "late"), 1)
     if late.charged:

@@ -25,7 +25,7 @@ def processes(stage: Stage) -> None:
     """8 processes want three times as much as there is, all at once."""
     stage.cap(stage.of(100, 40))
     names = stage.names(stage.of(320, 120))
-    workers = [stage.worker() for _ in range(8)]
+    workers = stage.workers(8)
     for number, worker in enumerate(workers):
         worker.tell("spend", names=names[number::8], amount=USD, named=False)
     stage.fills(1, stage.gather(workers))
@@ -40,7 +40,7 @@ def second_process(stage: Stage) -> None:
     count = stage.of(10, 6)
     stage.cap(count)
     stage.double.script(Fault("decline", method="POST", path=_PATH, after=stage.rng.randint(0, 2), times=2, every=2))
-    workers = [stage.worker(retries=2) for _ in range(2)]
+    workers = stage.workers(2, retries=2)
     for worker in workers:
         worker.tell("spend", names=stage.names(count), amount=USD, entries=4)
     stage.gather(workers)

@@ -20,8 +20,7 @@ def revoke(stage: Stage) -> None:
     """
     stage.cap(1000)
     stage.double.script(Fault("hold_before", method="POST", after=10, every=2, times=0))
-    workers = [stage.worker(), stage.worker()]
-    later = stage.worker()
+    *workers, later = stage.workers(3)
     for number, worker in enumerate(workers):
         worker.tell("spend", names=stage.names(400, f"w{number}-"), amount=USD, threads=4)
     stage.double.wait_until_held(2)

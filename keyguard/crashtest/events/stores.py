@@ -36,7 +36,7 @@ def full(stage: Stage) -> None:
 def locked(stage: Stage) -> Iterator[None]:
     """Another process has the lock for longer than anybody waits for it: calls are refused unsent; when it is gone they go on."""
     stage.cap(20)
-    worker, holder = stage.worker(), stage.worker()
+    worker, holder = stage.workers(2)
     stage.spend(worker, stage.names(2, "before"), 1)
     holder.ask("hold_store")
     callers = stage.of(2, 1)

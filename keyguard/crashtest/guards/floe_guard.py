@@ -1,10 +1,10 @@
-"""floe-guard (PyPI, MIT), in the form that shares one budget between processes: SqliteStore, reserve_tool, settle_tool, as in its README."""
+"""floe-guard (PyPI, MIT), in the form that shares a budget between processes, by its README: SqliteStore, reserve_tool, settle_tool."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from floe_guard import BudgetExceeded, BudgetGuard, SqliteStore
+from floe_guard import BudgetExceeded, BudgetGuard, SqliteStore  # pyright: ignore[reportMissingTypeStubs]  # -- it has none
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,4 +36,5 @@ class Guard:
 
     def spent(self) -> int:
         """Return spent and held."""
-        return round((self._cap - self._guard.remaining_usd) * 1_000_000)
+        counted: int = round((self._cap - self._guard.remaining_usd) * 1_000_000)
+        return counted

@@ -1,4 +1,4 @@
-"""keyguard itself, as a user has it: `install()` in each process, the charges under idempotency scopes, doubts that the vendor is asked about."""
+"""keyguard itself, as a user has it: `install()` in each process, charges under idempotency scopes, doubts that the vendor resolves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Guard:
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
-        cap = {"daily_usd_cap" if terms.is_daily else "run_usd_cap": to_usd(terms.cap)}
+        cap: dict[str, Any] = {"daily_usd_cap" if terms.is_daily else "run_usd_cap": to_usd(terms.cap)}
         with keyguard.run(terms.run):
             # Day caps are the policy's: one of its own for each run leaves those of others alone.
             self._installed = keyguard.install(terms.url, policy={"name": terms.run}, **cap)
