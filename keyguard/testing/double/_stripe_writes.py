@@ -50,7 +50,7 @@ def update_intent(form: Form, intent_id: str) -> Execute:
     def execute(books: Books, moment: Moment) -> dict[str, Any]:
         found = books.found("payment_intent", intent_id)
         if found["status"] not in _CONFIRMABLE:
-            raise _unexpected("update", found)
+            raise forms.unexpected("update", found)
         books.executed(moment, "object", found, 0)
         found.update(amount=amount or found["amount"], payment_method=method or found["payment_method"])
         found["metadata"].update(metadata)
