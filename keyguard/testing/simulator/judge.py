@@ -181,7 +181,12 @@ class Judge(Checks):
         charge.calls.append(record)
         self.records[record.id], run.live[charge.id] = record, charge
         if order.identity is not None:
-            run.named.setdefault(order.identity.request, []).append(charge)
+            named = run.named.setdefault(order.identity.request, [])
+            if decision is None:
+                charge.torn = [one for one in named if not one.is_over]
+                for one in charge.torn:
+                    one.tear()
+            named.append(charge)
         run.granted += is_counted
         name = (order.account, order.quote.object_id or "")
         owner = self.owners.get(name)
@@ -234,12 +239,12 @@ class Judge(Checks):
         raise self.broken("unexpected", f"the ledger failed: {error}") from error
 
     def _learn(self, record: Record, receipt: Receipt) -> None:
-        charge, told = record.charge, record.told
-        if record.state == "maybe":
+        charge, told, was_lost = record.charge, record.told, record.state == "maybe"
+        if was_lost:
             self._find(record, receipt)
             charge = record.charge
         if not receipt.found:
-            if record.state != "maybe":
+            if not was_lost:
                 raise self.broken("I2", f"reservation {record.id} was granted, and is not there")
             charge.run.granted -= charge.is_counted
             charge.calls.remove(record)
@@ -257,7 +262,7 @@ class Judge(Checks):
             self._tell(record, told)
             self._end(charge)
         elif not charge.is_over and (record.is_final or all(one.state == "known" for one in charge.calls)):
-            charge.run.granted -= charge.is_counted and not charge.was_sent
+            charge.run.granted -= charge.is_counted and not charge.was_sent and not was_lost
             if charge.adopted and charge.thing is not None:
                 charge.thing.told_open += charge.adopted
             charge.is_free = True
@@ -265,16 +270,20 @@ class Judge(Checks):
 
     def _find(self, record: Record, receipt: Receipt) -> None:
         """Learn whether a reserve that raised was committed, and as what."""
-        charge = record.charge
-        if receipt.found and receipt.reservation_id != record.id:
-            # As an attempt of an earlier one.
-            target = self.records[receipt.reservation_id].charge if receipt.reservation_id in self.records else None
-            if target is not None and target is not charge:
-                charge.calls.remove(record)
-                self._end(charge)
-                record.charge = target
-                target.calls.append(record)
-        elif charge.adopts and charge.thing is not None and receipt.held + receipt.doubt + receipt.spent:
+        charge, earlier = record.charge, record.charge.torn
+        counted = receipt.held + receipt.doubt + receipt.spent
+        target = self.records[receipt.reservation_id].charge if receipt.reservation_id in self.records else charge
+        if receipt.found and receipt.reservation_id == record.id and earlier and counted:
+            # It has taken the hold of an earlier day over.
+            target = earlier[-1]
+        for one in earlier:
+            one.mend(charge.day if one is target and receipt.reservation_id == record.id else None)
+        if receipt.found and target is not charge:
+            charge.calls.remove(record)
+            self._end(charge)
+            record.charge = target
+            target.calls.append(record)
+        elif charge.adopts and charge.thing is not None and counted:
             charge.thing.holder = charge
 
     def _end(self, charge: Charge) -> None:

@@ -42,6 +42,7 @@ class Charge:
         at: The ledger's time when it was made.
         is_over: How it ended was told to the ledger.
         is_free: Surely nothing of it was executed.
+        torn: Where its reserve raised: the earlier ones that it may have taken over.
     """
 
     id: str
@@ -63,6 +64,18 @@ class Charge:
     was_sent: bool = False
     is_over: bool = False
     is_free: bool = False
+    torn: list[Charge] = field(default_factory=list["Charge"])
+    day_before: str = ""
+
+    def tear(self) -> None:
+        """Wait for the answer to a reserve that may have moved it to another day."""
+        self.day_before, self.day = self.day or self.day_before, ""
+
+    def mend(self, day: str | None) -> None:
+        """Learn where it counts; None = where it did."""
+        self.day = day or self.day or self.day_before
+        if self.thing is not None:
+            self.thing.days.append(self.day)
 
 
 @dataclass(slots=True, eq=False)
