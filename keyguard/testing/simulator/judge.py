@@ -51,7 +51,7 @@ class Judge(Checks):
         """An intent came to be: a thing of the run whose request it was."""
         charge: Charge = request.by
         run, name = charge.run, (intent.account, intent.id)
-        charge.thing = run.things[name] = run.active[name] = Thing(intent, charge, [charge.day], [] if charge.is_over else [charge])
+        charge.thing = run.things[name] = run.active[name] = Thing(intent, charge, [charge.day], [] if charge.is_over else [charge], charge)
         self.owners[name] = run
 
     def created(self, request: Request, intent: Intent) -> None:
@@ -79,6 +79,7 @@ class Judge(Checks):
     def refunded(self, request: Request, intent: Intent, amount: int) -> None:
         """Money was given back."""
         charge: Charge = request.by
+        charge.gave_back += amount
         if charge.pot == "run":
             charge.run.foreign.append((charge, amount))
             return
@@ -233,6 +234,30 @@ class Judge(Checks):
         if thing is not None and seen.version < thing.told_version:
             record.charge.run.touch(thing)
             thing.hear_again(seen.open, record.charge)
+
+    def resolved(self, ledger: SimulatedLedger, charge: Charge, answer: Answer | None, receipt: Receipt) -> None:
+        """An operator has said what a doubt has come to; without an answer, nothing."""
+        self.look(ledger, charge.run)
+        if receipt.replayed:
+            # Another reservation has bought it: this one stays as it was.
+            return
+        for record in charge.calls:
+            record.state = "known"
+        if answer is not None:
+            self._tell(charge.calls[0], answer)
+        elif charge.adopted and charge.thing is not None:
+            charge.thing.told_open += charge.adopted
+        charge.is_free = answer is None
+        self._end(charge)
+        self.check(charge.run)
+
+    def asked(self, ledger: SimulatedLedger, intent: Intent, answer: Answer, receipt: Receipt) -> None:
+        """An operator has told the ledger what an open intent has come to."""
+        run = self.owners[intent.account, intent.id]
+        self.look(ledger, run)
+        if not receipt.replayed:
+            self._tell(run.things[intent.account, intent.id].holder.calls[0], answer)
+        self.check(run)
 
     def failed(self, error: LedgerUnavailable) -> None:
         """The ledger failed by itself."""

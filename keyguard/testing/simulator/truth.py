@@ -42,6 +42,7 @@ class Charge:
         at: The ledger's time when it was made.
         is_over: How it ended was told to the ledger.
         is_free: Surely nothing of it was executed.
+        gave_back: What it refunded.
         torn: Where its reserve raised: the earlier ones that it may have taken over.
     """
 
@@ -64,6 +65,7 @@ class Charge:
     was_sent: bool = False
     is_over: bool = False
     is_free: bool = False
+    gave_back: int = 0
     torn: list[Charge] = field(default_factory=list["Charge"])
     day_before: str = ""
 
@@ -133,7 +135,7 @@ class Thing:
         told_spent, told_open: What the ledger was told last; `told_version` says how old that was.
         charger: Whose request made the vendor charge it; None = somebody elsewhere did.
         day: Where the charge counts since it was told; "" before.
-        claims: The reservations that hold money for it, while their end is not told.
+        claims: The reservations that hold money for it, while their end is not told; `maker`, the one that made it.
         is_blurred: Answers came in another order than their causes, so that only bounds can be said.
     """
 
@@ -141,6 +143,7 @@ class Thing:
     holder: Charge
     days: list[str]
     claims: list[Charge]
+    maker: Charge
     told_spent: int = 0
     told_open: int = 0
     told_version: int = -1
