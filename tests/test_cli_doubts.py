@@ -7,7 +7,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import stripe
 
+import keyguard
 from keyguard import cli
 from keyguard.cli.doubting import age_of, short_names
 from tests.support_doubts import Place, charge, lost, parts, placed
@@ -151,6 +153,23 @@ def test_reconcile_exits_with_1_while_something_is_left(place: Place, typed: Typ
     assert "in doubt: $17.34 before, $5.00 now" in out
     assert "keyguard reconcile   again later" in out
     assert typed("reconcile", "--vendor", "twilio") == (0, f"nothing is in doubt in {place.url}\n", "")
+
+
+def test_what_came_late_is_said_first(place: Place, typed: Type) -> None:
+    """An intent that was paid elsewhere is counted, and shown even where nothing is in doubt."""
+    with place.run():
+        intent = stripe.PaymentIntent.create(amount=500, currency="usd")
+    keyguard.uninstall()
+    intent.confirm(payment_method="pm_card_visa")
+
+    code, out, err = typed("reconcile")
+
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "is counted as the vendors show it now:",
+        f"    stripe payment_intents.create of run a: {intent.id} is succeeded: $5.00 spent, $0.00 held; it was $5.00",
+        f"nothing is in doubt in {place.url}",
+    ]
 
 
 def test_a_dry_run_only_says(place: Place, typed: Type) -> None:

@@ -173,7 +173,7 @@ def _listed(ledger: Ledger, run: str | None, vendor: str | None, kind: Question 
     if run is not None and ledger.key(run_id=run) is None:
         raise ConfigurationError(f"no run {run!r} in {ledger.url}; `keyguard status` lists what there is")
     found = ledger.doubts(None if run is None else f"run:{run}", kind=kind)
-    if vendor is not None and all(doubt.vendor != vendor for doubt in found):
+    if vendor is not None and kind == "doubt" and all(doubt.vendor != vendor for doubt in found):
         # A misspelt one would have nothing in doubt; one that only another program has registered may have.
         vendor_named(vendor)
     return [doubt for doubt in found if vendor in {None, doubt.vendor}]
