@@ -263,6 +263,24 @@ def test_a_cost_above_what_was_held_is_said(place: Place, typed: Type) -> None:
     assert out.endswith("$7.00 is counted for it now, $2.00 of it above what was held\n")
 
 
+def test_what_is_over_is_not_changed_by_hand(place: Place, typed: Type) -> None:
+    """Settled once, it takes only a cost above what is counted, as overrun; it is never released."""
+    with place.run():
+        lost(place)
+    (name,) = ids(typed)
+    typed("reconcile")
+
+    again, more, freed = (
+        typed("settle", name, "--cost", "5", "--reason", "r"), typed("settle", name, "--cost", "7", "--reason", "r"),
+        typed("release", name, "--reason", "r"),
+    )  # fmt: skip
+
+    assert again[:2] == (0, f"nothing changed: {name} is not in doubt any more, and as much is counted for it already\n")
+    assert "$2.00 is counted for it now, $2.00 of it above what was held" in more[1]
+    assert (freed[0], "is not in doubt" in freed[2]) == (2, True)
+    assert parts(place.usage()) == (7_000_000, 0, 0)
+
+
 def test_an_ambiguous_id_is_not_picked(place: Place, typed: Type) -> None:
     """A beginning that names several changes nothing and lists them; none, an empty one and an unknown one are errors too."""
     with place.run():

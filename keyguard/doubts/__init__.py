@@ -112,6 +112,8 @@ def settle(
     """
     Settle by hand what a human found out: the call was executed, and cost this much. Audited.
 
+    Of what is not in doubt any more only a cost above what is counted for it is booked, as overrun (`replayed` = there was none).
+
     Args:
         reservation_id: Its id, or the beginning of it where that names one alone.
         cost_usd: What it cost, in dollars.
@@ -134,13 +136,16 @@ def release(reservation_id: str, *, reason: str, by: str = "", ledger: Ledger | 
     """
     Release by hand what a human found out: the call was not executed, and will not be. Audited.
 
-    The arguments are as of `settle`.
+    The arguments are as of `settle`. What is counted already is never given back by hand.
 
     Raises:
-        ConfigurationError: no such doubt, or several; no reason.
+        ConfigurationError: it is not in doubt, or several doubts are meant; no reason.
     """
     with _opened(ledger) as found:
-        return found.resolve(_one(found, reservation_id), Outcome("released", source="local"), by=_by(by), reason=_said(reason))
+        name = _one(found, reservation_id)
+        if all(doubt.reservation_id != name for doubt in found.doubts()):
+            raise ConfigurationError(f"{name!r} is not in doubt in {found.url}; `keyguard doubts` lists what is")
+        return found.resolve(name, Outcome("released", source="local"), by=_by(by), reason=_said(reason))
 
 
 # -- the ledger ------------------------------------------------------------------------------------

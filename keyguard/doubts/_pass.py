@@ -142,7 +142,10 @@ class Pass:
             if outcome is not None:
                 fact = outcome.facts[0]
                 parts = f"{show(fact.spent)} spent, {show(fact.held)} held; it was {show(doubt.amount)}"
-                yield self._late(doubt, outcome, f"{fact.object_id} is {fact.status or 'priced'}: {parts}")
+                answer = self._late(doubt, outcome, f"{fact.object_id} is {fact.status or 'priced'}: {parts}")
+                if not is_open or self.is_dry or answer.cost != doubt.amount or fact.spent:
+                    # An answer that the ledger took for an older one has changed nothing.
+                    yield answer
 
     def presumed(self, doubts: Sequence[Doubt]) -> Iterator[Answer]:
         """Book, as overrun, what was presumed absent and bears the mark of its call at the vendor after all."""
