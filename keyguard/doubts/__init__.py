@@ -98,8 +98,8 @@ def reconcile(
             one = Pass(found, questions, by, dry_run, found.now())
             late = [
                 *one.presumed(_listed(found, run, vendor, "presumed")),
-                *one.learned(_listed(found, run, vendor, "open"), is_open=True),
-                *one.learned(_listed(found, run, vendor, "estimate"), is_open=False),
+                *one.opened(_listed(found, run, vendor, "open")),
+                *one.priced(_listed(found, run, vendor, "estimate")),
             ]
             answers = one.resolved(wanted)
         after = sum(answer.cost for answer in answers if answer.ending == "doubt")
