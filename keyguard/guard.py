@@ -361,6 +361,10 @@ def _reserve(ticket: Ticket, order: Order) -> Generator[Step, Any, Decision]:
         decision: Decision = yield Reserve(order)
     except GeneratorExit:
         raise
+    except BackendError:
+        # It cannot be told now either, and would have its caller wait once more: the next guarded call closes what may be there.
+        ticket.closing = Closing(order.reservation_id, _RELEASED, unsent=True)
+        raise
     except BaseException:
         yield from _close(ticket, Closing(order.reservation_id, _RELEASED, unsent=True))
         raise
