@@ -20,13 +20,13 @@ from keyguard._values import frozen
 from keyguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import date
     from decimal import Decimal
     from importlib.metadata import EntryPoint
 
-    from keyguard.model import Call, Doubt, Operation, Outcome, Pairs, Quote, Reply
-    from keyguard.vendors._inquiry import Inquiry
+    from keyguard.model import Call, Doubt, Fact, Operation, Outcome, Pairs, Quote, Reply
+    from keyguard.vendors._inquiry import Asking, Inquiry
 
     Usd: TypeAlias = int | float | Decimal | str
     Pricing: TypeAlias = Callable[[Call], Usd | None]
@@ -168,6 +168,10 @@ class Inquiring(Protocol):
 
     def inquire(self, doubt: Doubt, now: float, /) -> Inquiry:
         """Ask what became of a call; `now` = the ledger's time before the first question. Never raises."""
+        ...
+
+    def prices(self, doubts: Sequence[Doubt], /) -> Asking[Mapping[str, Fact]]:
+        """Read from lists what many objects of one account cost now; one that is not found there, or has no price yet, is left out."""
         ...
 
     def place(self, doubt: Doubt, /) -> str | None:

@@ -18,7 +18,7 @@ from keyguard.vendors._stripe_likeness import by_likeness
 from keyguard.vendors._stripe_made import MADE, MARGIN, Made, listed, outcome_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from keyguard.model import Doubt, Fact
     from keyguard.vendors._inquiry import Asking, Document, Inquiry
@@ -62,6 +62,12 @@ def signed(doubt: Doubt, secret: str, _environ: Mapping[str, str]) -> tuple[Mapp
 def place(doubt: Doubt) -> str | None:
     """Return where the object of an open intent can be read."""
     return _place_of(doubt.object_id or "")
+
+
+def prices(_doubts: Sequence[Doubt]) -> Asking[Mapping[str, Fact]]:
+    """Read nothing: what Stripe says of a cost it says at once."""
+    yield from ()
+    return {}
 
 
 def inquire(doubt: Doubt, now: float) -> Inquiry:
