@@ -260,6 +260,14 @@ def test_what_goes_wrong_in_waiting_is_said(double: Controls, before: int) -> No
         double.wait_until_held(timeout=0.01)
 
 
+def test_somebody_who_stays_connected_is_not_quiet(double: Controls, before: int) -> None:
+    """The wait ends, and says how many there are."""
+    host, _, port = double.host.partition(":")
+    with socket.create_connection((host, int(port)), timeout=10), pytest.raises(TimeoutError, match="1 connections are still open"):
+        double.wait_until_quiet(timeout=0.1)
+    double.wait_until_quiet()
+
+
 def test_stopping_lets_go_without_executing(tmp_path: Path) -> None:
     """A request that is held when the double ends is never executed."""
     with ThreadPoolExecutor(1) as pool:

@@ -76,14 +76,14 @@ class Controls:
         if not self._do("wait_until_held", count=count, timeout=timeout):
             raise TimeoutError(f"{self.held()} requests are held, not {count}")
 
-    def wait_until_quiet(self) -> None:
+    def wait_until_quiet(self, timeout: float = _WAITING) -> None:
         """
         Wait until nobody is connected: what a client that went away had sent is executed then, or never.
 
         Raises:
             TimeoutError: somebody still is.
         """
-        self._do("wait_until_quiet")
+        self._do("wait_until_quiet", timeout=timeout)
 
     def now(self) -> float:
         """Return the time at the vendors, seconds since the epoch."""
@@ -210,10 +210,10 @@ class Commands:
         """See `Controls`; whether it came."""
         return self.world.gate.wait_until_held(count, timeout)
 
-    def wait_until_quiet(self) -> None:
+    def wait_until_quiet(self, timeout: float) -> None:
         """See `Controls`."""
         if self._listener is not None:
-            self._listener.wait_until_quiet()
+            self._listener.wait_until_quiet(timeout)
 
 
 class VendorDouble(Controls):
