@@ -161,7 +161,9 @@ class Checks:
         if reason == "ambiguous":
             return any(charge.is_over for charge in known)
         is_late = any(at - charge.at >= identity.window and not charge.is_over for charge in known)
-        return reason == "doubt_pending" and (is_late or (identity.attempt > 1 and any(self._alike(charge, order) for charge in run.live.values())))
+        return reason == "doubt_pending" and (
+            is_late or (identity.attempt > 1 and any(self._alike(charge, order) for charge in run.live.values()))
+        )
 
     @staticmethod
     def _alike(charge: Charge, order: Order) -> bool:

@@ -58,7 +58,9 @@ def _change_on_today(self: Holds, hold: Hold, *args: Any, **more: Any) -> None:
     _of["change"](self, hold, *args, **more)
 
 
-def _change_up_to_the_hold(self: Holds, hold: Hold, kind: str, state: Any, spent: int, held: int, doubt: int, *args: Any, **more: Any) -> None:
+def _change_up_to_the_hold(
+    self: Holds, hold: Hold, kind: str, state: Any, spent: int, held: int, doubt: int, *args: Any, **more: Any
+) -> None:
     spent = min(spent, max(0, hold.amount - held - doubt))
     _of["change"](self, hold, kind, state, spent, held, doubt, *args, **more)
 
@@ -125,7 +127,9 @@ def _check_then_add() -> Iterator[None]:
         key = _of["find"](self, **names)
         ledger: Any = self.ledger
         if key is not None and ledger.books is not None:
-            row = ledger.books.log.execute("SELECT cap, spent, held, doubt FROM bucket WHERE scope = ? AND win = ''", (key.scope,)).fetchone()
+            row = ledger.books.log.execute(
+                "SELECT cap, spent, held, doubt FROM bucket WHERE scope = ? AND win = ''", (key.scope,)
+            ).fetchone()
             seen[key.scope] = row or (None, 0, 0, 0)
         return key
 

@@ -247,7 +247,9 @@ class Simulation(Network):
         request = Request(
             next(self._names), call.method, call.path, call.body or (), call.idempotency_key, call.account, charge, rng.random()
         )
-        self.note(f"{thread} {charge.id} sends #{request.number} {call.method} {call.path} {dict(request.params)} {call.account} {request.key}")
+        self.note(
+            f"{thread} {charge.id} sends #{request.number} {call.method} {call.path} {dict(request.params)} {call.account} {request.key}"
+        )
         if call.is_write:
             run.pending.append(request)
         self.judge.check(run)
@@ -503,4 +505,3 @@ class Simulation(Network):
 def _broken(rng: Random) -> BaseException:
     kinds = (httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError)
     return kinds[int(rng.random() * len(kinds))]("simulated: no answer")
-

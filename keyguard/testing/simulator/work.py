@@ -111,9 +111,7 @@ def _post(thread: Thread, job: Job, flow: Flow, verb: str, path: str, **params: 
     key = f"{job.key}.{verb}" if job.key else flow.new_key()
     if job.wobbles:
         params["metadata[try]"] = str(thread.run.attempt)
-    call = Call(
-        "stripe", "POST", "https", "api.stripe.com", path, body=tuple(params.items()), account=job.account, idempotency_key=key
-    )
+    call = Call("stripe", "POST", "https", "api.stripe.com", path, body=tuple(params.items()), account=job.account, idempotency_key=key)
     answer: Answer = yield from send(thread, call, has_own_key=bool(job.key))
     return json.loads(answer.body)
 
