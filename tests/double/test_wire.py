@@ -59,7 +59,7 @@ def test_a_request_is_answered_and_written_down(double: Controls, before: int) -
 
 @pytest.mark.parametrize(
     ("fault", "moved"),
-    [(Fault("close_before"), 0), (Fault("close_after"), USD), (Fault("reset_after"), USD)],
+    [(Fault("close_before"), 0), (Fault("reset_before"), 0), (Fault("close_after"), USD), (Fault("reset_after"), USD)],
     ids=lambda value: getattr(value, "kind", ""),
 )
 def test_a_connection_ends_without_a_word(double: Controls, before: int, fault: Fault, moved: int) -> None:
@@ -70,7 +70,7 @@ def test_a_connection_ends_without_a_word(double: Controls, before: int, fault: 
         raw(double.host, "POST", PATH, CHARGE, key)
 
     assert double.truth.charged() - before == moved
-    assert isinstance(ended.value, RemoteDisconnected) is (fault.kind != "reset_after")
+    assert isinstance(ended.value, RemoteDisconnected) is fault.kind.startswith("close")
     _, headers, _ = raw(double.host, "POST", PATH, CHARGE, key)
     assert ("idempotent-replayed" in headers, double.truth.charged() - before) == (moved > 0, USD)
     assert double.struck() == 1

@@ -169,7 +169,7 @@ class Handler(BaseHTTPRequestHandler):
     def _deliver(self, delivery: Delivery) -> None:
         answer, fault = delivery.answer, delivery.fault
         kind = "pass" if fault is None else fault.kind
-        if kind == "reset_after":
+        if kind in {"reset_before", "reset_after"}:
             self._listener.abort(self.connection)
         if answer is None or kind in {"close_after", "reset_after"}:
             self.close_connection = True
