@@ -92,7 +92,9 @@ def test_it_ends_although_a_forked_child_holds_its_input(tmp_path: Path) -> None
 
 
 def test_one_that_cannot_start_says_so(tmp_path: Path) -> None:
-    """Its port is taken."""
+    """Its port is taken; in this process it is the system's own error."""
+    with VendorDouble() as other, pytest.raises(OSError, match="in use"), VendorDouble(port=int(other.host.partition(":")[2])):
+        pass
     with (
         VendorDouble() as other,
         pytest.raises(RuntimeError, match="did not start"),
