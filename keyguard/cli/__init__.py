@@ -69,6 +69,24 @@ def demo(
     raise typer.Exit(show_demo(figures.plan(cap, customers, amount, guarded=not unguarded), as_json=as_json))
 
 
+@app.command("crash-test")
+def crash_test(
+    quick: Annotated[bool, typer.Option("--quick", help="The short form.")] = False,  # noqa: FBT002 -- a flag
+    ledger: Annotated[str | None, typer.Option("--ledger", metavar="URL", help="Default: one for each event, which ends with it.")] = None,
+    guard: Annotated[str, typer.Option(metavar="NAME", help="keyguard, none, floe-guard, or module:Class of yours.")] = "keyguard",
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="EVENT", help="Only this event, or those that begin so; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of what is random in it.")] = 0,
+    as_json: AsJson = False,  # noqa: FBT002 -- a flag
+) -> None:
+    """Race, kill, retry and lie to a guard, at a double of Stripe on this machine: who charged more than the cap, and who noticed."""
+    from keyguard.crashtest.report import show_crash_test
+    from keyguard.crashtest.runner import Plan
+
+    raise typer.Exit(show_crash_test(Plan(guard, ledger or "", quick, seed, tuple(only or ())), as_json=as_json))
+
+
 @app.command()
 def status(
     run: Annotated[str | None, typer.Option(help="Only this run, with its open intents.")] = None,

@@ -82,6 +82,9 @@ def test_a_connection_ends_without_a_word(double: Controls, before: int, fault: 
         (Fault("error_before"), 500, 0, True),
         (Fault("error_after"), 500, USD, True),
         (Fault("decline"), 402, 0, True),
+        (Fault("unauthorized"), 401, 0, False),
+        (Fault("forbidden"), 403, 0, False),
+        (Fault("missing"), 404, 0, False),
         (Fault("conflict"), 409, 0, False),
         (Fault("rate_limit"), 429, 0, False),
         (Fault("unavailable"), 503, 0, False),
@@ -120,6 +123,19 @@ def test_a_body_is_cut_short(double: Controls, before: int) -> None:
 
     assert again[2].startswith(short.value.partial)
     assert 0 < len(short.value.partial) < len(again[2])
+    assert double.truth.charged() - before == USD
+
+
+def test_a_body_that_is_whole_and_no_json(double: Controls, before: int) -> None:
+    """The head promises what comes, and what comes is half of the answer; it is replayed whole."""
+    key = f"garble-{before}"
+    double.script(Fault("garble"))
+    status, _, half = raw(double.host, "POST", PATH, CHARGE, key)
+    with pytest.raises(ValueError):
+        json.loads(half)
+    again = raw(double.host, "POST", PATH, CHARGE, key)
+
+    assert (status, again[2].startswith(half), again[1]["idempotent-replayed"]) == (200, True, "true")
     assert double.truth.charged() - before == USD
 
 

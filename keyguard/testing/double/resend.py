@@ -28,6 +28,9 @@ _LONGEST_KEY = 256
 _LIST, _LARGEST_LIST = 20, 100
 _OPERATIONS = {"/emails": "emails.send", "/emails/batch": "emails.batch"}
 _FAILURES = {
+    401: ("missing_api_key", "Missing API Key"),
+    403: ("invalid_api_key", "API key is invalid"),
+    404: ("not_found", "The requested endpoint does not exist."),
     409: ("concurrent_idempotent_requests", "Another request with the same idempotency key is currently in progress"),
     429: ("rate_limit_exceeded", "Too many requests. You can only make 5 requests per second."),
     500: ("internal_server_error", "An unexpected error occurred."),

@@ -9,6 +9,7 @@ import struct
 import sys
 import threading
 import traceback
+from dataclasses import replace
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, cast
@@ -174,6 +175,8 @@ class Handler(BaseHTTPRequestHandler):
         if answer is None or kind in {"close_after", "reset_after"}:
             self.close_connection = True
             return
+        if kind == "garble":
+            answer = replace(answer, payload=answer.payload[: len(answer.payload) // 2])
         self._send_head(answer)
         if fault is not None and kind == "drip":
             self._drip(answer.payload, fault.seconds)
@@ -187,6 +190,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(answer.payload)), **answer.headers}.items():
             self.send_header(name, value)
+        if self.close_connection:
+            # Asked for by the client, which would otherwise keep a connection that is about to end.
+            self.send_header("Connection", "close")
         self.end_headers()
 
     def _drip(self, payload: bytes, seconds: float) -> None:
