@@ -206,6 +206,8 @@ def _learn(ticket: Ticket, identity: Identity | None, decision: Decision) -> Non
     """Take over which charge the ledger says the call is, and with it the key that it leaves with."""
     if identity is None:
         return
+    if identity.window:
+        ticket.good_until = (decision.at or time.time()) + identity.window
     if ticket.slot is not None and decision.n != identity.n:
         ticket.slot.moved(decision.n)
     if ticket.call.idempotency_key == _TO_BE_DERIVED:

@@ -263,8 +263,11 @@ def _run_of_environment() -> context.RunRef | None:
 
 
 def ledgers_in_use() -> tuple[Ledger, ...]:
-    """Return the ledgers by which this process decides; none while nothing is armed."""
-    return tuple(backend.ledger for backend in dict.fromkeys(_armed.backends.values()) if isinstance(backend, LocalBackend))
+    """Return the ledgers by which this process decides, with what ended calls left in them closed; none while nothing is armed."""
+    backends = [backend for backend in dict.fromkeys(_armed.backends.values()) if isinstance(backend, LocalBackend)]
+    for backend in backends:
+        backend.sweep(always=True)
+    return tuple(backend.ledger for backend in backends)
 
 
 # -- other verbs -----------------------------------------------------------------------------------

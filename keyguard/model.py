@@ -463,6 +463,7 @@ class Outcome:
         request_id: The vendor's name for the request, for support.
         units: How many of the quote's units were used; None = all of them.
         is_final: Of a release: it answers every request with the same Idempotency-Key, also those whose own answer was lost.
+        is_presumed: Of a release: the vendor does not show that it was executed, late enough to presume that it was not.
         is_estimate: Of a settlement: the cost is our own price, in place of one that the vendor will say later, of the first fact's object.
     """
 
@@ -475,6 +476,7 @@ class Outcome:
     units: int | None = None
     is_final: bool = False
     is_estimate: bool = False
+    is_presumed: bool = False
 
 
 Unit = Literal["usd", "call", "email"]

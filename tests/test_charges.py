@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from http.client import RemoteDisconnected
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ import resend
 import stripe
 
 import keyguard
-from keyguard.errors import ConfigurationError, DoubtPending, IdentityConflict
+from keyguard.errors import ConfigurationError, DoubtPending, IdentityConflict, KeyRevoked
 from keyguard.testing.double import Fault, VendorDouble
 from tests.support_styles import SECRET, STYLES, status_of
 
@@ -311,3 +313,62 @@ def test_a_message_in_doubt_is_sent_again_or_refused(double: VendorDouble, monke
 
     assert len(double.truth.rows(vendor="twilio")) == (1 if on_doubt == "refuse" else 2)
     assert (spent > 0, held, doubt > 0) == (on_doubt == "resend", 0, True)
+
+
+# -- further attempts of one call ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", ["requests", "httpx", "async httpx", "async aiohttp"])
+def test_the_sdks_own_retry_stops_at_a_revoke(double: VendorDouble, monkeypatch: pytest.MonkeyPatch, style: str) -> None:
+    """The first answer is lost and the key is revoked before the SDK tries again: the second attempt does not leave."""
+    with keyguard.run("nightly", replay=True):
+        installed = keyguard.install("sqlite://", run_usd_cap=1)
+
+        def wait(*_: Any) -> float:
+            installed.revoke()
+            return 0.0
+
+        # The SDK asks this between its attempts.
+        monkeypatch.setattr(stripe.HTTPClient, "_sleep_time_seconds", wait)
+        double.script(Fault("close_after", path=INTENTS))
+        with pytest.raises(KeyRevoked, match="was revoked"):
+            _retrying(style, double)
+
+    assert (len(keys(double)), double.truth.charged(), counted(installed)) == (1, USD, (0, 0, USD))
+
+
+def _retrying(style: str, double: VendorDouble) -> Any:
+    """Charge with a client that tries three times."""
+    own: dict[str, Any] = {"requests": stripe.RequestsClient, "httpx": stripe.HTTPXClient, "async aiohttp": stripe.AIOHTTPClient}
+    made = stripe.HTTPXClient(allow_sync_methods=True) if style == "httpx" else own.get(style, stripe.HTTPXClient)()
+    client: Any = stripe.StripeClient(SECRET, base_addresses={"api": double.url}, http_client=made, max_network_retries=2)
+    if not style.startswith("async"):
+        return client.v1.payment_intents.create({**FORM})
+
+    async def call() -> Any:
+        try:
+            return await client.v1.payment_intents.create_async({**FORM})
+        finally:
+            await made.close_async()
+
+    return asyncio.run(call())
+
+
+@pytest.mark.parametrize("style", ["requests", "async httpx"])
+def test_a_machine_that_slept_for_a_day_does_not_send_an_old_key(double: VendorDouble, monkeypatch: pytest.MonkeyPatch, style: str) -> None:
+    """Suspended between two attempts of the SDK, it wakes after Stripe has forgotten the key: the second would be a second charge."""
+    with keyguard.run("nightly", replay=True):
+        installed = keyguard.install("sqlite://", run_usd_cap=1)
+        moved = time.time() + 86_400
+
+        def sleep(*_: Any) -> float:
+            monkeypatch.setattr(time, "time", lambda: moved)
+            double.advance(86_400)
+            return 0.0
+
+        monkeypatch.setattr(stripe.HTTPClient, "_sleep_time_seconds", sleep)
+        double.script(Fault("close_after", path=INTENTS))
+        with pytest.raises(DoubtPending, match="may have forgotten it"):
+            _retrying(style, double)
+
+    assert (double.truth.charged(), counted(installed)) == (USD, (0, 0, USD))

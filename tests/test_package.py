@@ -124,6 +124,16 @@ def test_import_loads_nothing_optional() -> None:
     assert sorted(name for name in loaded if name in optional) == []
 
 
+def test_doubts_are_loaded_when_they_are_asked_for() -> None:
+    """`keyguard.doubts` needs no import of its own, and costs none: it comes with its first use, an HTTP client when somebody is asked."""
+    code = (
+        "import json, sys, keyguard; before = 'keyguard.doubts' in sys.modules; keyguard.doubts.listed; after = 'httpx' in sys.modules; "
+        "print(json.dumps([before, 'keyguard.doubts' in sys.modules, after, hasattr(keyguard, 'doubt')]))"
+    )
+
+    assert _python(code) == [False, True, False, False]
+
+
 def test_import_alone_arms_nothing() -> None:
     """Importing keyguard patches no client and starts no thread."""
     code = (

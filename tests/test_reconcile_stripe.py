@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 import stripe
 
 import keyguard
 from keyguard.testing.double import Fault
-from tests.support_doubts import HOUR, USD, Place, charge, lost, parts, placed
+from tests.support_doubts import HOUR, SECRET, USD, Place, charge, lost, parts, placed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +24,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """A double and a ledger of their own."""
     with placed(tmp_path, monkeypatch) as found:
         yield found
+
+
+def raw(place: Place, key: str = "", timeout: float = 5) -> requests.Response:
+    """Charge five dollars without the SDK, which would give the request a key of its own."""
+    form = {"amount": 500, "currency": "usd", "confirm": "true", "payment_method": "pm_card_visa"}
+    headers = {"Idempotency-Key": key} if key else {}
+    return requests.post(f"{place.double.url}/v1/payment_intents", data=form, headers=headers, auth=(SECRET, ""), timeout=timeout)
 
 
 @pytest.mark.parametrize("kind", ["close_after", "reset_after", "truncate", "error_after"])
@@ -169,6 +179,60 @@ def test_truth_after_a_release_is_booked_as_overrun(place: Place) -> None:
     assert place.usage().overrun == 5 * USD
 
 
+def test_what_is_executed_after_a_release_is_found_and_booked_as_overrun(place: Place) -> None:
+    """A request that the vendor executed hours later, after its money was given back: the next pass finds its key, and counts it."""
+    place.double.script(Fault("hold_before", method="POST", seconds=60))
+    with place.run(), pytest.raises(requests.Timeout):
+        raw(place, "k1", timeout=0.3)
+    place.double.wait_until_held()
+    place.advance(2 * HOUR)
+    assert [answer.ending for answer in place.reconcile().answers] == ["released"]
+    assert parts(place.usage()) == (0, 0, 0)
+    place.double.release()
+    place.double.wait_until_quiet()
+    assert place.double.truth.charged() == 5 * USD
+
+    dry, done = place.reconcile(dry_run=True), place.reconcile()
+
+    assert [answer.cost for answer in dry.late] == [answer.cost for answer in done.late] == [5 * USD]
+    assert "executed after all" in done.late[0].words
+    assert (parts(place.usage()), place.usage().overrun) == ((5 * USD, 0, 0), 5 * USD)
+    assert place.reconcile().late == ()
+
+
+def test_what_another_run_bought_with_the_same_key_is_not_booked_again(place: Place) -> None:
+    """A caller's own key that a later run used again: what Stripe made for that run is counted there, and nowhere else."""
+    place.double.script(Fault("close_before", method="POST"))
+    with place.run(), pytest.raises(requests.ConnectionError):
+        raw(place, "k1")
+    place.advance(2 * HOUR)
+    assert [answer.ending for answer in place.reconcile().answers] == ["released"]
+    with place.run("b"):
+        raw(place, "k1")
+
+    done = place.reconcile()
+
+    assert done.late == ()
+    assert (parts(place.usage("a")), parts(place.usage("b"))) == ((0, 0, 0), (5 * USD, 0, 0))
+
+
+def test_a_call_without_a_key_is_told_by_what_it_looks_like(place: Place) -> None:
+    """A raw request without an Idempotency-Key: settled if the only charge of its kind is there, in another run's pass too."""
+    place.double.script(Fault("close_after", method="POST"), Fault("close_before", method="POST"))
+    for name in ("a", "b"):
+        with place.run(name), pytest.raises(requests.ConnectionError):
+            raw(place)
+
+    done = place.reconcile("a")
+
+    # The one charge may be run b's, which nobody asked about: a pass over one run looks at the others all the same.
+    assert [answer.ending for answer in done.answers] == ["doubt"]
+    assert "2 calls in doubt" in done.answers[0].words
+    keyguard.doubts.release(keyguard.doubts.listed("b", ledger=place.url)[0].reservation_id, reason="seen", by="ada", ledger=place.url)
+    assert [answer.ending for answer in place.reconcile("a").answers] == ["settled"]
+    assert parts(place.usage()) == (place.double.truth.charged(), 0, 0)
+
+
 def test_equal_charges_of_two_runs_settle_by_their_own_keys(place: Place) -> None:
     """Two runs lost the answer to the same request: each charge settles its own run, to the cent."""
     for name in ("a", "b"):
@@ -180,6 +244,28 @@ def test_equal_charges_of_two_runs_settle_by_their_own_keys(place: Place) -> Non
     assert [answer.ending for answer in done.answers] == ["settled", "settled"]
     assert parts(place.usage("a")) == parts(place.usage("b")) == (5 * USD, 0, 0)
     assert place.double.truth.charged() == 10 * USD
+
+
+@pytest.mark.parametrize(("kind", "charged"), [("hold_before", 0), ("hold_after", 5 * USD)])
+def test_what_a_killed_process_left_is_reconciled(place: Place, kind: Any, charged: int) -> None:
+    """A process that is killed while its request is out leaves a doubt that names its run and its end; the vendor says how it ended."""
+    place.double.script(Fault(kind, method="POST"))
+    child = subprocess.Popen([sys.executable, "-m", "tests.worker_lost", place.url, place.double.url])
+    place.double.wait_until_held()
+    child.kill()
+    child.wait(30)
+    if kind == "hold_after":
+        place.double.release()
+    (doubt,) = keyguard.doubts.listed("a", ledger=place.url)
+    early = place.reconcile()
+    place.advance(2 * HOUR)
+
+    late = place.reconcile()
+
+    assert (doubt.run_id, doubt.amount, bool(doubt.ended)) == ("a", 5 * USD, True)
+    assert [answer.ending for answer in (*early.answers, *late.answers)] == (["settled"] if charged else ["doubt", "released"])
+    assert parts(place.usage()) == (charged, 0, 0)
+    assert place.double.truth.charged() == charged
 
 
 def test_only_the_run_that_was_asked_for_is_reconciled(place: Place) -> None:

@@ -5,61 +5,32 @@
     for answer in doubts.reconcile().left:
         print(answer.doubt.operation, answer.words)
 
-What vendors are asked is theirs (keyguard.vendors), what follows is `_verdicts.py`, how they are asked `_asking.py`.
+What vendors are asked is theirs (keyguard.vendors), how they are asked is `_asking.py`, what follows `_verdicts.py`, and what is booked
+`_pass.py`.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keyguard import context
-from keyguard.doubts import _late as late
-from keyguard.doubts._verdicts import Asked, Verdict, rivals, verdicts
+from keyguard.doubts._pass import LONGEST, Answer, Pass, counting, policy_of
 from keyguard.errors import ConfigurationError
-from keyguard.guard import new_id
-from keyguard.model import Closing, Order, Outcome, Quote, show, to_money
-from keyguard.settings import load_settings, pinned_rates
+from keyguard.model import Outcome, show, to_money
+from keyguard.settings import load_settings
 from keyguard.vendors import vendor_named
-from keyguard.vendors._inquiry import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from decimal import Decimal
 
-    from keyguard.doubts._asking import Questions
     from keyguard.ledgers import Ledger, Question
-    from keyguard.model import Doubt, Money, Policy, Receipt
-    from keyguard.settings import Settings
-    from keyguard.vendors import Inquiring
+    from keyguard.model import Doubt, Money, Receipt
 
 __all__ = ["Answer", "Reconciled", "listed", "reconcile", "release", "settle"]
 
-_INQUIRY = "keyguard.inquiry"
-_LATER: tuple[Question, ...] = ("open", "estimate")
-_LONGEST_REASON = 500
-# One read each: what is left is read at the next pass.
-_MOST_READ = 1000
 _SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """
-    What was found out about one doubt.
-
-    Attributes:
-        doubt: As it was before.
-        ending: `settled`, `released`, or `doubt` where nobody knows yet.
-        words: Why, and what to do next.
-        cost: What it is counted at now, micro-USD.
-    """
-
-    doubt: Doubt
-    ending: str
-    words: str
-    cost: Money
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +79,8 @@ def reconcile(
     """
     Ask the vendors, by reads alone, what became of the calls in doubt, and book what they show.
 
-    Open intents are read again too, and what was settled at an estimate takes the price that the vendor says now, up or down.
+    Open intents are read again too, what was settled at an estimate takes the price that the vendor says now, up or down, and what
+    was presumed absent within the last two days is looked for once more.
 
     `run`, `vendor` and `ledger` are as of `listed`; `dry_run` only says what would be booked; `by` is who asks, for the audit.
 
@@ -122,14 +94,14 @@ def reconcile(
     with _opened(ledger) as found:
         wanted, settings = _listed(found, run, vendor), load_settings()
         before = sum(doubt.amount for doubt in wanted)
-        with _counting(settings), Questions(settings.vendor_hosts, lambda key_id: _policy_of(found, key_id)) as questions:
-            decided = _decided(found, wanted, questions)
-            answers = [_booked(found, doubt, decided[doubt.reservation_id], by, dry_run=dry_run) for doubt in wanted]
+        with counting(settings), Questions(settings.vendor_hosts, lambda key_id: policy_of(found, key_id)) as questions:
+            one = Pass(found, questions, by, dry_run, found.now())
             late = [
-                answer
-                for kind in _LATER
-                for answer in _learned(found, _listed(found, run, vendor, kind), kind, questions, by, dry_run=dry_run)
+                *one.presumed(_listed(found, run, vendor, "presumed")),
+                *one.learned(_listed(found, run, vendor, "open"), is_open=True),
+                *one.learned(_listed(found, run, vendor, "estimate"), is_open=False),
             ]
+            answers = one.resolved(wanted)
         after = sum(answer.cost for answer in answers if answer.ending == "doubt")
         return Reconciled(tuple(answers), before, after, tuple(late), dry_run)
 
@@ -171,124 +143,6 @@ def release(reservation_id: str, *, reason: str, by: str = "", ledger: Ledger | 
         return found.resolve(_one(found, reservation_id), Outcome("released", source="local"), by=_by(by), reason=_said(reason))
 
 
-# -- asking ----------------------------------------------------------------------------------------
-
-
-def _decided(ledger: Ledger, wanted: Sequence[Doubt], questions: Questions) -> dict[str, Verdict]:
-    """Ask about doubts, and about others that could be taken for them, and decide them together."""
-    # Read before the first question: what is not shown then was not there then.
-    now = ledger.now()
-    asked = [_inquired(doubt, questions, now) for doubt in (*wanted, *rivals(wanted, ledger.doubts()))]
-    for doubt in wanted:
-        _audit(ledger, doubt)
-    return verdicts(asked, _claimed(ledger, asked))
-
-
-def _audit(ledger: Ledger, doubt: Doubt) -> None:
-    """Write into the log that a vendor was asked about a doubt, as a read that costs nothing."""
-    asking = new_id()
-    order = Order(asking, doubt.key_id, 0, doubt.scope, doubt.vendor, doubt.account, _INQUIRY, "GET", Quote(0), (), enforce=False)
-    if ledger.reserve(order).granted:
-        ledger.close(Closing(asking, Outcome("settled", source="local")))
-
-
-def _learned(ledger: Ledger, doubts: Sequence[Doubt], kind: Question, questions: Questions, by: str, *, dry_run: bool) -> Iterator[Answer]:
-    """Book what open intents, or estimates, have come to; nothing where there is nothing new."""
-    now = ledger.now()
-    for doubt in doubts[:_MOST_READ]:
-        inquiring = _inquiring(doubt.vendor)
-        if inquiring is None or now - doubt.at > inquiring.history:
-            # Given up: what nobody priced by then stays at its estimate.
-            continue
-        try:
-            plug = vendor_named(doubt.vendor)
-            outcome = questions.drive(late.read(doubt, plug, inquiring, is_open=kind == "open"), doubt, inquiring)
-        except ConfigurationError:
-            # Nothing is in doubt here, so nothing is missed but a figure that may be too high.
-            continue
-        if outcome is not None:
-            yield _known_now(ledger, doubt, outcome, by, dry_run=dry_run)
-
-
-def _known_now(ledger: Ledger, doubt: Doubt, outcome: Outcome, by: str, *, dry_run: bool) -> Answer:
-    fact = outcome.facts[0]
-    parts = f"{show(fact.spent)} spent, {show(fact.held)} held; it was {show(doubt.amount)}"
-    words = _shown(f"{fact.object_id} is {fact.status or 'priced'}: {parts}")
-    if dry_run:
-        return Answer(doubt, "settled", words, fact.spent + fact.held)
-    receipt = ledger.resolve(doubt.reservation_id, outcome, by=by, reason=f"{doubt.vendor}: {words}")
-    return Answer(doubt, "settled", words, receipt.spent + receipt.held)
-
-
-def _inquiring(vendor: str) -> Inquiring | None:
-    """Return how a vendor is asked; None where nobody knows how, or only the program that registered it knows the vendor at all."""
-    try:
-        found: Inquiring | None = getattr(vendor_named(vendor), "inquiring", None)
-    except ConfigurationError:
-        return None
-    return found
-
-
-def _inquired(doubt: Doubt, questions: Questions, now: float) -> Asked:
-    inquiring = _inquiring(doubt.vendor)
-    if inquiring is None:
-        words = "nobody knows how to ask it: look there, then keyguard settle or release"
-        return Asked(doubt, Finding(words=words), now, None, 0.0, is_owner=False)
-    try:
-        is_owner = questions.is_owner(doubt, inquiring)
-        finding = questions.drive(inquiring.inquire(doubt, now), doubt, inquiring)
-        finding = replace(finding, words=_shown(finding.words))
-    except ConfigurationError as error:
-        is_owner, finding = False, Finding(words=str(error))
-    return Asked(doubt, finding, now, inquiring.absence_margin, inquiring.history, is_owner)
-
-
-@contextmanager
-def _counting(settings: Settings) -> Iterator[None]:
-    """Count amounts by the settings' rates and prices, unless this process has its own already."""
-    if context.handler() is not None:
-        yield
-        return
-    before = context.rates(), context.unit_prices(), context.price_files()
-    context.set_rates(pinned_rates(settings, None))
-    context.set_unit_prices(settings.unit_prices)
-    context.set_price_files(settings.price_files)
-    try:
-        yield
-    finally:
-        context.set_rates(before[0])
-        context.set_unit_prices(before[1])
-        context.set_price_files(before[2])
-
-
-def _claimed(ledger: Ledger, asked: Sequence[Asked]) -> frozenset[str]:
-    """Return which of the objects that were found a reservation has bought already."""
-    found: set[str] = set()
-    for vendor, account in {(one.doubt.vendor, one.doubt.account) for one in asked}:
-        of = [one for one in asked if (one.doubt.vendor, one.doubt.account) == (vendor, account)]
-        names = {name for one in of for name in (*one.finding.objects, *(each.object_id for each in one.finding.candidates))}
-        if names:
-            found |= ledger.claimed(vendor, account, names)
-    return frozenset(found)
-
-
-def _booked(ledger: Ledger, doubt: Doubt, verdict: Verdict, by: str, *, dry_run: bool) -> Answer:
-    outcome = verdict.outcome
-    if outcome is None:
-        return Answer(doubt, "doubt", verdict.words, doubt.amount)
-    if dry_run:
-        cost = 0 if outcome.ending == "released" else outcome.facts[0].spent if outcome.facts else outcome.cost
-        return Answer(doubt, outcome.ending, verdict.words, cost)
-    try:
-        receipt = ledger.resolve(doubt.reservation_id, outcome, by=by, reason=f"{doubt.vendor}: {verdict.words}"[:_LONGEST_REASON])
-    except ConfigurationError as error:
-        # Its call goes on again: a retry of it is on its way.
-        return Answer(doubt, "doubt", str(error), doubt.amount)
-    if receipt.doubt:
-        return Answer(doubt, "doubt", f"{verdict.words}, but that is counted for another reservation already", receipt.doubt)
-    return Answer(doubt, outcome.ending, verdict.words, receipt.spent + receipt.held)
-
-
 # -- the ledger ------------------------------------------------------------------------------------
 
 
@@ -325,34 +179,22 @@ def _listed(ledger: Ledger, run: str | None, vendor: str | None, kind: Question 
     return [doubt for doubt in found if vendor in {None, doubt.vendor}]
 
 
-def _policy_of(ledger: Ledger, key_id: str) -> Policy | None:
-    key = ledger.key(key_id=key_id)
-    return None if key is None else key.policy
-
-
 def _one(ledger: Ledger, name: str) -> str:
     """Return the id that a beginning stands for; what is not in doubt any more is found by its whole id."""
     found = [doubt for doubt in ledger.doubts() if doubt.reservation_id.startswith(name)] if name else []
-    if len(found) > 1:
+    if len(found) > 1 and all(doubt.reservation_id != name for doubt in found):
         some = ", ".join(f"{doubt.reservation_id} ({show(doubt.amount)})" for doubt in found[:_SHOWN])
         raise ConfigurationError(
             f"{len(found)} doubts begin with {name!r}: {some}{', …' if len(found) > _SHOWN else ''}; give more of the id"
         )
     if not name:
         raise ConfigurationError("give the id of a doubt, as `keyguard doubts` shows it")
-    return found[0].reservation_id if found else name
-
-
-def _shown(words: str) -> str:
-    """Return words that may hold what a vendor answered, without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "?" for letter in words)[:_LONGEST_REASON]
+    return found[0].reservation_id if len(found) == 1 else name
 
 
 def _said(reason: str) -> str:
-    if not reason.strip() or len(reason) > _LONGEST_REASON or not reason.isprintable():
-        raise ConfigurationError(
-            f"give a reason, of at most {_LONGEST_REASON} characters on one line: how it is known what became of the call"
-        )
+    if not reason.strip() or len(reason) > LONGEST or not reason.isprintable():
+        raise ConfigurationError(f"give a reason, of at most {LONGEST} characters on one line: how it is known what became of the call")
     return reason.strip()
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from keyguard.model import Doubt
     from keyguard.vendors._inquiry import Candidate, Finding
 
-_ABSENT = Outcome("released")
+_ABSENT = Outcome("released", is_presumed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +178,9 @@ def _paired(asked: list[Asked], candidates: dict[str, Candidate]) -> dict[str, C
     """
     Give each object to one doubt; {} where that is a guess.
 
-    As many objects as doubts: all were executed. Fewer: only where the doubts are the same in everything that counts, and whatever
-    has none is surely no more to come, so that it does not matter which of them was executed.
+    As many objects as doubts: all were executed. More: nobody knows whose the others are. Fewer: only where the doubts are the same in
+    everything that counts, and whatever has none is surely no more to come, so that it does not matter which of them was executed.
     """
-    if len(candidates) > len(asked):
-        return {}
     if len(candidates) < len(asked) and not _are_interchangeable(asked):
         return {}
     pairs: dict[str, Candidate] = {}

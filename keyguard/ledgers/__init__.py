@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from keyguard.model import Closing, Decision, Doubt, Memory, Money, Order, Outcome, Policy, Receipt, Usage, VaultKey
 
 Durability = Literal["power", "process"]
-Question = Literal["doubt", "open", "estimate"]
+Question = Literal["doubt", "open", "estimate", "presumed"]
 
 
 @runtime_checkable
@@ -139,7 +139,8 @@ class Ledger(Protocol):
         Return what the vendor can be asked about, oldest first; also what processes left that have ended since.
 
         `doubt`: nobody knows whether it was executed. `open`: money held for an object whose last state is not final. `estimate`: settled
-        at a price of our own. Of the last two `object_id` is the object, and `amount` what is held, or spent, now.
+        at a price of our own. `presumed`: released within the last two days because the vendor did not show it. Of `open` and `estimate`
+        `object_id` is the object, and `amount` what is held, or spent, now.
         """
         ...
 

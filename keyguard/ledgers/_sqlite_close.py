@@ -25,7 +25,7 @@ class Closes:
     """Closes reservations. Not thread-safe: the queue runs one batch at a time."""
 
     def __init__(self, log: Log, holds: Holds, objects: Objects, charges: Charges) -> None:
-        self._execute, self._holds, self._objects, self._charges = log.execute, holds, objects, charges
+        self._log, self._execute, self._holds, self._objects, self._charges = log, log.execute, holds, objects, charges
         self._buried: list[str] = []
 
     def close(self, closing: Closing) -> Receipt:
@@ -174,6 +174,8 @@ class Closes:
         if hold.state == "U":
             self._charges.end_doubts(hold, _ENDED[outcome.ending])
             self._end(hold, outcome, detail)
+            if outcome.is_presumed:
+                self._execute("INSERT OR IGNORE INTO presumed SELECT id, ? FROM holds WHERE id = ?", (self._log.at, hold.id))
             return _receipt(hold)
         if outcome.ending == "released":
             return _receipt(hold)
@@ -227,6 +229,7 @@ class Closes:
             held = bought.held if known is None or known.open_id is None else 0
         if not spent + held:
             return Receipt(hold.id, replayed=True)
+        self._execute("DELETE FROM presumed WHERE hold = ?", (hold.id,))
         found = self._holds.add_late(hold, spent, held, {**detail, "of": hold.id})
         if bought is not None:
             total = max(bought.spent, known.total if known is not None else 0)

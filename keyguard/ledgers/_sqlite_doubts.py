@@ -25,6 +25,10 @@ _FROM: dict[Question, tuple[str, str, str]] = {
         "o.filed", "h.held",
         "FROM objects o CROSS JOIN holds h ON h.id = o.open_id JOIN keys k USING (key_id) WHERE o.open_id IS NOT NULL AND h.state = 'O'",
     ),
+    "presumed": (
+        "h.object_id", "h.amount",
+        "FROM presumed p JOIN holds h ON h.id = p.hold JOIN keys k USING (key_id) WHERE h.state = 'X' AND p.at > :at - 172800",
+    ),
     "estimate": ("e.object", "h.spent", "FROM estimates e JOIN holds h ON h.id = e.hold JOIN keys k USING (key_id) WHERE h.state = 'S'"),
 }  # fmt: skip
 _ROWS = 500
@@ -33,9 +37,9 @@ _ROWS = 500
 def doubts(log: Log, scope: str | None, kind: Question) -> list[Doubt]:
     """Return the reservations about which there is such a question, oldest first."""
     named_object, amount, source = _FROM[kind]
-    where, arguments = (" AND h.scope = ?", (scope,)) if scope is not None else ("", ())
+    where = " AND h.scope = :scope" if scope is not None else ""
     text = f"SELECT {_COLUMNS.format(object=named_object, amount=amount)} {source}{where} ORDER BY h.at, h.id"
-    rows: list[Any] = log.execute(text, arguments).fetchall()
+    rows: list[Any] = log.execute(text, {"scope": scope, "at": log.at}).fetchall()
     # When the last request left matters only where it may not have arrived yet.
     said = dict(_said(log, sorted({row[0] for row in rows}))) if kind == "doubt" else {}
     return [_doubt(row, *said.get(row[0], (row[10], None, "")), is_filed=kind == "open") for row in rows]

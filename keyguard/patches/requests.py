@@ -154,6 +154,8 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Out
 def send(retries: Any, ticket: context.Ticket, _wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one request, with what is left of its adapter's retries; its answer is the caller's to read, whole or in parts."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
+    if ticket.must_ask and ticket.again is not None:
+        ticket.again(ticket)
     with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret, ticket.idempotency_key):
         try:
             response = _sender(instance, retries)(*args, **kwargs)

@@ -205,6 +205,8 @@ class _Watched(wrapt.ObjectProxy[Any]):
 
     def _self_attempt(self, name: str, method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool) -> Any:
         ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
+        if ticket.must_ask and ticket.again is not None:
+            ticket.again(ticket)
         headers = _sent(headers, ticket)
         data = _completed(data, ticket) if ticket.is_writable and ticket.added else data
         with ticket.attempt() as ended:
@@ -221,6 +223,8 @@ class _Watched(wrapt.ObjectProxy[Any]):
         self, name: str, method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool
     ) -> Any:
         ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
+        if ticket.must_ask and ticket.again is not None:
+            await ticket.again(ticket)
         headers = _sent(headers, ticket)
         data = _completed(data, ticket) if ticket.is_writable and ticket.added else data
         with ticket.attempt() as ended:

@@ -8,7 +8,7 @@ import pytest
 
 from keyguard.errors import ConfigurationError
 from keyguard.model import Closing, Fact, Outcome, Quote
-from keyguard.testing._contract_base import ContractBase
+from keyguard.testing._contract_base import DAY, Clock, ContractBase
 from keyguard.testing._till import Till, open_till, parts
 
 _SAID = {"by": "ada", "reason": "looked"}
@@ -214,6 +214,29 @@ class DoubtsContract(ContractBase):
         assert parts(receipt) == parts(till.usage) == expected
         assert bool(till.ledger.doubts(kind="open")) is (expected[1] > 0)
         assert till.ledger.verify() == []
+
+    # -- presumed absent --------------------------------------------------------------------------
+
+    def test_what_was_presumed_absent_is_listed_for_two_days(self, till: Till, clock: Clock) -> None:
+        """A release that rests on the vendor's not showing the call can be asked about again, for a while; any other cannot."""
+        presumed, known = doubted(till, 40), doubted(till, 40)
+        till.ledger.resolve(presumed, Outcome("released", is_presumed=True), **_SAID)
+        till.ledger.resolve(known, _RELEASED, **_SAID)
+        (found,) = till.ledger.doubts(kind="presumed")
+        clock.now += 2 * DAY + 1
+        till.read()
+
+        assert (found.reservation_id, found.amount) == (presumed, 40)
+        assert till.ledger.doubts(kind="presumed") == []
+
+    def test_truth_ends_the_presumption(self, till: Till) -> None:
+        """What was executed after all is booked as overrun, and not asked about again."""
+        reservation = doubted(till)
+        till.ledger.resolve(reservation, Outcome("released", is_presumed=True), **_SAID)
+        till.ledger.resolve(reservation, bought("pi_1", 40), **_SAID)
+
+        assert (parts(till.usage), till.usage.overrun) == ((40, 0, 0), 40)
+        assert till.ledger.doubts(kind="presumed") == []
 
     # -- estimates --------------------------------------------------------------------------------
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 base = "https://api.resend.com"
 # Resend says nothing of how late a request may still be executed.
-absence_margin: float | None = 3600.0
+_MARGIN = 3600.0
+absence_margin: float | None = _MARGIN
 # How long its list shows an e-mail depends on the plan and is not in its API reference (read 2026-11-26): no longer than this is relied on.
 history = 86_400.0
 is_by_account = False
-_MAKING = 3600.0
 _FRACTION = re.compile(r"\.([0-9]+)")
 
 
@@ -65,7 +65,7 @@ def _id_of(item: Document) -> str | None:
 
 def _candidate(doubt: Doubt, item: Document, since: float) -> Candidate | None:
     made, email_id, status = _instant(item.get("created_at")), _id_of(item), str(item.get("last_event"))
-    if made is None or email_id is None or not since <= made <= doubt.sent_at + _MAKING:
+    if made is None or email_id is None or not since <= made <= doubt.sent_at + _MARGIN:
         return None
     if payee_of(doubt.scope, money.addressees([item])) != doubt.payee:
         return None

@@ -29,8 +29,8 @@ absence_margin: float | None = MARGIN
 history = 29 * 86_400.0
 is_by_account = False
 _HOUR = 3600.0
-
-
+# By its key a call is found whenever it was executed; Stripe forgets a key that it has not seen for a day, so no later event is of it.
+_LATEST = 2 * 86_400.0
 _DECLINED = "payment_intent.payment_failed"
 # By state alone: what such a call does shows in the object that it is about.
 _PAID = frozenset({"succeeded", "processing", "requires_capture", "requires_action", "canceled"})
@@ -71,13 +71,11 @@ def inquire(doubt: Doubt, now: float) -> Inquiry:
             return (yield from _of_object(doubt))
         if doubt.operation in MADE and not doubt.identity:
             return (yield from by_likeness(doubt, MADE[doubt.operation]))
-        if doubt.identity:
+        if doubt.identity and not doubt.operation.startswith("v2."):
             return (yield from _by_key(doubt, MADE.get(doubt.operation), now))
     except Unread as unread:
         return Finding(words=str(unread))
-    return Finding(
-        words=f"it shows nothing by which {doubt.operation} without an Idempotency-Key of ours could be found; look in its Dashboard"
-    )
+    return Finding(words=f"it lists nothing by which this {doubt.operation} could be found; look in its Dashboard")
 
 
 # -- objects that were there before ----------------------------------------------------------------
@@ -140,7 +138,7 @@ def _by_key(doubt: Doubt, made: Made | None, now: float) -> Inquiry:
 def _events(doubt: Doubt, made: Made | None) -> Asking[Listing]:
     # In whole hours, so that doubts of the same time ask the same question, whose answer is had already.
     since = int((doubt.at - SKEW) // _HOUR * _HOUR)
-    until = int(-((doubt.sent_at + MARGIN + SKEW) // -_HOUR) * _HOUR)
+    until = int(-((doubt.sent_at + _LATEST) // -_HOUR) * _HOUR)
     types = [(f"types[{index}]", name) for index, name in enumerate(made.events)] if made is not None else []
     return listed("/v1/events", [("created[gte]", str(since)), ("created[lte]", str(until)), *types])
 

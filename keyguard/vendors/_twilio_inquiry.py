@@ -28,14 +28,13 @@ if TYPE_CHECKING:
 base = "https://api.twilio.com"
 # "Messages can only be queued for 10 hours and then they automatically fail" (errors/30001, read 2026-11-26): until then one may wait
 # that the list, which is in the order of sending, does not show where it is looked for. An hour more, for the request itself.
-absence_margin: float | None = 11 * 3600.0
+_MARGIN = 11 * 3600.0
+absence_margin: float | None = _MARGIN
 # Twilio keeps its records until they are deleted, but whoever uses it may delete them.
 history = 30 * 86_400.0
 is_by_account = True
 _LISTS = {"messages.create": ("Messages", "messages"), "calls.create": ("Calls", "calls")}
 _PLACES = {"SM": "Messages", "MM": "Messages", "CA": "Calls"}
-# What was asked for at a time is made within seconds, whenever it is sent.
-_MAKING = 3600.0
 _DAY = 86_400.0
 
 
@@ -87,7 +86,7 @@ def _next(page: Document, path: str) -> str | None:
 
 def _candidate(doubt: Doubt, item: Document, since: float) -> Candidate | None:
     made, sid = _instant(item.get("date_created")), item.get("sid")
-    if made is None or not since <= made <= doubt.sent_at + _MAKING or not paths.is_object_id(sid):
+    if made is None or not since <= made <= doubt.sent_at + _MARGIN or not paths.is_object_id(sid):
         return None
     if (
         not str(item.get("direction")).startswith("outbound-api")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,16 @@ import keyguard
 from tests.bench.measure import Row, added, in_turns, medians, repeated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from tests.bench.measure import Case
 
 _URL = "https://example.com/x"
 # As long as most keys are.
 _HEADERS = {"authorization": "Bearer sk-proj-abcdefghijklmnopqrstuvwxyz0123456789"}
+
+
+_WARMING = 70
 
 
 class _Response:
@@ -71,7 +75,7 @@ class _Adapter(BaseAdapter):
 
 def run(short: bool) -> list[Row]:
     """Measure each client's seams: not in place, in place, and in their place wrappers that only call."""
-    rounds, calls = (15, 200) if short else (60, 500)
+    rounds, calls = (100, 40) if short else (400, 40)
     rows = [*_httpx(rounds, calls), *_httpx_awaited(rounds, calls), *_requests(rounds, calls), *_aiohttp(rounds, calls)]
     keyguard.uninstall()
     return rows
@@ -84,31 +88,42 @@ def _httpx(rounds: int, calls: int) -> list[Row]:
 
 
 def _httpx_awaited(rounds: int, calls: int) -> list[Row]:
-    async def send(calls: int) -> None:
-        async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
-            request = client.build_request("GET", _URL, headers=_HEADERS)
-            for _ in range(calls):
-                await client.send(request)
-
+    client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200)))
+    request = client.build_request("GET", _URL, headers=_HEADERS)
     seams = [(httpx.AsyncClient, "_send_single_request")]
-    return _rows("awaited httpx", seams, lambda calls: lambda: asyncio.run(send(calls)), rounds, calls)
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        rows = _rows("awaited httpx", seams, _awaited(loop, lambda: client.send(request)), rounds, calls)
+        loop.run_until_complete(client.aclose())
+    return rows
 
 
 def _requests(rounds: int, calls: int) -> list[Row]:
     with requests.Session() as session:
+        # Else nine tenths of its time are the look for proxies in the environment, which takes as long as that has variables.
+        session.trust_env = False
         session.mount("https://", _Adapter())
         request = session.prepare_request(requests.Request("GET", _URL, headers=_HEADERS))
         return _rows("requests", [(requests.Session, "send")], repeated(lambda: session.send(request)), rounds, calls)
 
 
 def _aiohttp(rounds: int, calls: int) -> list[Row]:
-    async def send(calls: int) -> None:
-        async with aiohttp.ClientSession(connector=_Connector(), request_class=_Request, headers=_HEADERS) as session:
-            for _ in range(calls):
-                await session.get(_URL)
+    async def open_session() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(connector=_Connector(), request_class=_Request, headers=_HEADERS)
 
     seams = [(aiohttp.ClientSession, "_request"), (aiohttp.BaseConnector, "connect")]
-    return _rows("aiohttp", seams, lambda calls: lambda: asyncio.run(send(calls)), rounds, calls)
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        session = loop.run_until_complete(open_session())
+        rows = _rows("aiohttp", seams, _awaited(loop, lambda: session.get(_URL)), rounds, calls)
+        loop.run_until_complete(session.close())
+    return rows
+
+
+def _awaited(loop: asyncio.AbstractEventLoop, call: Callable[[], Awaitable[object]]) -> Case:
+    async def send(calls: int) -> None:
+        for _ in range(calls):
+            await call()
+
+    return lambda calls: lambda: loop.run_until_complete(send(calls))
 
 
 def _rows(client: str, seams: list[tuple[Any, str]], case: Case, rounds: int, calls: int) -> list[Row]:
@@ -126,7 +141,9 @@ def _rows(client: str, seams: list[tuple[Any, str]], case: Case, rounds: int, ca
     def prepared(methods: list[Any]) -> Case:
         def prepare(calls: int) -> Callable[[], None]:
             # Outside the time that is taken. Armed once, as everywhere: the interpreter specializes a call for the function that it finds.
+            # And it is let do so before: blocks are short, so that what else the machine does strikes few of them.
             place(methods)
+            case(_WARMING)()
             return case(calls)
 
         return prepare

@@ -74,6 +74,22 @@ def test_it_says_where_it_listens_and_ends_with_its_input(tmp_path: Path) -> Non
     assert Truth(tmp_path / "truth.jsonl").charged() == USD
 
 
+def test_it_ends_although_a_forked_child_holds_its_input(tmp_path: Path) -> None:
+    """A child of whoever started it inherits the pipe; the end of the block is the end all the same."""
+    waiting, go = os.pipe()
+    with DoubleProcess(tmp_path / "truth.jsonl") as double:
+        child = os.fork()
+        if child == 0:
+            os.close(go)
+            os.read(waiting, 1)
+            os._exit(0)
+    assert double.process.returncode == 0
+
+    os.close(go)
+    assert os.waitpid(child, 0)[1] == 0
+    os.close(waiting)
+
+
 def test_one_that_cannot_start_says_so(tmp_path: Path) -> None:
     """Its port is taken."""
     with (

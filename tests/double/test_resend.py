@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import resend
+from resend.emails._email import Email
 from resend.exceptions import ResendError
 
 from keyguard.testing.double import Fault, VendorDouble
@@ -113,13 +114,22 @@ def test_what_is_refused_by_script_sends_nothing(double: VendorDouble, kind: Any
     assert double.truth.charged() == 3 * UNIT
 
 
-@pytest.mark.parametrize("wrong", [{"to": []}, {"from": ""}, {"subject": ""}, {"to": "nobody"}, {"to": ["a@example.com"] * 51}])
-def test_an_email_that_cannot_be_sent_is_refused(double: VendorDouble, wrong: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ({"to": []}, "missing_required_field"),
+        ({"from": ""}, "missing_required_field"),
+        ({"subject": ""}, "missing_required_field"),
+        ({"to": "nobody"}, "validation_error"),
+        ({"to": ["a@example.com"] * 51}, "validation_error"),
+    ],
+)
+def test_an_email_that_cannot_be_sent_is_refused(double: VendorDouble, wrong: dict[str, Any], name: str) -> None:
     """422; nothing sent."""
     with pytest.raises(ResendError) as refused:
         send(key="k", **wrong)
 
-    assert (refused.value.code, double.truth.rows()) == (422, [])
+    assert (refused.value.code, refused.value.error_type, double.truth.rows()) == (422, name, [])
 
 
 def test_a_batch_is_sent_whole_or_in_part(double: VendorDouble) -> None:
@@ -176,6 +186,18 @@ def test_what_was_sent_can_be_read_and_listed(double: VendorDouble) -> None:
         listed(after="nobody")
     with pytest.raises(ResendError):
         resend.Emails.get("nobody")
+
+
+def test_answers_have_the_fields_of_the_sdks_types(double: VendorDouble) -> None:
+    """Sent, batched, read, listed and cancelled: what its TypedDicts require is there; lists leave out what the e-mail says."""
+    sent, batch = send(scheduled_at="2027-01-01T00:00:00Z"), resend.Batch.send([MAIL])
+    read, listed = resend.Emails.get(sent["id"]), resend.Emails.list()
+
+    assert set(read) >= Email.__required_keys__
+    assert set(listed) >= resend.Emails.ListResponse.__required_keys__
+    assert set(listed["data"][0]) >= Email.__required_keys__ - {"html", "text"}
+    assert set(batch) >= resend.Batch.SendResponse.__required_keys__
+    assert set(resend.Emails.cancel(sent["id"])) >= resend.Emails.CancelScheduledEmailResponse.__required_keys__
 
 
 def test_a_scheduled_email_can_be_cancelled(double: VendorDouble) -> None:

@@ -33,7 +33,7 @@ def test_what_was_held_before_a_shut_is_in_doubt_when_its_process_has_ended(tmp_
 
 
 def test_an_undone_batch_does_not_lose_the_first_hold_after_it(tmp_path: Path) -> None:
-    """A process whose first reserve buried a dead one, and was undone by a full disk, leaves what it reserves next to whoever comes next."""
+    """A process whose first reserve buried a dead one, and was undone, leaves what it reserves next to whoever comes next."""
     path, full = tmp_path / "ledger.db", [False]
 
     def strike(step: str) -> None:

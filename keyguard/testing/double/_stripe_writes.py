@@ -43,6 +43,24 @@ def create_intent(form: Form, _id: str) -> Execute:
     return execute
 
 
+def update_intent(form: Form, intent_id: str) -> Execute:
+    """POST /v1/payment_intents/{id}: another amount, until it is confirmed."""
+    amount, method, metadata = form.integer("amount"), form.text("payment_method"), form.metadata()
+
+    def execute(books: Books, moment: Moment) -> dict[str, Any]:
+        found = books.found("payment_intent", intent_id)
+        if found["status"] not in _CONFIRMABLE:
+            raise forms.unexpected("update", found)
+        books.executed(moment, "object", found, 0)
+        found.update(amount=amount or found["amount"], payment_method=method or found["payment_method"])
+        found["metadata"].update(metadata)
+        if found["status"] == "requires_payment_method" and found["payment_method"]:
+            found["status"] = "requires_confirmation"
+        return found
+
+    return execute
+
+
 def confirm_intent(form: Form, intent_id: str) -> Execute:
     """POST /v1/payment_intents/{id}/confirm."""
 

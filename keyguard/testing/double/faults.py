@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from keyguard.testing.double.messages import Request
 
 Kind: TypeAlias = Literal[
-    "pass", "close_before", "conflict", "rate_limit", "unavailable",
+    "pass", "close_before", "unauthorized", "forbidden", "missing", "conflict", "rate_limit", "unavailable",
     "hold_before", "error_before", "error_after", "decline",
-    "close_after", "reset_after", "hold_after", "truncate", "drip",
+    "close_after", "reset_after", "hold_after", "truncate", "garble", "drip",
 ]  # fmt: skip
 KINDS: tuple[str, ...] = get_args(Kind)
 # These need something to execute: a replay, a refusal is not struck, and does not use them up.
@@ -26,16 +26,17 @@ class Fault:
     """
     One thing that goes wrong.
 
-    Not executed, and nothing kept under the key: `close_before` hangs up without a word; `conflict` answers 409, as
-    while the same key is in flight; `rate_limit` answers 429; `unavailable` answers 503, from before the API.
+    Not executed, and nothing kept under the key: `close_before` hangs up without a word; `unauthorized` answers 401, `forbidden`
+    403, `missing` 404; `conflict` answers 409, as while the same key is in flight; `rate_limit` answers 429; `unavailable` answers
+    503, from before the API.
 
     While executing: `hold_before` waits, then executes and answers (the client may be long gone);
     `error_before` answers 500 although nothing was executed; `error_after` answers 500 although it was executed
     (Stripe keeps and replays both: "including 500 errors"); `decline` has the card's issuer decline (Stripe: 402, kept).
 
     After everything was executed and kept: `close_after` hangs up, `reset_after` resets the connection; `truncate` sends half of
-    the body and hangs up; `drip` sends the body a byte at a time; `hold_after` executes, and waits *before* the answer is kept,
-    so that the key is in flight meanwhile.
+    the body and hangs up; `garble` sends half of it as if it were the whole; `drip` sends the body a byte at a time;
+    `hold_after` executes, and waits *before* the answer is kept, so that the key is in flight meanwhile.
 
     `pass` lets a request through, to place faults in a sequence.
 

@@ -28,6 +28,9 @@ _LONGEST_KEY = 256
 _LIST, _LARGEST_LIST = 20, 100
 _OPERATIONS = {"/emails": "emails.send", "/emails/batch": "emails.batch"}
 _FAILURES = {
+    401: ("missing_api_key", "Missing API Key"),
+    403: ("invalid_api_key", "API key is invalid"),
+    404: ("not_found", "The requested endpoint does not exist."),
     409: ("concurrent_idempotent_requests", "Another request with the same idempotency key is currently in progress"),
     429: ("rate_limit_exceeded", "Too many requests. You can only make 5 requests per second."),
     500: ("internal_server_error", "An unexpected error occurred."),
@@ -114,12 +117,12 @@ class Resend:
         mails: Any = request.document if is_batch else [request.document]
         if not isinstance(mails, list) or not 1 <= len(mails) <= _MOST_MAILS:
             return _refused(422, "validation_error", f"A batch has 1 to {_MOST_MAILS} e-mails.")
-        wrong = {n: words for n, mail in enumerate(mails) if (words := _wrong(mail))}
+        wrong = {n: found for n, mail in enumerate(mails) if (found := _wrong(mail))}
         is_permissive = is_batch and request.headers.get("x-batch-validation") == "permissive"
         if wrong and not is_permissive:
-            return _refused(422, "validation_error", next(iter(wrong.values())))
+            return _refused(422, *next(iter(wrong.values())))
         good = [mail for n, mail in enumerate(mails) if n not in wrong]
-        errors = {"errors": [{"index": n, "message": words} for n, words in wrong.items()]} if is_permissive else {}
+        errors = {"errors": [{"index": n, "message": words} for n, (_, words) in wrong.items()]} if is_permissive else {}
 
         def run(now: float, *, declined: bool) -> Answer:
             if declined:
@@ -175,16 +178,16 @@ def _recipients(mail: dict[str, Any]) -> list[Any]:
     return [one for value in found for one in (value if isinstance(value, list) else [value])]
 
 
-def _wrong(mail: Any) -> str:
-    """Say what is wrong with an e-mail; "" if nothing is."""
+def _wrong(mail: Any) -> tuple[str, str] | None:
+    """Return the name and words of what is wrong with an e-mail; None if nothing is."""
     if not isinstance(mail, dict):
-        return "An e-mail is an object."
+        return "validation_error", "An e-mail is an object."
     for name in ("from", "to", "subject"):
         if not mail.get(name) and not (name == "subject" and mail.get("template")):
-            return f"Missing `{name}` field."
+            return "missing_required_field", f"Missing `{name}` field."
     everyone = _recipients(mail)
     is_good = len(everyone) <= _MOST_RECIPIENTS and all(isinstance(one, str) and "@" in one for one in everyone)
-    return "" if is_good else "Invalid `to` field."
+    return None if is_good else ("validation_error", "Invalid `to` field.")
 
 
 def _event(mail: dict[str, Any], now: float) -> str:
@@ -223,6 +226,7 @@ def _shown(mail: dict[str, Any], now: float, *, is_listed: bool = False) -> dict
     """Return an e-mail as it is read; lists leave out what it says."""
     lists = {name: [mail[name]] if isinstance(mail.get(name), str) else mail.get(name) for name in ("to", "cc", "bcc", "reply_to")}
     plain = {name: mail.get(name) for name in ("id", "from", "subject", "created_at", "scheduled_at")}
+    plain["message_id"] = f"<{mail['id']}@double.invalid>"
     said = {} if is_listed else {"object": "email", **{name: mail.get(name) for name in ("html", "text")}}
     return {**plain, "last_event": _event(mail, now), **lists, **said}
 

@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import traceback
+from dataclasses import replace
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, cast
@@ -169,6 +170,8 @@ class Handler(BaseHTTPRequestHandler):
         if answer is None or kind in {"close_after", "reset_after"}:
             self.close_connection = True
             return
+        if kind == "garble":
+            answer = replace(answer, payload=answer.payload[: len(answer.payload) // 2])
         self._send_head(answer)
         if fault is not None and kind == "drip":
             self._drip(answer.payload, fault.seconds)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # (method, resource, what follows it; `*` is an id) → operation, in keyguard's words.
 _ROUTES: dict[tuple[str, ...], tuple[str, Operation]] = {
     ("POST", "payment_intents"): ("payment_intents.create", writes.create_intent),
+    ("POST", "payment_intents", "*"): ("payment_intents.update", writes.update_intent),
     ("POST", "payment_intents", "*", "confirm"): ("payment_intents.confirm", writes.confirm_intent),
     ("POST", "payment_intents", "*", "capture"): ("payment_intents.capture", writes.capture_intent),
     ("POST", "payment_intents", "*", "cancel"): ("payment_intents.cancel", writes.cancel_intent),
@@ -53,6 +54,9 @@ _IN_FLIGHT = (
     "and the other request is still going through): {}. Please try again later."
 )
 _FAILURES: Mapping[int, dict[str, Any]] = {
+    401: {"type": "invalid_request_error", "message": "Invalid API Key provided."},
+    403: {"type": "invalid_request_error", "message": "The provided key does not have the required permissions for this endpoint."},
+    404: {"type": "invalid_request_error", "code": "resource_missing", "message": "No such object."},
     409: {"type": "invalid_request_error", "code": "idempotency_key_in_use", "message": _IN_FLIGHT.format("the same")},
     429: {"type": "invalid_request_error", "code": "rate_limit", "message": "Request rate limit exceeded."},
     500: {"type": "api_error", "message": "An unknown error occurred"},

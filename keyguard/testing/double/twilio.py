@@ -30,7 +30,10 @@ _UNIT = 8_300  # micro-USD a segment: the US list price without carrier fees, 20
 # "price … may not be immediately available": nobody promises when.
 _PRICED_AFTER = 3_600.0
 _PAGE, _LARGEST_PAGE = 50, 1000
-_FAILURES = {409: "Conflict", 429: "Too Many Requests", 500: "Internal Server Error", 503: "Service Unavailable"}
+_FAILURES = {
+    401: (20003, "Authenticate"), 403: (20403, "Forbidden"), 404: (20404, "The requested resource was not found"), 409: (20409, "Conflict"),
+    429: (20429, "Too Many Requests"), 500: (20500, "Internal Server Error"), 503: (20503, "Service Unavailable"),
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -92,7 +95,7 @@ class Twilio:
 
     def failure(self, status: int) -> Answer:
         """Word a failure with its code."""
-        return _refused(status, 20_000 + status, _FAILURES[status])
+        return _refused(status, *_FAILURES[status])
 
     def settle_prices(self) -> None:
         """Let the price of every message so far be read."""

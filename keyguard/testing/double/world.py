@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Requests that `requests()` remembers: the last so many.
 _REMEMBERED = 100_000
-_TURNED_AWAY = {"conflict": 409, "rate_limit": 429, "unavailable": 503}
+_TURNED_AWAY = {"unauthorized": 401, "forbidden": 403, "missing": 404, "conflict": 409, "rate_limit": 429, "unavailable": 503}
 
 
 class Closing(Exception):

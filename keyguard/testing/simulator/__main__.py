@@ -28,8 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(seeds: Sequence[int], steps: int, mutant: str | None) -> int:
-    began, made, calls, violations = time.perf_counter(), 0, 0, 0
-    for count, seed in enumerate(seeds, start=1):
+    began, count, made, calls, violations = time.perf_counter(), 0, 0, 0, 0
+    for seed in seeds:
+        count += 1
         report = simulate(seed, steps)
         made, calls = made + report.steps, calls + report.calls
         if report.violation:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,12 +20,10 @@ if TYPE_CHECKING:
 
 _FIGURES = "SELECT scope, win, cap, spent, held, doubt FROM bucket WHERE scope IN (?, ?, ?, ?)"
 _NOTHING = (None, 0, 0, 0)
-# What is known not to hold yet, and is not reported; tests/simulator/test_findings.py has each by itself.
+# What is counted above what is right, and is not reported.
 TOLERATED = frozenset({
-    "stale answer",  # an older answer about an open intent lowers what is held for it
-    "shut while open",  # of a process that put its ledger away with calls open, those are not found when it has ended
+    "stale answer",  # an older answer raises what is held for an open intent, until it is final
     "refund replay",  # a refund that is repeated with the caller's own key after its window, and replayed all the same, is counted again
-    "undone mark",  # a batch that was undone leaves the mark of its process too far ahead
 })  # fmt: skip
 
 
@@ -74,7 +72,7 @@ class Checks:
 
     @staticmethod
     def tolerates(what: str) -> bool:
-        """Say whether something is known not to hold yet."""
+        """Say whether something is known to be counted above what is right."""
         return what in TOLERATED
 
     # -- what the ledger counts ---------------------------------------------------------------------
@@ -86,8 +84,9 @@ class Checks:
             return
         scope = run.scope
         names = (scope, f"refund:{scope}", f"calls:{scope}", f"policy:{run.policy.name}")
-        for row in books.log.execute(_FIGURES, names).fetchall():
-            self.figures[row[0], row[1]] = row[2:]
+        rows: list[Any] = books.log.execute(_FIGURES, names).fetchall()
+        for budget, win, *figures in rows:
+            self.figures[budget, win] = (figures[0], figures[1], figures[2], figures[3])
         if books.log.at > self._latest():
             raise self.broken("clock", f"the ledger's time is {books.log.at}, where the machine's clock never was")
 
@@ -161,7 +160,9 @@ class Checks:
         if reason == "ambiguous":
             return any(charge.is_over for charge in known)
         is_late = any(at - charge.at >= identity.window and not charge.is_over for charge in known)
-        return reason == "doubt_pending" and (is_late or (identity.attempt > 1 and any(self._alike(charge, order) for charge in run.live.values())))
+        return reason == "doubt_pending" and (
+            is_late or (identity.attempt > 1 and any(self._alike(charge, order) for charge in run.live.values()))
+        )
 
     @staticmethod
     def _alike(charge: Charge, order: Order) -> bool:
@@ -247,7 +248,5 @@ class Checks:
         left_open = run.past_open + sum(thing.told_open for thing in run.active.values())
         # A close that was booked, and of which its process died before it heard, may have left an intent open.
         left_open += sum(charge.hold for charge in live if any(one.may_be_closed for one in charge.calls))
-        if self.tolerates("undone mark"):
-            left_open += sum(charge.hold for charge in live if any(one.state in {"open", "maybe"} for one in charge.calls))
         if usage.held > left_open:
             raise self.broken("I4", f"{usage.held} of {run.run_id} are held at the end, of which only {left_open} are of open intents")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Running: TypeAlias = Generator["Request | None", "Answer | None", Any]
 
 _OK = 300
-_SECRET = "sk_test_simulated"  # noqa: S105 -- no secret of anybody
+_SECRET = "sk_test_simulated"
 _PATIENCE_SECONDS = 3600.0
 
 

@@ -211,14 +211,23 @@ class Judge(Checks):
             return
         self.look(ledger, record.charge.run)
         if receipt is None:
-            record.may_be_closed = True
-            seen = record.told.seen if record.told is not None else None
-            if seen is not None and not record.charge.is_over:
-                # If it was booked, then with what is more than anybody knew when it was held.
-                record.charge.hold = max(record.charge.hold, seen.spent + seen.open)
+            self._suspect(record)
         elif record.state not in {"known", "unknown"}:
             self._learn(record, receipt)
         self.check(record.charge.run)
+
+    def _suspect(self, record: Record) -> None:
+        """A close may have been booked: then with more than anybody knew when it was held, or with what was true before."""
+        record.may_be_closed = True
+        seen = record.told.seen if record.told is not None else None
+        if seen is None:
+            return
+        if not record.charge.is_over:
+            record.charge.hold = max(record.charge.hold, seen.spent + seen.open)
+        thing = record.charge.run.things.get((seen.intent.account, seen.intent.id))
+        if thing is not None and seen.version < thing.told_version:
+            record.charge.run.touch(thing)
+            thing.hear_again(seen.open, record.charge)
 
     def failed(self, error: LedgerUnavailable) -> None:
         """The ledger failed by itself."""
@@ -293,19 +302,13 @@ class Judge(Checks):
         run.touch(thing)
         thing.days.append(charge.day)
         if seen.version < thing.told_version:
-            self._tell_old(thing, seen.spent + seen.open, seen.open)
+            thing.hear_again(seen.open, charge)
             return
         run.overrun += max(0, seen.spent - max(thing.known, thing.told_spent))
         if seen.spent > thing.told_spent:
             # It counts where it was told: of several calls with one key, the first that was answered.
             thing.day = charge.day if charge.buys else thing.holder.day
-        # While a call has the open hold, another's answer about the same thing opens nothing beside it.
-        is_taken = not (charge.adopts and not charge.is_over) and any(one.adopted for one in thing.claims if one is not charge)
-        thing.told_open = min(thing.told_open, seen.open) if is_taken else seen.open
-        thing.told_spent, thing.told_version, thing.lowered = max(seen.spent, thing.told_spent), seen.version, None
-
-    def _tell_old(self, thing: Thing, total: int, still_open: int) -> None:
-        if self.tolerates("stale answer"):
-            known = thing.told_spent + thing.told_open if thing.lowered is None else thing.lowered
-            thing.lowered = min(total, known)
-        thing.told_open, thing.is_blurred = max(thing.told_open, still_open), True
+        still_open = min(thing.told_open, seen.open) if thing.is_taken_from(charge) else seen.open
+        if thing.is_blurred and still_open and self.tolerates("stale answer"):
+            still_open = max(thing.told_open, still_open)
+        thing.told_open, thing.told_spent, thing.told_version = still_open, max(seen.spent, thing.told_spent), seen.version

@@ -1,12 +1,15 @@
-"""Planted mistakes, each of one rule: a simulator that does not find them proves nothing. Each replaces a function of the real code for a while.
+"""Planted mistakes, each of one rule: a simulator that does not find them proves nothing.
 
+Each replaces a function of the real code for a while.
 Those of the ledger are in `mutants_ledger.py`.
 """
+
+# Mistakes are planted in private places, by functions of any shape.
+# pyright: reportPrivateUsage=false, reportUnknownLambdaType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,9 +19,11 @@ from keyguard.context import Ticket
 from keyguard.identity import canonical
 from keyguard.model import Closing, Outcome
 from keyguard.testing.simulator import client
-from keyguard.testing.simulator.simulation import Simulation
+from keyguard.testing.simulator.fleet import Fleet
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from keyguard.model import Call
 
 Planting: TypeAlias = "Callable[[], contextlib.AbstractContextManager[None]]"
@@ -72,19 +77,11 @@ def _forgetful_close(self: LocalBackend, closing: Closing) -> Any:
     return self.ledger.close(closing)
 
 
-_real_begin = vars(Simulation)["_begin"]
+_real_begin = vars(Fleet)["_begin"]
 
 
-def _begin_anew(self: Simulation, plan: Any, token: str, thread: client.Thread, job: Any, attempt: int) -> None:
+def _begin_anew(self: Fleet, plan: Any, token: str, thread: client.Thread, job: Any, attempt: int) -> None:
     _real_begin(self, plan, f"{token}+{thread.process.installs}", thread, job, attempt)
-
-
-_real_finder = payer.finder_for
-
-
-def _finder_without_fresh(armed: Any, outgoing: Any) -> Any:
-    find = _real_finder(armed, outgoing)
-    return lambda ticket, _fresh: find(ticket, False)
 
 
 OF_GUARD = (
@@ -108,7 +105,7 @@ OF_GUARD = (
         "identity-without-account", "the same request to two accounts is one charge",
         replacing(payer, "canonical", lambda call: canonical(replace(call, account=""))),
     ),
-    Mutant("execution-reset", "a second install begins a new execution", replacing(Simulation, "_begin", _begin_anew)),
+    Mutant("execution-reset", "a second install begins a new execution", replacing(Fleet, "_begin", _begin_anew)),
     Mutant(
         "key-without-number", "two identical charges get one Idempotency-Key",
         replacing(guard, "key_for", lambda request, _n, generation: f"{request}.{generation}"),

@@ -48,8 +48,14 @@ class Report:
 
     def told(self, command: str) -> str:
         """Return a failure as it is printed: what happened last, what is broken, and how to see it again."""
-        return "\n".join(["the last events:", *(f"  {one}" for one in self.events), f"seed {self.seed}, step {self.steps}: {self.violation}",
-                          f"again: {command}"])
+        return "\n".join(
+            [
+                "the last events:",
+                *(f"  {one}" for one in self.events),
+                f"seed {self.seed}, step {self.steps}: {self.violation}",
+                f"again: {command}",
+            ]
+        )
 
 
 def simulate(seed: int, steps: int = 1000) -> Report:

@@ -122,7 +122,6 @@ class Thing:
         day: Where the charge counts since it was told; "" before.
         claims: The reservations that hold money for it, while their end is not told.
         is_blurred: Answers came in another order than their causes, so that only bounds can be said.
-        lowered: What an older answer said last that it may cost, where that is tolerated.
     """
 
     intent: Intent
@@ -135,18 +134,26 @@ class Thing:
     charger: Charge | None = None
     day: str = ""
     is_blurred: bool = False
-    lowered: int | None = None
 
     @property
     def known(self) -> int:
         """What anybody on this side could know that it may cost; somebody elsewhere may have raised it since."""
-        told = self.told_spent + self.told_open if self.lowered is None else self.lowered
-        return max([told, *[claim.claim for claim in self.claims]])
+        return max([self.told_spent + self.told_open, *[claim.claim for claim in self.claims]])
 
     @property
     def spent_day(self) -> str:
         """The day on which what was charged counts; "" = nobody can say."""
         return self.day or (self.charger or self.holder).day
+
+    def is_taken_from(self, charge: Charge) -> bool:
+        """Say whether a call has the open hold, so that another's answer about the same thing opens nothing beside it."""
+        return not (charge.adopts and not charge.is_over) and any(one.adopted for one in self.claims if one is not charge)
+
+    def hear_again(self, still_open: int, charge: Charge) -> None:
+        """Take note of an answer that is older than what was told before."""
+        self.is_blurred = True
+        if not self.is_taken_from(charge):
+            self.told_open = max(self.told_open, still_open)
 
     @property
     def is_over(self) -> bool:

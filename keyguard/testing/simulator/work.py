@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from keyguard.testing.simulator.vendor import Answer
 
 Kind = Literal["charge", "hold", "intent", "refund", "foreign_refund", "read"]
+_KINDS: tuple[Kind, ...] = ("charge", "hold", "intent", "refund", "foreign_refund", "read")
 ACCOUNTS = ("", "acct_1", "acct_2")
 # What may end a task, and lets its orchestrator try again; a refusal is not among them (`retry_unless_refused`).
 _FAILURES = (VendorError, APIConnectionError, httpx.TransportError, BackendError, Struck, StruckHard)
@@ -70,7 +71,7 @@ def draw_jobs(rng: Random, run_id: str, count: int, dearest: int) -> tuple[Job, 
     for number in range(count):
         name = f"{run_id}.{number}"
         amount = rng.choice((100, 250, dearest // 2, dearest, rng.randint(1, dearest)))
-        kind = rng.choices(("charge", "hold", "intent", "refund", "foreign_refund", "read"), (9, 4, 6, 3, 1, 2))[0]
+        kind = rng.choices(_KINDS, (9, 4, 6, 3, 1, 2))[0]
         key = name if rng.random() < 0.6 else ""
         scope = f"order-{name}" if not key and rng.random() < 0.2 else ""
         jobs.append(
@@ -111,9 +112,7 @@ def _post(thread: Thread, job: Job, flow: Flow, verb: str, path: str, **params: 
     key = f"{job.key}.{verb}" if job.key else flow.new_key()
     if job.wobbles:
         params["metadata[try]"] = str(thread.run.attempt)
-    call = Call(
-        "stripe", "POST", "https", "api.stripe.com", path, body=tuple(params.items()), account=job.account, idempotency_key=key
-    )
+    call = Call("stripe", "POST", "https", "api.stripe.com", path, body=tuple(params.items()), account=job.account, idempotency_key=key)
     answer: Answer = yield from send(thread, call, has_own_key=bool(job.key))
     return json.loads(answer.body)
 
