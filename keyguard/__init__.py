@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib as _importlib
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from keyguard.errors import (
     BackendError,
@@ -18,6 +20,17 @@ from keyguard.model import Policy, VaultKey
 from keyguard.refusals import refusal_of
 
 __version__ = _version("keyguard")
+
+if _TYPE_CHECKING:
+    from keyguard import doubts as doubts
+else:
+
+    def __getattr__(name: str) -> object:
+        """Load `keyguard.doubts` when somebody asks for it: nothing on the way of a call does."""
+        if name == "doubts":
+            return _importlib.import_module("keyguard.doubts")
+        raise AttributeError(f"module 'keyguard' has no attribute {name!r}")
+
 
 __all__ = [
     "BackendError",

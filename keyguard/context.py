@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from keyguard._values import frozen
 
 if TYPE_CHECKING:
     import weakref
@@ -31,7 +34,7 @@ MOVED = frozenset({301, 302, 307, 308})
 _NOT_EXECUTED = frozenset({401, 407, 429})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunRef:
     """
     What an orchestrator says about the running code.
@@ -85,6 +88,8 @@ class Ticket:
         window: Seconds for which the vendor executes one Idempotency-Key once; 0 = it does not, or there is none.
         idempotency_key: The derived one, once the ledger has said which.
         slot: The number that this call has taken among identical ones.
+        good_until: When the vendor may forget the key, POSIX seconds; 0 = nothing rests on it.
+        again: Asks of this ticket whether one more attempt may leave; awaited in async seams. None where nobody needs to be asked.
         backend: Who decides this call; set when its payer is known.
         reservation_id: Set from before the reserve until the ledger has confirmed the close.
         closing: How it ends, once that is known.
@@ -93,10 +98,10 @@ class Ticket:
     """
 
     __slots__ = (
-        "__weakref__", "attempts", "backend", "begun", "call", "closed", "closing", "decision", "defaults", "flow", "has_own_key",
-        "idempotency_key", "idempotent", "in_attempt", "is_decided", "is_writable", "key", "operation", "outcome", "owner", "pid",
-        "principal", "quote", "receipt", "refusal", "reservation_id", "rest", "run", "secret", "slot", "tags", "tail", "takes_key",
-        "window",
+        "__weakref__", "again", "attempts", "backend", "begun", "call", "closed", "closing", "decision", "defaults", "flow",
+        "good_until", "has_own_key", "idempotency_key", "idempotent", "in_attempt", "is_decided", "is_writable", "key", "operation",
+        "outcome", "owner", "pid", "principal", "quote", "receipt", "refusal", "reservation_id", "rest", "run", "secret", "slot",
+        "tags", "tail", "takes_key", "window",
     )  # fmt: skip
 
     def __init__(self, call: Call) -> None:
@@ -114,6 +119,8 @@ class Ticket:
         self.principal = ""
         self.idempotency_key: str | None = None
         self.slot: Slot | None = None
+        self.good_until = 0.0
+        self.again: Callable[[Ticket], Any] | None = None
         self.defaults: Pairs = ()
         self.tags: Pairs = ()
         self.backend: Any = None
@@ -140,6 +147,12 @@ class Ticket:
     def added(self) -> Pairs:
         """What the seam adds to the form."""
         return (*self.defaults, *self.tags)
+
+    @property
+    def must_ask(self) -> bool:
+        """Whether the next attempt is a further one, or so late that the first may be forgotten: then `again` says whether it may leave."""
+        is_late = self.begun > 0 or 0 < self.good_until < time.time()
+        return is_late and not self.in_attempt and self.again is not None
 
     @property
     def is_over(self) -> bool:
@@ -232,7 +245,7 @@ class Slot(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class IdempotencyScope:
     """
     One entry of `with keyguard.idempotency_scope(name)`.
@@ -290,6 +303,9 @@ class _State:
 
 _state = _State()
 _ticket: ContextVar[Ticket | None] = ContextVar("keyguard_ticket", default=None)
+# Returns the ticket that the calling code runs under, closed or not; None = none. Every request of the process asks for it, so it is the
+# variable's own method, which costs half of a function of ours.
+open_ticket: Callable[[], Ticket | None] = _ticket.get
 _key_in_use: ContextVar[VaultKey | None] = ContextVar("keyguard_key_in_use", default=None)
 _named_run: ContextVar[RunRef | None] = ContextVar("keyguard_named_run", default=None)
 _scope: ContextVar[IdempotencyScope | None] = ContextVar("keyguard_idempotency_scope", default=None)
@@ -395,11 +411,6 @@ def current_run() -> RunRef | None:
         if found is not None:
             return found
     return None
-
-
-def open_ticket() -> Ticket | None:
-    """Return the ticket that the calling code runs under, closed or not."""
-    return _ticket.get()
 
 
 def key_in_use() -> VaultKey | None:

@@ -82,7 +82,7 @@ async def _aperform(step: Step, ticket: Ticket, send: Callable[[Ticket], Awaitab
         # A key that is remembered needs no thread: so a call makes two hops, to reserve and to close.
         with contextlib.suppress(context.WouldBlock), context.without_blocking():
             return step.perform(ticket)
-    return await _whole(partial(_asked, step, ticket, ask) if isinstance(step, Ask) else partial(step.perform, ticket))
+    return await whole(partial(_asked, step, ticket, ask) if isinstance(step, Ask) else partial(step.perform, ticket))
 
 
 class _Work:
@@ -109,7 +109,7 @@ class _Work:
         return self._claim.acquire(blocking=False)
 
 
-async def _whole(perform: Callable[[], Any]) -> Any:
+async def whole(perform: Callable[[], Any]) -> Any:
     """
     Perform blocking work in a worker thread: wholly or not at all, when this raises.
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from keyguard import policy
+from keyguard._values import frozen
 from keyguard.context import MOVED, idempotency_scope
 from keyguard.errors import BackendError, ConfigurationError, Refused, told_while_observing
 from keyguard.identity import key_for, payee_of
@@ -44,7 +45,7 @@ _UNKNOWN, _NOTHING = Operation("unknown", known=False), Quote(0)
 _TO_BE_DERIVED = "derived"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Find:
     """
     Step: find whose key pays; sets the ticket's backend, key and secret.
@@ -60,7 +61,7 @@ class Find:
         return self.find(ticket, self.fresh)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reserve:
     """Step: hold money. Answer: Decision."""
 
@@ -72,7 +73,7 @@ class Reserve:
         return decision
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Close:
     """Step: say how a hold ended. Answer: Receipt."""
 
@@ -84,7 +85,7 @@ class Close:
         return receipt
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Record:
     """Step: audit a refusal that the backend was not asked about. Answer: None."""
 
@@ -96,7 +97,7 @@ class Record:
         ticket.backend.refuse(self.order, self.reason)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Remember:
     """Step: what does the payer's ledger know of a vendor object? Answer: Memory or None."""
 
@@ -205,6 +206,8 @@ def _learn(ticket: Ticket, identity: Identity | None, decision: Decision) -> Non
     """Take over which charge the ledger says the call is, and with it the key that it leaves with."""
     if identity is None:
         return
+    if identity.window:
+        ticket.good_until = (decision.at or time.time()) + identity.window
     if ticket.slot is not None and decision.n != identity.n:
         ticket.slot.moved(decision.n)
     if ticket.call.idempotency_key == _TO_BE_DERIVED:

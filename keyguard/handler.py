@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from keyguard import context, telemetry
-from keyguard.drivers import adrive, drive
+from keyguard import context, policy, telemetry
+from keyguard.drivers import adrive, drive, whole
 from keyguard.errors import Refused, told_while_observing
 from keyguard.guard import Finder, Identify, answered, guarded
 from keyguard.vendors import vendor_named
@@ -66,6 +68,18 @@ def _never_sent(_ticket: context.Ticket) -> Any:
     raise AssertionError("a call that was answered is not sent again")
 
 
+def _check_again(ticket: context.Ticket) -> None:
+    """Refuse a further attempt where its key has ended since, or the vendor may take it for a new request."""
+    key, operation = ticket.key, ticket.operation
+    if key is None or operation is None or key.policy.mode == "observe":
+        return
+    policy.check_again(ticket.backend.find(key_id=key.key_id, fresh=True) or key, operation, ticket.good_until, time.time())
+
+
+async def _acheck_again(ticket: context.Ticket) -> None:
+    await whole(partial(_check_again, ticket))
+
+
 class CallHandler:
     """
     Guards every call the same way.
@@ -87,6 +101,7 @@ class CallHandler:
         ticket, flow = self._opened(outgoing, vendor)
         try:
             with telemetry.span(ticket) as span, context.under(ticket):
+                ticket.again = _check_again
                 native = drive(flow, ticket, send, outgoing.ask)
                 if ticket.tail is not None:
                     ticket.rest = _Rest(ticket, span, vendor)
@@ -102,6 +117,7 @@ class CallHandler:
         ticket, flow = self._opened(outgoing, vendor)
         try:
             with telemetry.span(ticket) as span, context.under(ticket):
+                ticket.again = _acheck_again
                 native = await adrive(flow, ticket, send, outgoing.ask)
                 if ticket.tail is not None:
                     ticket.rest = _Rest(ticket, span, vendor)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import wrapt
 
 from keyguard import context, patches, vendors
+from keyguard.backends.local import LocalBackend
 from keyguard.errors import ConfigurationError, UnknownKey
 from keyguard.handler import CallHandler
 from keyguard.interpreter import check_interpreter
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from keyguard.backends import Backend
     from keyguard.fx import Rates
+    from keyguard.ledgers import Ledger
     from keyguard.model import Policy, Usage, VaultKey
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
@@ -258,6 +260,14 @@ def _activate_prefect(_module: Any) -> None:
 def _run_of_environment() -> context.RunRef | None:
     run_id = _armed.settings.run_id
     return context.RunRef(run_id, "env") if run_id else None
+
+
+def ledgers_in_use() -> tuple[Ledger, ...]:
+    """Return the ledgers by which this process decides, with what ended calls left in them closed; none while nothing is armed."""
+    backends = [backend for backend in dict.fromkeys(_armed.backends.values()) if isinstance(backend, LocalBackend)]
+    for backend in backends:
+        backend.sweep(always=True)
+    return tuple(backend.ledger for backend in backends)
 
 
 # -- other verbs -----------------------------------------------------------------------------------

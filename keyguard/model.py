@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from keyguard._values import quick
+from keyguard._values import frozen
 from keyguard.rules import FieldRules, Rule
 
 if TYPE_CHECKING:
@@ -240,7 +240,10 @@ class Policy(BaseModel):
 
     def stored(self) -> dict[str, Any]:
         """Return the plain form that `restored` reads back: amounts in micro-USD, seconds, lists."""
-        return self.model_dump(mode="json", exclude_none=True)
+        found = self.model_dump(mode="json", exclude_none=True, exclude={"rules"})
+        if self.rules is not None:
+            found["rules"] = {name: {field: rule.stored() for field, rule in of.items()} for name, of in self.rules.items()}
+        return found
 
     @classmethod
     def restored(cls, fields: Mapping[str, Any]) -> Policy:
@@ -256,7 +259,7 @@ class Policy(BaseModel):
 KeyState = Literal["active", "revoked", "closed"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VaultKey:
     """
     An issued handle.
@@ -290,8 +293,7 @@ class VaultKey:
         return self.policy.name or "default"
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """
     One request as the vendor will see it.
@@ -342,8 +344,7 @@ class Reply:
     body: bytes | None = field(default=None, repr=False)
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Attempt:
     """
     One try on the wire, after it ended.
@@ -359,7 +360,7 @@ class Attempt:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unbounded:
     """
     Why nobody can say what a write may cost, so that the policy's `unpriced` decides.
@@ -373,8 +374,7 @@ class Unbounded:
     is_by_design: bool = False
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Operation:
     """
     What a call is, read from method and path alone.
@@ -394,8 +394,7 @@ class Operation:
     unbounded: Unbounded | None = None
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Quote:
     """
     Upper bound of a call's cost, known before the send.
@@ -421,8 +420,7 @@ class Quote:
     units: int = 0
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fact:
     """
     What a reply says about one vendor object that costs money, as totals of the object.
@@ -451,8 +449,7 @@ class Fact:
 Ending = Literal["settled", "released", "doubt"]
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """
     How one attempt, or a whole ticket, ended; what the vendor plug read from the reply.
@@ -466,6 +463,8 @@ class Outcome:
         request_id: The vendor's name for the request, for support.
         units: How many of the quote's units were used; None = all of them.
         is_final: Of a release: it answers every request with the same Idempotency-Key, also those whose own answer was lost.
+        is_presumed: Of a release: the vendor does not show that it was executed, late enough to presume that it was not.
+        is_estimate: Of a settlement: the cost is our own price, in place of one that the vendor will say later, of the first fact's object.
     """
 
     ending: Ending
@@ -476,12 +475,14 @@ class Outcome:
     request_id: str | None = None
     units: int | None = None
     is_final: bool = False
+    is_estimate: bool = False
+    is_presumed: bool = False
 
 
 Unit = Literal["usd", "call", "email"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Leg:
     """
     One budget that a reservation draws on.
@@ -497,8 +498,7 @@ class Leg:
     unit: Unit = "usd"
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identity:
     """
     What tells one logical charge from all others, as a request of it says it; its number and generation are the ledger's to give.
@@ -532,8 +532,7 @@ class Identity:
         return self.window > 0 or not self.resends
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Order:
     """
     A request to hold money: everything the ledger needs for one reserve.
@@ -571,8 +570,7 @@ Reason = Literal[
 ]  # fmt: skip
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decision:
     """
     The answer to a reserve.
@@ -611,8 +609,7 @@ class Decision:
     at: float = 0.0
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Closing:
     """
     How a reservation ends.
@@ -628,8 +625,7 @@ class Closing:
     unsent: bool = False
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Receipt:
     """
     The answer to a close: where the reservation's money is now (micro-USD).
@@ -652,8 +648,7 @@ class Receipt:
     replayed: bool = False
 
 
-@quick
-@dataclass(frozen=True, slots=True)
+@frozen
 class Memory:
     """
     What a run's ledger remembers of a vendor object (micro-USD).
@@ -677,7 +672,7 @@ class Memory:
     currency: str = "usd"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Doubt:
     """
     A reservation of which nobody knows whether the vendor executed it, or what it will cost.
@@ -717,7 +712,7 @@ class Doubt:
     ended: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Intent:
     """An open intent: money still held for an object whose last state is not final."""
 
@@ -727,7 +722,7 @@ class Intent:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Usage:
     """
     A budget's figures (micro-USD).

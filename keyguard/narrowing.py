@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from keyguard.rules import Rule
 
 _CAPS = ("run_usd_cap", "daily_usd_cap", "call_usd_cap", "refund_usd_cap", "max_calls", "max_emails", "expires_in")
-_FIXED = ("name", "vendor", "secret", "agent_run_label", "tag_objects")
+_FIXED = ("name", "vendor", "secret", "agent_run_label", "tag_objects", "idempotency")
 
 
 def narrowed(force: Policy, asked: Policy, again: Policy, *, is_raised: bool) -> tuple[Policy, tuple[str, ...]]:
@@ -90,7 +90,7 @@ def _all_rules(force: Policy, asked: Policy, again: Policy, changes: dict[str, A
 
 
 def _strictest(force: Policy, again: Policy, changes: dict[str, Any], warnings: list[str]) -> None:
-    for field, width in (("mode", _mode_width), ("unpriced", _unpriced_width)):
+    for field, width in (("mode", _mode_width), ("unpriced", _unpriced_width), ("on_doubt", _doubt_width)):
         old, new = getattr(force, field), getattr(again, field)
         if width(new) < width(old):
             changes[field] = new
@@ -100,6 +100,10 @@ def _strictest(force: Policy, again: Policy, changes: dict[str, Any], warnings: 
 
 def _mode_width(mode: str) -> tuple[int, int]:
     return (int(mode == "observe"), 0)
+
+
+def _doubt_width(on_doubt: str) -> tuple[int, int]:
+    return (int(on_doubt == "resend"), 0)
 
 
 def _unpriced_width(unpriced: str | int) -> tuple[int, int]:

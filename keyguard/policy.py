@@ -238,12 +238,9 @@ def refusal(decision: Decision, key: VaultKey, operation: Operation) -> Refused:
     if decision.reason in {"revoked", "closed"}:
         return revoked(key, operation, decision.reason)
     if decision.reason == "expired":
-        when = _instant(key.expires_at) if key.expires_at is not None else "an unknown time"
-        return KeyExpired(
-            f"key {key.key_id} of {_run_words(key)} expired at {when}; nothing was sent. "
-            f"A raise renews it: keyguard raise --run {_quoted(key.run_id)} --to DOLLARS",
-            **who,
-        )
+        error = expired(key, operation)
+        error.decision = decision
+        return error
     if decision.reason == "unknown_key":
         return UnknownKey(f"key {key.key_id} is not in this ledger; nothing was sent. Was the ledger file replaced?", **who)
     if decision.reason in _DUPLICATES:
@@ -251,6 +248,42 @@ def refusal(decision: Decision, key: VaultKey, operation: Operation) -> Refused:
         when = _instant(decision.at)
         return kind(f"{operation.name} was not sent: {words.format(hold=decision.hold, when=when)}", **who)
     return Refused(f"{operation.name} was refused ({decision.reason}); nothing was sent.", **who)
+
+
+def check_again(key: VaultKey, operation: Operation, good_until: float, now: float) -> None:
+    """
+    Refuse one more attempt of a call that was decided before.
+
+    Args:
+        key: As it is now.
+        operation: The call's.
+        good_until: When the vendor may forget the call's Idempotency-Key, POSIX seconds; 0 = nothing rests on it.
+        now: The present, POSIX seconds.
+
+    Raises:
+        KeyRevoked, KeyExpired: since it was decided.
+        DoubtPending: the vendor may execute the attempt anew.
+    """
+    if key.state != "active":
+        raise revoked(key, operation, key.state)
+    if key.expires_at is not None and key.expires_at <= now:
+        raise expired(key, operation)
+    if 0 < good_until <= now:
+        raise DoubtPending(
+            f"{operation.name} was not sent once more: its Idempotency-Key is so old that the vendor may have forgotten it, and would "
+            "execute it again. Ask the vendor what became of it: keyguard reconcile",
+            **_who(key, operation),
+        )
+
+
+def expired(key: VaultKey, operation: Operation) -> KeyExpired:
+    """Return the error for a key whose time is over."""
+    when = _instant(key.expires_at) if key.expires_at is not None else "an unknown time"
+    return KeyExpired(
+        f"key {key.key_id} of {_run_words(key)} expired at {when}; nothing was sent. "
+        f"A raise renews it: keyguard raise --run {_quoted(key.run_id)} --to DOLLARS",
+        **_who(key, operation),
+    )
 
 
 def revoked(key: VaultKey, operation: Operation, state: str) -> KeyRevoked:

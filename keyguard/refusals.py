@@ -7,9 +7,9 @@ Some SDKs retry whatever is raised below them, and wrap it: to them a refusal of
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from keyguard._values import frozen
 from keyguard.errors import Refused
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ HEADER = "x-keyguard-refusal"
 STATUS, REASON = 403, "Forbidden"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """
     The answer that stands for a refusal; its status is 403.

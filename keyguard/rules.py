@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_serializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,7 +123,6 @@ class Rule(BaseModel):
             absent=self.absent or other.absent,
         )
 
-    @model_serializer
     def stored(self) -> dict[str, Any]:
         """Return the plain form that `restored` reads back: only what is set."""
         texts = {name: list(values) for name in ("any_of", "prefix", "suffix") if (values := getattr(self, name)) is not None}

@@ -12,16 +12,10 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from keyguard.errors import ConfigurationError
-from keyguard.fx import load_rates
 from keyguard.ledgers import Durability
 from keyguard.model import Policy, Usd, is_vendor_name
 from keyguard.rules import FORM
 from keyguard.vendors import known_vendors
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,8 +108,13 @@ def pinned_rates(settings: Settings, table: str | os.PathLike[str] | Mapping[str
         ConfigurationError: a table that cannot be read, or has no date.
     """
     found = settings.fx_file if table is None else table
+    if found is None:
+        return None
+    # The reader of rates is not for those who pin none.
+    from keyguard.fx import load_rates
+
     try:
-        return None if found is None else load_rates(found)
+        return load_rates(found)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
 
@@ -160,6 +159,12 @@ def _validated(fields: Mapping[str, Any]) -> Policy:
 
 
 def _from_file(path: Path) -> Mapping[str, Any]:
+    # The reader of TOML is not for those who have no file.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
     try:
         found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         return found

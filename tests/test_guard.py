@@ -417,7 +417,7 @@ def test_a_quote_read_that_fails_stops_no_observed_call(status: int) -> None:
 _TRACED = {
     function.__code__
     for function in (
-        drivers.drive, drivers.adrive, guard.guarded, drivers._aperform, drivers._whole, guard._admit, guard._decide,
+        drivers.drive, drivers.adrive, guard.guarded, drivers._aperform, drivers.whole, guard._admit, guard._decide,
         guard._reserve, guard._close, guard.ending, guard._outcomes, guard._combined, guard._order, guard._quote,
     )
 }  # fmt: skip

@@ -237,7 +237,9 @@ def test_an_empty_policy_limits_nothing() -> None:
     policy = Policy()
 
     assert (policy.mode, policy.unpriced) == ("enforce", "refuse")
-    assert {name for name in Policy.model_fields if getattr(policy, name) is not None} == {"mode", "unpriced", "tag_objects"}
+    assert {name for name in Policy.model_fields if getattr(policy, name) is not None} == {
+        "mode", "unpriced", "tag_objects", "idempotency", "on_doubt",
+    }  # fmt: skip
 
 
 def test_a_policy_cannot_be_changed() -> None:
@@ -282,7 +284,8 @@ def test_stored_amounts_are_micros() -> None:
     stored = Policy.model_validate(fields).stored()
 
     assert stored == {"run_usd_cap": 500_000_000, "refund_usd_cap": 0, "unpriced": 50_000, "expires_in": 14_400.0,
-                      "allowed_endpoints": ["GET /v1/x"], "mode": "enforce", "tag_objects": False}  # fmt: skip
+                      "allowed_endpoints": ["GET /v1/x"], "mode": "enforce", "tag_objects": False, "idempotency": "derive",
+                      "on_doubt": "resend"}  # fmt: skip
 
 
 # -- other values ----------------------------------------------------------------------------------
@@ -343,4 +346,10 @@ def test_values_are_frozen_and_slotted() -> None:
     classes = [cls for cls in vars(model).values() if isinstance(cls, type) and dataclasses.is_dataclass(cls)]
 
     assert len(classes) > 10
-    assert [cls.__name__ for cls in classes if not ("__slots__" in vars(cls) and cls.__dataclass_params__.frozen)] == []  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType] -- typeshed does not know it
+    for cls in classes:
+        empty = object.__new__(cls)
+        for name in (dataclasses.fields(cls)[0].name, "stray"):
+            # TypeError: of a stray attribute, by dataclass itself (python/cpython#90562).
+            with pytest.raises((dataclasses.FrozenInstanceError, TypeError)):
+                setattr(empty, name, None)
+        assert not hasattr(empty, "__dict__")

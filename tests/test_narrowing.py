@@ -33,6 +33,8 @@ _TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "unpriced": (500, ["refuse", 501], ["allow", 499]),
     "name": ("a", [], ["b", None]),
     "tag_objects": (False, [], [True]),
+    "idempotency": ("derive", [], ["off"]),
+    "on_doubt": ("resend", ["refuse"], []),
     "vendor": ("stripe", [], ["twilio", None]),
     "secret": ("env:A", [], ["env:B", None]),
     "agent_run_label": ("a", [], ["b", None]),

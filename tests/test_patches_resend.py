@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -17,7 +18,7 @@ from resend.http_client import HTTPClient
 
 import keyguard
 from keyguard import telemetry
-from keyguard.errors import EndpointNotAllowed, Refused, UnpricedCall
+from keyguard.errors import EndpointNotAllowed, IdentityConflict, Refused, UnpricedCall
 from keyguard.patches.resend import patch
 from tests.support_json_server import Answer, JsonServer
 from tests.support_resend_server import Resend
@@ -80,7 +81,7 @@ def test_a_send_costs_its_recipients(run: Any, server: JsonServer, vendor: Resen
 
     assert counted(installed) == (2, 0, 0) == (vendor.recipients, 0, 0)
     assert (installed.usage().calls, len(server.requests)) == (1, 1)
-    assert answer["id"] in vendor.mails
+    assert vendor.ids == {answer["id"]}
     assert answer["http_headers"]
     assert keyguard_ledger.verify() == []
 
@@ -124,7 +125,7 @@ def test_a_replay_of_a_key_is_counted_once(run: Any, server: JsonServer, vendor:
         SENDS[style](MAIL, {"idempotency_key": key})
 
     assert counted(installed) == (4, 0, 0) == (vendor.recipients, 0, 0)
-    assert (installed.usage().calls, len(server.requests)) == (4, 4)
+    assert (installed.usage().calls, len(server.requests)) == (2, 4)
 
 
 def test_a_replayed_batch_is_counted_once(run: Any, vendor: Resend) -> None:
@@ -136,14 +137,28 @@ def test_a_replayed_batch_is_counted_once(run: Any, vendor: Resend) -> None:
     assert counted(installed) == (3, 0, 0) == (vendor.recipients, 0, 0)
 
 
-def test_a_key_used_for_another_request_is_released(run: Any, vendor: Resend) -> None:
-    """409 invalid_idempotent_request: this one was not executed."""
+def test_a_key_used_for_another_request_is_refused(run: Any, server: JsonServer, vendor: Resend) -> None:
+    """Resend would answer 409 `invalid_idempotent_request`; nothing is sent, and the message says what to do."""
     installed = run()
     resend.Emails.send(MAIL, {"idempotency_key": "k"})
-    with pytest.raises(ResendError):
+    with pytest.raises(IdentityConflict, match="belongs to an earlier request with other parameters"):
         resend.Emails.send(ONE, {"idempotency_key": "k"})
 
     assert counted(installed) == (2, 0, 0) == (vendor.recipients, 0, 0)
+    assert len(server.requests) == 1
+
+
+def test_a_key_that_another_run_has_used_is_released(run: Any, vendor: Resend) -> None:
+    """409 invalid_idempotent_request: this one was not executed."""
+    first = run()
+    resend.Emails.send(MAIL, {"idempotency_key": "k"})
+    with keyguard.run("another"):
+        other = keyguard.install(run_usd_cap=1)
+        with pytest.raises(ResendError):
+            resend.Emails.send(ONE, {"idempotency_key": "k"})
+
+    assert (counted(first), counted(other)) == ((2, 0, 0), (0, 0, 0))
+    assert vendor.recipients == 2
 
 
 def test_a_scheduled_email_is_held_and_given_back_when_cancelled(run: Any, vendor: Resend) -> None:
@@ -152,8 +167,8 @@ def test_a_scheduled_email_is_held_and_given_back_when_cancelled(run: Any, vendo
     first, second = resend.Emails.send(LATER)["id"], resend.Emails.send(LATER)["id"]
     before = counted(installed)
     resend.Emails.cancel(first)
-    vendor.mails[second]["last_event"] = "delivered"
     after_cancel = counted(installed)
+    vendor.now = datetime(2027, 1, 1, tzinfo=timezone.utc).timestamp()
     resend.Emails.get(second)
 
     assert (before, after_cancel, counted(installed)) == ((0, 2, 0), (0, 1, 0), (1, 0, 0))

@@ -205,7 +205,7 @@ def test_a_prefect_that_hides_its_tokens_is_said_once(monkeypatch: pytest.Monkey
     monkeypatch.setattr(provider_module._state, "warned", False)
     tokenless = SimpleNamespace(flow_run=flow_run(is_child=True), flow=None)
     with caplog.at_level(logging.WARNING, logger="keyguard"):
-        refs = [provider_module._in_flow(tokenless, None) for _ in range(2)]
+        refs = [provider_module._in_flow(tokenless, None, None) for _ in range(2)]
 
     assert [ref.run_id for ref in refs] == [None, None]
     assert len(caplog.records) == 1

@@ -196,8 +196,8 @@ def test_a_request_with_another_body_is_not_answered_from_the_cassette(keyguard_
 
 CHARGE, CAPTURE_CHARGE = "charges.create", "charges.capture"
 OF_THE_MOCK = {
-    # The second answer is the first one's charge, under the caller's own key: it costs nothing more.
-    "replay": Books((Booked(CHARGE, 20, "settle", spent=20), Booked(CHARGE, 20, "settle")), spent=20),
+    # The second request has the caller's own key of the first, so it is an attempt of the same charge.
+    "replay": Books((Booked(CHARGE, 20, "settle", spent=20),), spent=20),
     # A capture adopts the whole hold, and what it leaves is released.
     "capture_in_part": Books((Booked(CHARGE, 20, "settle", held=20), Booked(CAPTURE_CHARGE, 20, "settle", spent=7, adopts=True)), spent=7),
     "refund_the_rest": Books(

@@ -195,10 +195,9 @@ def test_another_thread_may_read_it_in_another_run(installed: keyguard.Installat
 def test_a_call_made_while_an_answer_is_open_reserves_for_itself(installed: keyguard.Installation) -> None:
     """A ticket covers one call: an open answer covers nothing."""
     with Answer().client() as client:
-        request = client.build_request("POST", URL, data=FORM, headers={"Idempotency-Key": "k"})
-        first = client.send(request, stream=True)
+        first = client.send(client.build_request("POST", URL, data=FORM, headers={"Idempotency-Key": "k"}), stream=True)
         before = installed.usage().held
-        second = client.send(client.build_request("POST", URL, data=FORM, headers={"Idempotency-Key": "k"}), stream=True)
+        second = client.send(client.build_request("POST", URL, data=FORM, headers={"Idempotency-Key": "k2"}), stream=True)
         between = installed.usage().held
         first.close()
         second.close()

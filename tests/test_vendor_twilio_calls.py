@@ -252,7 +252,8 @@ def test_a_call_is_spent_at_its_estimate() -> None:
     """How long it lasted is known later; a participant's reply names the call as `call_sid`."""
     fact = Fact(CA, MINUTE, 0, MINUTE, status="queued")
 
-    assert answered(phone(), 201, {"sid": CA, "status": "queued", "price": "-0.03000"}) == Outcome("settled", facts=(fact,), source="local")
+    answer = answered(phone(), 201, {"sid": CA, "status": "queued", "price": "-0.03000"})
+    assert answer == Outcome("settled", facts=(fact,), source="local", is_estimate=True)
     assert answered(participant(), 201, {"call_sid": CA, "status": "queued"}).facts[0].object_id == CA
 
 

@@ -23,7 +23,7 @@ LATER = {"ScheduleType": "fixed", "SendAt": "2027-01-01T00:00:00Z", "MessagingSe
 def test_an_accepted_message_is_spent_at_its_estimate() -> None:
     """A create has no price yet; the fact is about the message, so that a later read of it counts nothing twice."""
     assert answered(message(), 201, CREATED_BODY) == Outcome(
-        "settled", facts=(Fact(SM, US_SEGMENT, 0, US_SEGMENT, status="queued"),), source="local"
+        "settled", facts=(Fact(SM, US_SEGMENT, 0, US_SEGMENT, status="queued"),), source="local", is_estimate=True
     )
 
 

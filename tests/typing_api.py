@@ -54,6 +54,16 @@ def issue_use_and_revoke() -> int:
     return keyguard.revoke(key) + keyguard.revoke("run-id", by="me") + keyguard.revoke(keyguard.install())
 
 
+def doubts_are_listed_asked_and_ended() -> list[str]:
+    """What is in doubt, what a vendor says of it, and what a person does."""
+    amounts: list[int] = [doubt.amount for doubt in keyguard.doubts.listed("run-id", vendor="stripe")]
+    done: keyguard.doubts.Reconciled = keyguard.doubts.reconcile(dry_run=True)
+    receipt = keyguard.doubts.settle("0193", cost_usd="4.50", reason="invoice 17")
+    keyguard.doubts.release("0194", reason="never sent", by="ada", ledger="sqlite:///ledger.db")
+    print(amounts, done.before, done.after, receipt.spent)
+    return [answer.words for answer in (*done.left, *done.late)]
+
+
 def wrap_keeps_the_signature() -> Future[float]:
     """A wrapped function is what it was, for checkers too."""
     wrapped = keyguard.wrap(charge)

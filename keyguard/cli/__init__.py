@@ -69,6 +69,24 @@ def demo(
     raise typer.Exit(show_demo(figures.plan(cap, customers, amount, guarded=not unguarded), as_json=as_json))
 
 
+@app.command("crash-test")
+def crash_test(
+    quick: Annotated[bool, typer.Option("--quick", help="The short form.")] = False,  # noqa: FBT002 -- a flag
+    ledger: Annotated[str | None, typer.Option("--ledger", metavar="URL", help="Default: one for each event, which ends with it.")] = None,
+    guard: Annotated[str, typer.Option(metavar="NAME", help="keyguard, none, floe-guard, or module:Class of yours.")] = "keyguard",
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="EVENT", help="Only this event, or those that begin so; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of what is random in it.")] = 0,
+    as_json: AsJson = False,  # noqa: FBT002 -- a flag
+) -> None:
+    """Race, kill, retry and lie to a guard, at a double of Stripe on this machine: who charged more than the cap, and who noticed."""
+    from keyguard.crashtest.report import show_crash_test
+    from keyguard.crashtest.runner import Plan
+
+    raise typer.Exit(show_crash_test(Plan(guard, ledger or "", quick, seed, tuple(only or ())), as_json=as_json))
+
+
 @app.command()
 def status(
     run: Annotated[str | None, typer.Option(help="Only this run, with its open intents.")] = None,
@@ -130,6 +148,72 @@ def raise_(
     with figures.opened(ledger) as found:
         raised = figures.raise_cap(found, run, cap)
         show_done(f"the cap of run {run} is {raised['cap_usd']:,.2f} USD now", raised, as_json=as_json)
+
+
+@app.command()
+def doubts(
+    run: Annotated[str | None, typer.Option(help="Only this run's.")] = None,
+    ledger: LedgerUrl = None,
+    as_json: AsJson = False,  # noqa: FBT002 -- a flag
+) -> None:
+    """List the calls of which nobody knows whether the vendor executed them; they count until that is known."""
+    from keyguard.cli.doubting import show_doubts
+    from keyguard.doubts import listed
+
+    with figures.opened(ledger) as found:
+        show_doubts(listed(run, ledger=found), found.now(), found.url, as_json=as_json)
+
+
+@app.command()
+def reconcile(
+    run: Annotated[str | None, typer.Option(help="Only this run's.")] = None,
+    vendor: Annotated[str | None, typer.Option(help="Only what this vendor was asked for.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Ask, and only say what would be booked.")] = False,  # noqa: FBT002 -- a flag
+    ledger: LedgerUrl = None,
+    as_json: AsJson = False,  # noqa: FBT002 -- a flag
+) -> None:
+    """Ask the vendors, by reads alone, what became of the calls in doubt, and book it. Exit code 1 while something is left."""
+    from keyguard import doubts as doubting
+    from keyguard.cli.doubting import show_reconciled
+
+    with figures.opened(ledger) as found:
+        done = doubting.reconcile(run, vendor=vendor, dry_run=dry_run, ledger=found, by=figures.person())
+        code = show_reconciled(done, found.now(), found.url, as_json=as_json)
+    raise typer.Exit(code)
+
+
+@app.command()
+def settle(
+    reservation_id: Annotated[str, typer.Argument(metavar="ID", help="Of the doubt; its beginning is enough where that names one alone.")],
+    cost: Annotated[str, typer.Option(metavar="USD", help="What the call cost, in dollars.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="How that is known; kept in the audit with your name.")],
+    ledger: LedgerUrl = None,
+    as_json: AsJson = False,  # noqa: FBT002 -- a flag
+) -> None:
+    """Settle a doubt by what you found out: the call was executed, and cost this much."""
+    from keyguard import doubts as doubting
+    from keyguard.cli.doubting import show_resolved
+
+    figures.amount_of("--cost", cost)
+    with figures.opened(ledger) as found:
+        receipt = doubting.settle(reservation_id, cost_usd=cost, reason=reason, by=figures.person(), ledger=found)
+        show_resolved("settled", receipt, as_json=as_json)
+
+
+@app.command()
+def release(
+    reservation_id: Annotated[str, typer.Argument(metavar="ID", help="Of the doubt; its beginning is enough where that names one alone.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="How that is known; kept in the audit with your name.")],
+    ledger: LedgerUrl = None,
+    as_json: AsJson = False,  # noqa: FBT002 -- a flag
+) -> None:
+    """Release a doubt by what you found out: the call was not executed, and will not be."""
+    from keyguard import doubts as doubting
+    from keyguard.cli.doubting import show_resolved
+
+    with figures.opened(ledger) as found:
+        receipt = doubting.release(reservation_id, reason=reason, by=figures.person(), ledger=found)
+        show_resolved("released", receipt, as_json=as_json)
 
 
 @prices_app.command("show")

@@ -197,7 +197,9 @@ def _ledger(settings: Settings, ledger: str | None, *, is_verified: bool) -> Fin
             yield Finding("warning" if observing else "ok", "mode", text + (": nothing of theirs is refused" if observing else ""))
             doubts = sum(usage.doubt > 0 for _, usage in runs)
             if doubts:
-                yield Finding("note", "doubt", f"{doubts} keys have money in doubt: keyguard status shows it; a human can raise the cap")
+                yield Finding(
+                    "note", "doubt", f"{doubts} keys have money in doubt: keyguard doubts lists it, keyguard reconcile asks the vendors"
+                )
             if is_verified:
                 wrong = found.verify()
                 yield Finding("problem" if wrong else "ok", "books", "; ".join(wrong) or "the log alone gives every balance")

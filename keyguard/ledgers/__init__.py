@@ -53,11 +53,12 @@ from urllib.parse import urlsplit
 from keyguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from keyguard.model import Closing, Decision, Doubt, Memory, Money, Order, Outcome, Policy, Receipt, Usage, VaultKey
 
 Durability = Literal["power", "process"]
+Question = Literal["doubt", "open", "estimate", "presumed"]
 
 
 @runtime_checkable
@@ -124,6 +125,8 @@ class Ledger(Protocol):
         End a reservation in doubt from outside, audited with who said so and why; `settled` or `released`.
 
         What is settled already, or was released, only takes more cost than it has (late truth); an open call is left to its process.
+        An open intent learns from the facts as from a read, and what was settled at an estimate takes the vendor's price, also a lower one.
+        An object that another reservation has bought settles nothing: then nothing changes, and the receipt says `replayed`.
 
         Raises:
             ConfigurationError: no such reservation, one whose call is still open, or a doubt as the outcome.
@@ -131,8 +134,18 @@ class Ledger(Protocol):
         ...
 
     # -- reading ----------------------------------------------------------------------------------
-    def doubts(self, scope: str | None = None) -> list[Doubt]:
-        """Return what is in doubt, oldest first; also what processes left that have ended since."""
+    def doubts(self, scope: str | None = None, *, kind: Question = "doubt") -> list[Doubt]:
+        """
+        Return what the vendor can be asked about, oldest first; also what processes left that have ended since.
+
+        `doubt`: nobody knows whether it was executed. `open`: money held for an object whose last state is not final. `estimate`: settled
+        at a price of our own. `presumed`: released within the last two days because the vendor did not show it. Of `open` and `estimate`
+        `object_id` is the object, and `amount` what is held, or spent, now.
+        """
+        ...
+
+    def claimed(self, vendor: str, account: str, object_ids: Collection[str]) -> frozenset[str]:
+        """Return which of these vendor objects, by any of their names, a reservation of any scope has bought."""
         ...
 
     def usage(self, scope: str) -> Usage | None:

@@ -22,10 +22,11 @@ from keyguard.ledgers._sqlite_reserve import Reserves
 from keyguard.model import Memory, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import apsw
 
+    from keyguard.ledgers import Question
     from keyguard.ledgers._sqlite_owners import Owners
     from keyguard.model import Decision, Doubt, Order, Outcome, Receipt, VaultKey
 
@@ -43,7 +44,7 @@ class Books:
         self._holds, self._objects = Holds(self.log, owners.mine, is_idle=is_idle), Objects(self.log)
         charges = Charges(self.log, owners.mine)
         self._reserves = Reserves(self.log, self.budgets, self.keys, self._holds, self._objects, charges)
-        self._closes = Closes(self._holds, self._objects, charges)
+        self._closes = Closes(self.log, self._holds, self._objects, charges)
         self.is_worth_a_sync = self._reserves.is_worth_a_sync
         # The function itself: it is asked on every call.
         self.close = self._closes.close
@@ -54,10 +55,11 @@ class Books:
         return self._holds.is_idle
 
     def _mark(self) -> None:
+        # With something open the mark stays where it was set before that; and it is set before rows that may yet be undone.
+        if self._holds.is_idle or not self._owners.is_marked:
+            self._owners.claim(self.log.mark()[0])
         if self._is_unmarked:
             self.doubt_the_dead()
-        if self._is_unmarked or self._holds.is_idle:
-            self._owners.claim(self.log.mark()[0])
         self._is_unmarked, self._reserves_unmarked = False, _MARKED_EVERY
 
     def rollback(self) -> None:
@@ -89,10 +91,14 @@ class Books:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def doubts(self, scope: str | None) -> list[Doubt]:
-        """Return what is in doubt, as it is now that some processes have ended."""
+    def doubts(self, scope: str | None, kind: Question) -> list[Doubt]:
+        """Return what the vendor can be asked about, as it is now that some processes have ended."""
         self.doubt_the_dead()
-        return doubts(self.log, scope)
+        return doubts(self.log, scope, kind)
+
+    def claimed(self, vendor: str, account: str, names: Collection[str]) -> frozenset[str]:
+        """Return which of these objects a reservation has bought."""
+        return frozenset(name for name in names if self._objects.buyers(vendor, account, name))
 
     def recall(self, scope: str, vendor: str, account: str, object_id: str) -> Memory | None:
         """Return what is remembered of an object, by any of its names."""

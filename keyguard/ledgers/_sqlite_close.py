@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from keyguard.errors import ConfigurationError
@@ -11,6 +12,7 @@ from keyguard.model import Outcome, Receipt
 if TYPE_CHECKING:
     from keyguard.ledgers._sqlite_charges import Charges, Ended
     from keyguard.ledgers._sqlite_holds import Hold, Holds
+    from keyguard.ledgers._sqlite_log import Log
     from keyguard.ledgers._sqlite_objects import Objects, Place
     from keyguard.ledgers._sqlite_owners import Owners
     from keyguard.model import Closing, Ending, Fact
@@ -22,8 +24,8 @@ _ENDED: dict[Ending, Ended] = {"settled": "S", "released": "X", "doubt": "U"}
 class Closes:
     """Closes reservations. Not thread-safe: the queue runs one batch at a time."""
 
-    def __init__(self, holds: Holds, objects: Objects, charges: Charges) -> None:
-        self._holds, self._objects, self._charges = holds, objects, charges
+    def __init__(self, log: Log, holds: Holds, objects: Objects, charges: Charges) -> None:
+        self._log, self._execute, self._holds, self._objects, self._charges = log, log.execute, holds, objects, charges
         self._buried: list[str] = []
 
     def close(self, closing: Closing) -> Receipt:
@@ -113,6 +115,8 @@ class Closes:
                 self._observe(hold, fact)
         if outcome.refund_of is not None:
             self._objects.refund(_place(hold), outcome.refund_of, outcome.cost)
+        if outcome.is_estimate and bought is not None and hold.spent:
+            self._execute("INSERT OR IGNORE INTO estimates VALUES (?,?)", (hold.id, bought.object_id))
 
     def _buy(self, hold: Hold, fact: Fact, units: int | None, detail: dict[str, Any]) -> None:
         known = self._objects.find(_place(hold), fact.object_id, *fact.aliases)
@@ -131,8 +135,8 @@ class Closes:
         open_id = hold.id if held else None
         self._objects.learn(_place(hold), fact, known, own=spent, total=max(before, fact.spent), open_id=open_id, last_id=hold.id)
 
-    def _observe(self, hold: Hold, fact: Fact) -> None:
-        """Let a reply about an object of this scope update the reservation that holds its money."""
+    def _observe(self, hold: Hold, fact: Fact, said: dict[str, Any] | None = None) -> None:
+        """Let a reply about an object of this scope update the reservation that holds its money; `said` = by whom, and why."""
         known = self._objects.find(_place(hold), fact.object_id, *fact.aliases)
         if known is None or not (known.open_id or known.last_id):
             return
@@ -141,8 +145,11 @@ class Closes:
         if target is None or target.state not in {"O", "S"} or (known.open_id is None and not spent):
             return
         held = fact.held if known.open_id is not None else target.held
+        if 0 < held < target.held and fact.amount < known.amount:
+            # A replay, or a slow answer, shows the object as it was before it was raised; it may still cost what it does now.
+            fact, held = replace(fact, amount=known.amount), target.held
         if spent or held != target.held:
-            detail: dict[str, Any] = {"object": known.object_id, "status": fact.status, "by": hold.id}
+            detail: dict[str, Any] = {"object": known.object_id, "status": fact.status, "by": hold.id, **(said or {})}
             # What was cancelled before it was bought counts no more.
             units = None if target.spent + spent + held else 0
             self._holds.change(target, "observe", "O" if held else "S", target.spent + spent, held, 0, detail, bought=spent, units=units)
@@ -162,11 +169,54 @@ class Closes:
         if hold.state == "R" or (hold.tries > 1 and "R" in self._charges.others(hold, "")):
             raise ConfigurationError(f"the call of reservation {name} is still open, in a process that lives: it ends by itself")
         detail: dict[str, Any] = {"by": by, "reason": reason}
+        if outcome.ending == "settled" and self._is_elses(hold, outcome):
+            return replace(_receipt(hold), replayed=True)
         if hold.state == "U":
             self._charges.end_doubts(hold, _ENDED[outcome.ending])
             self._end(hold, outcome, detail)
+            if outcome.is_presumed:
+                self._execute("INSERT OR IGNORE INTO presumed SELECT id, ? FROM holds WHERE id = ?", (self._log.at, hold.id))
             return _receipt(hold)
-        return self._late(hold, outcome, detail) if outcome.ending == "settled" else _receipt(hold)
+        if outcome.ending == "released":
+            return _receipt(hold)
+        if hold.state == "O" and outcome.facts:
+            return self._learned(hold, outcome, detail)
+        if hold.state == "S" and outcome.facts and self._execute("SELECT 1 FROM estimates WHERE hold = ?", (hold.id,)).fetchone():
+            return self._corrected(hold, outcome, detail)
+        return self._late(hold, outcome, detail)
+
+    def _is_elses(self, hold: Hold, outcome: Outcome) -> bool:
+        """Say whether what a reservation is said to have bought is another one's: each object is counted once."""
+        bought = _bought(hold, outcome)
+        if bought is None or hold.adopts:
+            return False
+        names = (bought.object_id, *bought.aliases)
+        buyers = {buyer for name in names for buyer in self._objects.buyers(hold.vendor, hold.account, name)}
+        return any(buyer.partition("+")[0] != hold.id for buyer in buyers)
+
+    def _learned(self, hold: Hold, outcome: Outcome, detail: dict[str, Any]) -> Receipt:
+        """Let an open intent learn from what was read of its object."""
+        for fact in outcome.facts:
+            self._observe(hold, fact, detail)
+        return _receipt(self._again(hold))
+
+    def _corrected(self, hold: Hold, outcome: Outcome, detail: dict[str, Any]) -> Receipt:
+        """Put the vendor's price in the place of an estimate, in the reservation's own windows."""
+        fact = outcome.facts[0]
+        known = self._objects.find(_place(hold), fact.object_id, *fact.aliases)
+        change = fact.spent - (known.total if known is not None else hold.spent)
+        if change:
+            detail = {**detail, "object": fact.object_id, "status": fact.status}
+            self._holds.change(hold, "correct", "S", max(0, hold.spent + change), 0, 0, detail, bought=change)
+        self._objects.learn(_place(hold), fact, known, own=change, total=fact.spent, open_id=None, last_id=hold.id)
+        if not outcome.is_estimate:
+            self._execute("DELETE FROM estimates WHERE hold = ?", (hold.id,))
+        return _receipt(hold)
+
+    def _again(self, hold: Hold) -> Hold:
+        found = self._holds.find(hold.id)
+        assert found is not None
+        return found
 
     def _late(self, hold: Hold, outcome: Outcome, detail: dict[str, Any]) -> Receipt:
         """Book what a call that is over did cost above what is known of it."""
@@ -179,6 +229,7 @@ class Closes:
             held = bought.held if known is None or known.open_id is None else 0
         if not spent + held:
             return Receipt(hold.id, replayed=True)
+        self._execute("DELETE FROM presumed WHERE hold = ?", (hold.id,))
         found = self._holds.add_late(hold, spent, held, {**detail, "of": hold.id})
         if bought is not None:
             total = max(bought.spent, known.total if known is not None else 0)

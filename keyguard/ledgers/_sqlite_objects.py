@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keyguard.ledgers._sqlite_log import Log
@@ -14,6 +14,8 @@ Place = tuple[str, str, str]
 _COLUMNS = "alias_of, own, total, amount, refunded, status, open_id, last_id, currency"
 _HERE = "scope = ? AND vendor = ? AND account = ?"
 _FIND = f"SELECT {_COLUMNS} FROM objects WHERE {_HERE} AND filed = ?"
+
+_ANYWHERE = "SELECT scope FROM objects WHERE scope IN (SELECT scope FROM keys) AND vendor = ? AND account = ? AND filed = ?"
 
 
 @dataclass(slots=True)
@@ -54,6 +56,13 @@ class Objects:
                 found = Known(name, *row)
                 return found if found.alias_of is None else self.find(place, found.alias_of)
         return None
+
+    def buyers(self, vendor: str, account: str, name: str) -> set[str]:
+        """Return the reservations, of whatever scope, that have bought an object, by any of its names."""
+        # By the scopes of all keys: one seek each, where the scope comes first in the table's order.
+        rows: list[Any] = self._execute(_ANYWHERE, (vendor, account, filed(name))).fetchall()
+        roots = (self.find((scope, vendor, account), name) for (scope,) in rows)
+        return {root.last_id for root in roots if root is not None and root.last_id is not None}
 
     def learn(
         self, place: Place, fact: Fact, known: Known | None, *, own: Money, total: Money, open_id: str | None, last_id: str | None

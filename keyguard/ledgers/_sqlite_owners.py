@@ -41,6 +41,11 @@ class Owners:
         # A handle that is collected is as dead as its process.
         self._mark: weakref.finalize[[int], Owners] | None = None
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether this process is marked as alive."""
+        return self._mark is not None
+
     def claim(self, since: int) -> None:
         """
         Mark this process as alive, until `leave`; again with nothing open, so that less of the log is searched when it has ended.

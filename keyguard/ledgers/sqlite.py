@@ -27,10 +27,10 @@ from keyguard.ledgers._sqlite_schema import is_of_ledger, migrations, set_up, un
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from contextlib import AbstractContextManager
 
-    from keyguard.ledgers import Durability
+    from keyguard.ledgers import Durability, Question
     from keyguard.model import Closing, Decision, Doubt, Memory, Money, Order, Outcome, Policy, Receipt, Usage, VaultKey
 
 _T = TypeVar("_T")
@@ -358,9 +358,13 @@ class SqliteLedger:
         """End a reservation in doubt from outside; durable when it returns."""
         return self._run(lambda books: books.resolve(reservation_id, outcome, by, reason), durable=True)
 
-    def doubts(self, scope: str | None = None) -> list[Doubt]:
-        """Return what is in doubt, oldest first."""
-        return self._run(lambda books: books.doubts(scope))
+    def doubts(self, scope: str | None = None, *, kind: Question = "doubt") -> list[Doubt]:
+        """Return what the vendor can be asked about, oldest first."""
+        return self._run(lambda books: books.doubts(scope, kind))
+
+    def claimed(self, vendor: str, account: str, object_ids: Collection[str]) -> frozenset[str]:
+        """Return which of these vendor objects a reservation of any scope has bought."""
+        return self._run(lambda books: books.claimed(vendor, account, object_ids))
 
     def refuse(self, order: Order, reason: str) -> None:
         """Audit a refusal."""

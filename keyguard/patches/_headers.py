@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NoReturn, TypeAlias, cast
@@ -46,6 +46,17 @@ def with_credential(authorization: str, secret: str) -> str:
 def pair_with_secret(user: str, password: str, secret: str) -> tuple[str, str]:
     """Return the halves of Basic with the real secret in the place of a vault token; the other half stays."""
     return secret if _is_token(user) else user, secret if _is_token(password) else password
+
+
+def may_carry(values: Iterable[str]) -> bool:
+    """
+    Say of the headers of a request to a host that nobody guards whether a token may be in one: then they are read with care.
+
+    Every request of the process pays this, with nothing of ours in the processor's caches: so one search over all of them. Basic, in any
+    case, hides a token in base64.
+    """
+    said = "\n".join(values).lower()
+    return TOKEN_PREFIX in said or "basic " in said
 
 
 def is_carrying(value: str, mark: str) -> bool:

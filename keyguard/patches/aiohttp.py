@@ -10,6 +10,7 @@ import sys
 import weakref
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import anyio.from_thread
@@ -17,11 +18,11 @@ import wrapt
 
 from keyguard import context
 from keyguard.errors import ConfigurationError
-from keyguard.model import TOKEN_PREFIX, Attempt, Reply
+from keyguard.model import Attempt, Reply
 from keyguard.patches import Outgoing, Seam, adecided, arm
 from keyguard.patches._aiohttp_content import Content
 from keyguard.patches._answers import of_aiohttp
-from keyguard.patches._headers import Lowered
+from keyguard.patches._headers import Lowered, may_carry
 from keyguard.patches._proof import is_unsent
 from keyguard.patches._tail import Tail
 from keyguard.patches._wire import (
@@ -41,13 +42,13 @@ from keyguard.patches._wire import (
 from keyguard.vendors import claimant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from keyguard.errors import Refused
 
 _OLDEST, _FIRST = (3, 8), (3, 12)
 # What belongs to the connection and not to the request: a question of ours takes the same way.
-_WAY = ("ssl", "verify_ssl", "fingerprint", "ssl_context", "proxy", "proxy_auth", "proxy_headers", "timeout", "server_hostname")
+_WAY = frozenset({"ssl", "verify_ssl", "fingerprint", "ssl_context", "proxy", "proxy_auth", "proxy_headers", "timeout", "server_hostname"})
 
 
 class AiohttpPatch:
@@ -124,29 +125,30 @@ def _is_foreign(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
 def inside(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """Call `_request` with one middleware more, the last before the wire."""
     given = kwargs.get("middlewares")
-    own = getattr(instance, "_middlewares", ()) if given is None else given
-    return instance, args, {**kwargs, "middlewares": (*own, partial(_guard, instance, kwargs))}
+    own = instance._middlewares if given is None else given  # noqa: SLF001 -- as `_request` does; missing, it stops every request
+    # Most requests name no way of their own: so they need no guard of their own either, for which each of them would pay.
+    guard = _guard if _WAY.isdisjoint(kwargs) else partial(_guard, way={name: kwargs[name] for name in _WAY if name in kwargs})
+    kwargs["middlewares"] = (*own, guard) if own else (guard,)
+    return instance, args, kwargs
 
 
-def _guard(session: Any, options: dict[str, Any], request: Any, sending: Callable[[Any], Any]) -> Any:
+def _guard(request: Any, sending: Callable[[Any], Any], way: Mapping[str, Any] = MappingProxyType({})) -> Any:
     """Return what is awaited for an answer; no coroutine itself, whose frame each request to a foreign host would pay for."""
-    handler = context.deciding()
-    if handler is None or _passes(request):
+    handler = None if _passes(request) else context.deciding()
+    if handler is None:
         return sending(request)
-    return adecided(handler, partial(read, options), send, sending, session, (request,), {})
+    return adecided(handler, partial(read, way), send, sending, request.session, (request,), {})
 
 
 def _passes(request: Any) -> bool:
     """Say at once that nobody guards a request: the host is foreign, no stand-in is listed, and no header may carry a token."""
     if LISTED or claimant(request.url.raw_host or "") is not None or context.open_ticket() is not None:
         return False
-    said = "\n".join(request.headers.values())
-    # Basic hides a token in base64.
-    return TOKEN_PREFIX not in said and "asic " not in said
+    return not may_carry(request.headers.values())
 
 
-def read(options: dict[str, Any], instance: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], /) -> Outgoing | None:
-    """Read one request as it will be written; the options are those of the session's method that it comes from."""
+def read(way: Mapping[str, Any], instance: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], /) -> Outgoing | None:
+    """Read one request as it will be written, and the way that its caller named for it."""
     request = args[0]
     url, host, netloc = request.url, *netloc_of(str(request.url))
     vendor = vendor_of(host, netloc)
@@ -162,7 +164,6 @@ def read(options: dict[str, Any], instance: Any, args: tuple[Any, ...], _kwargs:
         question = url.with_path(f"{prefix}{path.partition('?')[0]}", encoded=True).with_query(path.partition("?")[2])
         kept = {name: value for name, value in headers.items() if name not in (*BODY_HEADERS, "host")}
         kept |= {} if secret is None else with_secret(headers, vendor, secret)
-        way = {name: options[name] for name in _WAY if name in options}
         return anyio.from_thread.run(partial(_asked, _Bare(instance), question, headers=kept, **way))
 
     credential, has_own_key = credential_in(headers, vendor, netloc), call.idempotency_key is not None

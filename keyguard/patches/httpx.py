@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from functools import cache, partial
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import anyio.from_thread
@@ -41,7 +40,8 @@ if TYPE_CHECKING:
     from keyguard.patches import Read
 
 _TOKEN = TOKEN_PREFIX.encode()
-_VALUE = itemgetter(-1)
+_UNDERSCORE, _BLANK = b"_ "
+_SHORTEST_BASIC = len("Basic ") + 16  # and the base64 of a token's beginning
 _PREFECT_CLIENTS = {"PrefectHttpxSyncClient", "PrefectHttpxAsyncClient", "PrefectHttpxSyncEphemeralClient"}
 
 
@@ -83,13 +83,17 @@ def seams_for(module: str) -> tuple[Seam, ...]:
 def passes(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
     """Say at once that nobody guards this request: the host is foreign, no stand-in is listed, and no header may carry a token."""
     request = args[0] if args else kwargs["request"]
-    # A host that nobody guards pays this, with nothing of the caller's in the processor's caches: so private names, and few calls.
+    # A host that nobody guards pays this, with nothing of ours in the processor's caches: so private names, and few and plain steps.
     host = request.url._uri_reference.host  # noqa: SLF001 -- missing, it stops every request
     if LISTED or claimant(host) is not None or context.open_ticket() is not None:
         return False
-    # One search over all values, for nearly every request the only one; Basic hides a token in base64.
-    values = b"\n".join(map(_VALUE, request.headers._list))  # noqa: SLF001 -- `raw` would copy each of its items first
-    return values.find(_TOKEN) < 0 and values.find(b"asic ") < 0
+    # `may_carry` of _headers, for bytes, in which one byte is found much faster than several.
+    for _, _, value in request.headers._list:  # noqa: SLF001 -- `raw` would copy each of its items first
+        if _UNDERSCORE in value and value.find(_TOKEN) >= 0:
+            return False
+        if len(value) >= _SHORTEST_BASIC and value[5] == _BLANK and value[4] in b"cC":
+            return False
+    return True
 
 
 def _reader(get: Callable[[Any, Any], Any], respond: Callable[[Any, Any, Refused], Any]) -> Read:

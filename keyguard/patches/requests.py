@@ -9,17 +9,17 @@ from __future__ import annotations
 import copy
 import re
 import sys
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import wrapt
 
 from keyguard import context
-from keyguard.model import TOKEN_PREFIX, Attempt, Reply
+from keyguard.model import Attempt, Reply
 from keyguard.patches import Outgoing, Seam, decided
 from keyguard.patches._answers import of_requests
-from keyguard.patches._headers import Lowered
+from keyguard.patches._headers import Lowered, may_carry
 from keyguard.patches._proof import is_unsent
 from keyguard.patches._requests_raw import Raw
 from keyguard.patches._tail import Tail
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _FIRST = (2, 25)
-# A URL whose host every reader sees alike; any other is read with care.
-_PLAIN = re.compile(r"https?://([A-Za-z0-9.-]+)(?::[0-9]+)?(?:[/?#]|$)")
+_SCHEMES = frozenset({"http:", "https:"})
+_PLAIN = re.compile(r"([A-Za-z0-9.-]+)(?::[0-9]+)?")
 
 
 class RequestsPatch:
@@ -68,18 +68,25 @@ class RequestsPatch:
 
 def passes(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
     """Say at once that nobody guards this request: the host is foreign, no stand-in is listed, and no header may carry a token."""
-    request: Any = args[0] if args else kwargs.get("request")
-    found = _PLAIN.match(getattr(request, "url", None) or "")
-    if LISTED or found is None or claimant(found[1].lower()) is not None or context.open_ticket() is not None:
-        return False
     try:
-        # Of the mapping's own store: its `values()` looks each name up again.
-        said = "\n".join([value for _, value in request.headers._store.values()])  # noqa: SLF001 -- as httpx's, what each request pays
-    except (AttributeError, TypeError):
-        # Other headers, or bytes among them, are read with care.
+        request: Any = args[0] if args else kwargs["request"]
+        scheme, nothing, netloc, _ = request.url.split("/", 3)
+        if LISTED or scheme not in _SCHEMES or nothing or claimant(_plain_host(netloc)) is not None or context.open_ticket() is not None:
+            return False
+        # Of the mapping's own store, and in any order: its `values()` looks each name up again, and so does that of an ordered dictionary.
+        return not may_carry([value for _, value in dict.values(request.headers._store)])  # noqa: SLF001 -- as httpx's, what each request pays
+    except (AttributeError, KeyError, TypeError, ValueError):
+        # Another URL, other headers, or bytes among them, are read with care.
         return False
-    # Basic hides a token in base64.
-    return TOKEN_PREFIX not in said and "asic " not in said
+
+
+@lru_cache(maxsize=1024)
+def _plain_host(netloc: str) -> str:
+    """Return a host that every reader sees alike, in lower case; of another, or of one with a user's name, nothing is remembered."""
+    found = _PLAIN.fullmatch(netloc)
+    if found is None:
+        raise ValueError("not plain")
+    return found[1].lower()
 
 
 def inside(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
@@ -147,6 +154,8 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Out
 def send(retries: Any, ticket: context.Ticket, _wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one request, with what is left of its adapter's retries; its answer is the caller's to read, whole or in parts."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
+    if ticket.must_ask and ticket.again is not None:
+        ticket.again(ticket)
     with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret, ticket.idempotency_key):
         try:
             response = _sender(instance, retries)(*args, **kwargs)

@@ -205,6 +205,8 @@ class _Watched(wrapt.ObjectProxy[Any]):
 
     def _self_attempt(self, name: str, method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool) -> Any:
         ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
+        if ticket.must_ask and ticket.again is not None:
+            ticket.again(ticket)
         headers = _sent(headers, ticket)
         data = _completed(data, ticket) if ticket.is_writable and ticket.added else data
         with ticket.attempt() as ended:
@@ -221,6 +223,8 @@ class _Watched(wrapt.ObjectProxy[Any]):
         self, name: str, method: str, url: str, headers: Mapping[str, str], data: Any, more: Any, *, is_stream: bool
     ) -> Any:
         ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
+        if ticket.must_ask and ticket.again is not None:
+            await ticket.again(ticket)
         headers = _sent(headers, ticket)
         data = _completed(data, ticket) if ticket.is_writable and ticket.added else data
         with ticket.attempt() as ended:
@@ -271,13 +275,12 @@ def _vendor_path(path: str) -> str:
 
 def _sent(headers: Mapping[str, str], ticket: context.Ticket) -> Mapping[str, str]:
     """Return the headers as they leave: with the real secret, and the derived key."""
-    found = _with(headers, ticket.secret)
+    found, made = _with(headers, ticket.secret), headers.get("Idempotency-Key")
     if ticket.idempotency_key is None:
-        return found
-    return {
-        **{name: value for name, value in found.items() if name.lower() != "idempotency-key"},
-        "Idempotency-Key": ticket.idempotency_key,
-    }
+        # Plain text to whoever sends or records it.
+        return found if type(made) is not Made else {**found, "Idempotency-Key": str(made)}
+    kept = {name: value for name, value in found.items() if name.lower() != "idempotency-key"}
+    return {**kept, "Idempotency-Key": ticket.idempotency_key}
 
 
 def _with(headers: Mapping[str, str], secret: str | None) -> Mapping[str, str]:

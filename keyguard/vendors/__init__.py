@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Generator
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from keyguard import context
+from keyguard._values import frozen
 from keyguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from importlib.metadata import EntryPoint
 
-    from keyguard.model import Call, Operation, Outcome, Pairs, Quote, Reply
+    from keyguard.model import Call, Doubt, Operation, Outcome, Pairs, Quote, Reply
+    from keyguard.vendors._inquiry import Inquiry
 
     Usd: TypeAlias = int | float | Decimal | str
     Pricing: TypeAlias = Callable[[Call], Usd | None]
@@ -33,14 +34,14 @@ if TYPE_CHECKING:
     Priced: TypeAlias = Usd | Pricing
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Recall:
     """Asked by a quote: what does this run's ledger remember of the object? Answer: Memory or None."""
 
     object_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ask:
     """Asked by a quote: GET this path from the vendor with the caller's own credentials. Answer: Reply."""
 
@@ -54,7 +55,7 @@ class Vendor(Protocol):
     """
     What every vendor plug offers, as a module-level object named `vendor`.
 
-    It may also have `tag` (Tagging), `account` (Accounting), `prices` (Dated), `window` (Window) and `payee` (Paid),
+    It may also have `tag` (Tagging), `account` (Accounting), `prices` (Dated), `window` (Window), `payee` (Paid), `inquiring` (Inquiring),
     `credential_headers`, the names in lower case of the headers that may carry its credential (without it, `authorization`), and
     `on_refused`: `response` where a refusal is to reach the client as an answer.
     """
@@ -134,6 +135,46 @@ class Paid(Protocol):
         ...
 
 
+class Inquiring(Protocol):
+    """
+    What a vendor plug may offer as `inquiring`, where its vendor can be asked what became of a call: by reads alone.
+
+    It says what the vendor shows (keyguard.vendors._inquiry); what that settles or releases is decided in keyguard.doubts.
+    """
+
+    @property
+    def base(self) -> str:
+        """Where the vendor answers: `https://api.stripe.com`."""
+        ...
+
+    @property
+    def absence_margin(self) -> float | None:
+        """Seconds after the last send from which on what is not shown was never executed; None = never, a human decides."""
+        ...
+
+    @property
+    def history(self) -> float:
+        """Seconds for which the vendor surely shows what it made; what is older may be gone from its lists."""
+        ...
+
+    @property
+    def is_by_account(self) -> bool:
+        """Whether the path of each question says whose calls it is about, so that any credential that may ask it sees the same."""
+        ...
+
+    def signed(self, doubt: Doubt, secret: str, environ: Mapping[str, str], /) -> tuple[Mapping[str, str], str]:
+        """Return the headers of a question about a doubt, and the owner of the credential in them."""
+        ...
+
+    def inquire(self, doubt: Doubt, now: float, /) -> Inquiry:
+        """Ask what became of a call; `now` = the ledger's time before the first question. Never raises."""
+        ...
+
+    def place(self, doubt: Doubt, /) -> str | None:
+        """Return the path under which the object of an open intent, or of an estimate, can be read; None = nowhere."""
+        ...
+
+
 class Dated(Protocol):
     """What a vendor plug may offer as `prices`, where it counts by a list of its own."""
 
@@ -142,7 +183,7 @@ class Dated(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Row:
     """
     What one operation of a generic vendor costs, where more is to be said than an amount (`register`).

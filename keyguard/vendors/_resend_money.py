@@ -65,11 +65,8 @@ def emails(call: Call, *, is_batch: bool) -> tuple[int, ...]:
 
 
 def payee(call: Call) -> str:
-    """Return to whom a call writes, as it says it; "" for what is no e-mail."""
-    document: Any = call.document
-    items: list[Any] = document if isinstance(document, list) else [document]
-    named = [cast("dict[str, Any]", item).get(name) for item in items if isinstance(item, dict) for name in _FIELDS]
-    return repr(named) if any(named) else ""
+    """Return to whom a call writes, by all recipients of its e-mails; "" for what is no e-mail."""
+    return addressees(call.document if isinstance(call.document, list) else [call.document])
 
 
 def recipients(email: Any) -> int:
@@ -96,3 +93,19 @@ def _in_text(text: str) -> int:
 
 def _unreadable(wanted: str) -> str:
     return f"the recipients of this call cannot be counted: its body must have {wanted}, as Resend documents it. Nothing was sent."
+
+
+def addressees(emails: Any) -> str:
+    """Return all recipients of some e-mails as one text: bare, in lower case, sorted; "" for what cannot be read."""
+    items: list[Any] = emails if isinstance(emails, list) else []
+    found = [
+        address for item in items if isinstance(item, dict) for name in _FIELDS for address in _bare(cast("dict[str, Any]", item).get(name))
+    ]
+    return ",".join(sorted(found))
+
+
+def _bare(value: Any) -> list[str]:
+    """Return the addresses of one field without the names before them."""
+    texts: list[Any] = value if isinstance(value, list) else [value]
+    parts = [part for text in texts if isinstance(text, str) for part in _SEPARATOR.split(_QUOTED.sub("", text)) if "@" in part]
+    return [part.rpartition("<")[2].partition(">")[0].strip().lower() for part in parts]

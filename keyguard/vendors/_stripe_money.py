@@ -37,8 +37,15 @@ _GUARDED = frozenset(
 
 
 # In the order in which they name a person rather than a means.
-_PAYEES = ("customer", "customer_account", "destination", "cardholder", "payment_method", "source", "payment_intent", "charge")
+PAYEES = ("customer", "customer_account", "destination", "cardholder", "payment_method", "source", "payment_intent", "charge")
 _COLLECTION = 2  # slashes in `/v1/payment_intents`
+
+
+def payee(call: Call) -> str:
+    """Return whom a write charges or pays, by the first of the parameters that says so; of a write about an object, the object."""
+    pairs = dict(call.body or ())
+    found = next((f"{name}={pairs[name]}" for name in PAYEES if pairs.get(name)), "")
+    return f"{call.path} {found}" if found or call.path.count("/") > _COLLECTION else ""
 
 
 def parameters(call: Call) -> dict[str, str]:
@@ -65,13 +72,6 @@ def parameters(call: Call) -> dict[str, str]:
 
 # Forms repeat their few names on every call.
 @lru_cache(maxsize=1024)
-def payee(call: Call) -> str:
-    """Return whom a write charges or pays, by the first of the parameters that says so; of a write about an object, the object."""
-    pairs = dict(call.body or ())
-    found = next((f"{name}={pairs[name]}" for name in _PAYEES if pairs.get(name)), "")
-    return f"{call.path} {found}" if found or call.path.count("/") > _COLLECTION else ""
-
-
 def root_of(name: str) -> str:
     """Return the name of a parameter without what is nested in it, as a lenient reader would find it."""
     found = _ROOT.match(name)

@@ -61,6 +61,16 @@ def _recordings(fields: Fields) -> int:
     return int(is_recorded) + int(fields.is_set("ConferenceRecord") and fields.text("ConferenceRecord") != "do-not-record")
 
 
+def is_plain(call: Call) -> bool:
+    """
+    Say whether the price that Twilio will say of a call is all that it costs.
+
+    "The charge for this call … does not include charges for recording, answering machine detection" and what a document speaks.
+    """
+    fields = Fields(call, *_FIELDS)
+    return not (_recordings(fields) or fields.is_set("MachineDetection") or fields.text("Twiml"))
+
+
 def _leg(fields: Fields, listed: prices.Prices) -> tuple[Money, Unbounded | None]:
     """Return the price of a minute to whom the request calls, and why there is none."""
     channel, rest = places.split(fields.text("To"))

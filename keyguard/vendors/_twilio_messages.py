@@ -101,6 +101,17 @@ def bill_of(call: Call) -> Bill:
     return Bill(segment_price(listed, place), _segments(fields, listed), whole, extras, is_scheduled, unbounded)
 
 
+def is_plain(call: Call) -> bool:
+    """
+    Say whether the price that Twilio will say of a message is all that it costs: an SMS or MMS without anything that is charged apart.
+
+    Of other channels the part of Meta, or of a carrier, may be missing in it.
+    """
+    fields = Fields(call, *_FIELDS, lists=("MediaUrl",))
+    is_by_phone = not places.split(fields.text("To"))[0] and not places.split(fields.text("From"))[0]
+    return is_by_phone and not fields.is_set("ShortenUrls") and not fields.is_set("RiskCheck")
+
+
 def segment_price(listed: prices.Prices, place: places.Place) -> Money:
     """Return the price of one segment to a place: of the dearest country that it may be in, with what carriers add."""
     return max((listed.price("sms", region) + listed.price("sms_carrier", region) for region in place.regions), default=0)

@@ -205,8 +205,3 @@ def _tree() -> dict[str, _Tree]:
         for word in template.split("/")[1:]:
             node = node.setdefault(word, _Tree())
     return roots
-
-
-def payee(call: Call) -> str:
-    """Return whom a write is sent to, or calls; "" where it names nobody."""
-    return next((value for name, value in call.body or () if name == "To"), "")

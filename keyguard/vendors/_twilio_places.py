@@ -17,6 +17,8 @@ from keyguard.vendors._twilio_paths import is_object_id
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from keyguard.model import Call
+
 _E164 = re.compile(r"\+[1-9][0-9]{4,14}", re.ASCII)
 _SEPARATORS = re.compile(r"[\s().-]+")
 _CHANNEL = re.compile(r"([A-Za-z][A-Za-z0-9_+]*):(.*)", re.DOTALL)
@@ -54,6 +56,19 @@ def split(address: str) -> tuple[str, str]:
     """Return the channel of an address in lower case ("" = the telephone), and the rest."""
     found = _CHANNEL.fullmatch(address.strip())
     return (found[1].lower(), found[2]) if found else ("", address.strip())
+
+
+def payee(call: Call) -> str:
+    """Return whom a write is sent to, or calls, as Twilio's lists write it; "" where it names nobody."""
+    return written(next((value for name, value in call.body or () if name == "To"), ""))
+
+
+def written(address: str) -> str:
+    """Return an address as Twilio writes it in its lists: a number without what people put between its digits, behind its channel."""
+    channel, rest = split(address)
+    number = _SEPARATORS.sub("", rest)
+    found = number if is_number(number) else rest
+    return f"{channel}:{found}" if channel else found
 
 
 def place_of(number: str, field: str = "To") -> Place:

@@ -1,19 +1,21 @@
 """What Twilio's replies say: how attempts ended, which objects were made, and prices once they are known. Part of the twilio plug.
 
 A reply to a create has no price yet ("price … may be null until the message is sent"), so what was accepted is settled at its
-estimate. A price that a later read shows is the truth about the object; above the estimate it is booked, below it stays for
-reconciling, because it may lack parts that are charged apart (recording, machine detection).
+estimate. A price that a later read shows is the truth about the object; above the estimate it is booked. Below it only reconciling
+corrects it, and only of what was marked as an estimate: a price may lack parts that are charged apart (recording, machine detection).
 """
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, cast
 
 from keyguard.errors import KeyguardError
 from keyguard.model import Fact, Outcome, to_money
+from keyguard.vendors import _twilio_calls as calls
 from keyguard.vendors import _twilio_fields as fields
 from keyguard.vendors import _twilio_messages as messages
 from keyguard.vendors import _twilio_paths as paths
@@ -42,7 +44,7 @@ def read(call: Call, operation: Operation, quote: Quote, reply: Reply) -> Outcom
         outcome = _read(call, operation, quote, reply)
     except (ValueError, RecursionError, KeyguardError):
         outcome = _DOUBT
-    return outcome if request_id is None else Outcome(outcome.ending, outcome.cost, outcome.facts, None, outcome.source, request_id)
+    return outcome if request_id is None else replace(outcome, request_id=request_id)
 
 
 def _read(call: Call, operation: Operation, quote: Quote, reply: Reply) -> Outcome:
@@ -65,15 +67,16 @@ def _read(call: Call, operation: Operation, quote: Quote, reply: Reply) -> Outco
 def _made(call: Call, operation: Operation, quote: Quote, body: dict[str, Any]) -> Outcome:
     """Settle what was accepted at its estimate, corrected by the segments that Twilio has counted."""
     if operation.name == "messages.create":
-        return Outcome("settled", facts=(_message(call, quote, body),), source="local")
+        return Outcome("settled", facts=(_message(call, quote, body),), source="local", is_estimate=messages.is_plain(call))
     if operation.name in _MADE:
         object_id = body.get("call_sid", body.get("sid"))
-        return Outcome("settled", facts=(_fact(object_id, quote.amount, _word(body.get("status"))),), source="local")
+        fact = _fact(object_id, quote.amount, word(body.get("status")))
+        return Outcome("settled", facts=(fact,), source="local", is_estimate=operation.name == "calls.create" and calls.is_plain(call))
     return Outcome("settled", cost=quote.amount, source="local")
 
 
 def _message(call: Call, quote: Quote, body: dict[str, Any]) -> Fact:
-    bill, cost, status = messages.bill_of(call), quote.amount, _word(body.get("status"))
+    bill, cost, status = messages.bill_of(call), quote.amount, word(body.get("status"))
     counted = _SEGMENTS.fullmatch(str(body.get("num_segments")))
     # "0", through a Messaging Service or for later, says nothing; and a flat amount of the policy is no price of ours.
     if counted and bill.amount == cost:
@@ -89,7 +92,7 @@ def _fact(object_id: object, cost: Money, status: str) -> Fact:
     return Fact(str(object_id), cost, 0, cost, status=status)
 
 
-def _word(status: object) -> str:
+def word(status: object) -> str:
     """Return a status as it may be kept: one of Twilio's words, and nothing that looks otherwise."""
     return status if isinstance(status, str) and _STATUS.fullmatch(status) else ""
 
@@ -112,11 +115,12 @@ def _seen(operation: Operation, reply: Reply) -> tuple[Fact, ...]:
     whole = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
     found = whole.get(_LISTS[operation.name]) if operation.name in _LISTS else [whole]
     items: list[Any] = found[:_LONGEST_LIST] if isinstance(found, list) else []
-    return tuple(fact for item in items if isinstance(item, dict) and (fact := _priced(cast("dict[str, Any]", item))) is not None)
+    return tuple(fact for item in items if isinstance(item, dict) and (fact := priced(cast("dict[str, Any]", item))) is not None)
 
 
-def _priced(item: dict[str, Any]) -> Fact | None:
-    object_id, status = item.get("sid"), _word(item.get("status"))
+def priced(item: dict[str, Any]) -> Fact | None:
+    """Read the price of a message or call, of a cancelled one nothing; None while it has none."""
+    object_id, status = item.get("sid"), word(item.get("status"))
     if not paths.is_object_id(object_id) or not status:
         return None
     if status == "canceled" and str(object_id)[:2] in {"SM", "MM"}:

@@ -14,7 +14,7 @@ from keyguard.vendors._tables import parameters_of
 
 if TYPE_CHECKING:
     from keyguard.model import Call, Operation
-    from keyguard.vendors import Quoting
+    from keyguard.vendors import Inquiring, Quoting
 
 
 class Resend:
@@ -30,6 +30,13 @@ class Resend:
     prices = staticmethod(money.dated)
     window = staticmethod(paths.window)
     payee = staticmethod(money.payee)
+
+    @property
+    def inquiring(self) -> Inquiring:
+        """How Resend is asked what became of an e-mail; loaded when it is."""
+        from keyguard.vendors import _resend_inquiry
+
+        return _resend_inquiry
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """

@@ -27,7 +27,7 @@ from keyguard.vendors._tables import parameters_of
 
 if TYPE_CHECKING:
     from keyguard.model import Call, Operation, Reply
-    from keyguard.vendors import Quoting
+    from keyguard.vendors import Inquiring, Quoting
     from keyguard.vendors._stripe_objects import Flow
 
 # "Stripe 400/401/403/404/429 and declines": documented as not executed.
@@ -53,6 +53,13 @@ class Stripe:
     tag = staticmethod(tags.tag)
     window = staticmethod(paths.window)
     payee = staticmethod(money.payee)
+
+    @property
+    def inquiring(self) -> Inquiring:
+        """How Stripe is asked what became of a call; loaded when it is."""
+        from keyguard.vendors import _stripe_inquiry
+
+        return _stripe_inquiry
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """

@@ -10,6 +10,7 @@ from keyguard.vendors import _twilio_calls as calls
 from keyguard.vendors import _twilio_messages as messages
 from keyguard.vendors import _twilio_numbers as numbers
 from keyguard.vendors import _twilio_paths as paths
+from keyguard.vendors import _twilio_places as places
 from keyguard.vendors import _twilio_prices as prices
 from keyguard.vendors import _twilio_replies as replies
 from keyguard.vendors import _twilio_verify as verify
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from keyguard.model import Call, Operation
-    from keyguard.vendors import Quoting
+    from keyguard.vendors import Inquiring, Quoting
 
 FLOWS: Mapping[str, Callable[[Call, Operation], Quote]] = {**messages.FLOWS, **calls.FLOWS, **verify.FLOWS, **numbers.FLOWS}
 
@@ -36,7 +37,14 @@ class Twilio:
     account = staticmethod(paths.account)
     parameters = staticmethod(partial(parameters_of, "twilio"))
     prices = staticmethod(prices.dated)
-    payee = staticmethod(paths.payee)
+    payee = staticmethod(places.payee)
+
+    @property
+    def inquiring(self) -> Inquiring:
+        """How Twilio is asked what became of a message or call; loaded when it is."""
+        from keyguard.vendors import _twilio_inquiry
+
+        return _twilio_inquiry
 
     def quote(self, call: Call, operation: Operation) -> Quoting:
         """

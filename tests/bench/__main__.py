@@ -10,7 +10,7 @@ from pathlib import Path
 
 import apsw
 
-from tests.bench import bench_async, bench_call, bench_ledger, bench_unguarded
+from tests.bench import bench_async, bench_call, bench_identity, bench_import, bench_ledger, bench_unguarded
 
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 
@@ -22,7 +22,14 @@ _CI_FACTOR = 4
 def main(arguments: list[str]) -> int:
     """Run; returns 1 when a target is missed: in the short form, by a wide margin."""
     short = "--short" in arguments
-    rows = [*bench_ledger.run(short), *bench_call.run(short), *bench_unguarded.run(short), *bench_async.run(short)]
+    rows = [
+        *bench_ledger.run(short),
+        *bench_identity.run(short),
+        *bench_call.run(short),
+        *bench_unguarded.run(short),
+        *bench_import.run(short),
+        *bench_async.run(short),
+    ]
     cells = [("what", "measured", "target"), ("---", "---", "---"), *(row.cells() for row in rows)]
     lines = [f"| {' | '.join(line)} |" for line in cells]
     print("\n".join(lines))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -65,8 +64,7 @@ def run(short: bool) -> list[Row]:
     """Measure everything."""
     rounds, calls = (15, 40) if short else (60, 100)
     with tempfile.TemporaryDirectory() as folder:
-        rows = _guarded_calls(Path(folder), rounds, calls)
-    return [*rows, _import_time()]
+        return _guarded_calls(Path(folder), rounds, calls)
 
 
 # -- guarded calls ------------------------------------------------------------------------------------
@@ -175,18 +173,3 @@ def _span(guarded: Callable[[], None], rounds: int, calls: int) -> Row:
     middle = medians(one_by_one({"api": repeated(guarded), "sdk": repeated(recorded)}, rounds, calls))
     provider.shutdown()
     return Row("span with an SDK, added to a guarded call, p50", middle["sdk"] - middle["api"], "µs", 45)
-
-
-# -- the import ---------------------------------------------------------------------------------------
-
-
-def _import_time() -> Row:
-    script = (
-        "import time, sys, anyio, anyio.to_thread, httpx, platformdirs, pydantic, pydantic_settings, wrapt, opentelemetry.trace, "
-        "opentelemetry.context, asyncio, secrets\nbegun = time.perf_counter()\nimport keyguard\nprint((time.perf_counter() - begun) * 1000)"
-    )
-    # Bytecode is kept, as where keyguard is installed: else each import would be timed with its compilation.
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    command = [sys.executable, "-c", script]
-    times = [float(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout) for _ in range(7)]
-    return Row("import keyguard, beyond its dependencies", statistics.median(times), "ms", 30)

@@ -34,8 +34,8 @@ class Caller:
 
     def __init__(self, ledger: SqliteLedger) -> None:
         self._ledger = ledger
-        self._key = ledger.issue(Policy.restored({"name": "bench", "run_usd_cap": _CAP}), "bench")[0]
-        self._legs = rules.legs(self._key, Quote(1))
+        self.key = ledger.issue(Policy.restored({"name": "bench", "run_usd_cap": _CAP}), "bench")[0]
+        self._legs = rules.legs(self.key, Quote(1))
 
     def __call__(self, calls: int) -> Callable[[], None]:
         """Prepare so many calls; returns what makes them."""
@@ -51,7 +51,7 @@ class Caller:
         return run
 
     def _asked(self) -> tuple[Order, Closing]:
-        key, name = self._key, new_id()
+        key, name = self.key, new_id()
         order = Order(name, key.key_id, key.version, key.scope, "stripe", "", "payment_intents.create", "POST", Quote(1), self._legs)
         return order, Closing(name, Outcome("settled", 1))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -73,6 +74,22 @@ def test_it_says_where_it_listens_and_ends_with_its_input(tmp_path: Path) -> Non
     assert Truth(tmp_path / "truth.jsonl").charged() == USD
 
 
+def test_it_ends_although_a_forked_child_holds_its_input(tmp_path: Path) -> None:
+    """A child of whoever started it inherits the pipe; the end of the block is the end all the same."""
+    waiting, go = os.pipe()
+    with DoubleProcess(tmp_path / "truth.jsonl") as double:
+        child = os.fork()
+        if child == 0:
+            os.close(go)
+            os.read(waiting, 1)
+            os._exit(0)
+    assert double.process.returncode == 0
+
+    os.close(go)
+    assert os.waitpid(child, 0)[1] == 0
+    os.close(waiting)
+
+
 def test_one_that_cannot_start_says_so(tmp_path: Path) -> None:
     """Its port is taken."""
     with (
@@ -81,6 +98,18 @@ def test_one_that_cannot_start_says_so(tmp_path: Path) -> None:
         DoubleProcess(tmp_path / "truth.jsonl", port=int(other.host.partition(":")[2])),
     ):
         pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are set on Linux alone")
+def test_one_that_broke_says_so_in_the_end(tmp_path: Path) -> None:
+    """Its truth could not be written: its figures are not to be trusted, and the end of the block raises."""
+    with pytest.raises(RuntimeError, match="the double ended with 1"), DoubleProcess(tmp_path / "truth.jsonl") as double:
+        # Python ignores SIGXFSZ: a file that would grow beyond the limit is an OSError.
+        resource.prlimit(double.process.pid, resource.RLIMIT_FSIZE, (100, 100))
+        with pytest.raises(RemoteDisconnected):
+            raw(double.host, "POST", "/v1/charges", CHARGE)
+
+    assert Truth(tmp_path / "truth.jsonl").rows() == []
 
 
 def test_a_word_that_it_does_not_know_is_refused(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import resend
+from resend.emails._email import Email
 from resend.exceptions import ResendError
 
 from keyguard.testing.double import Fault, VendorDouble
@@ -112,13 +114,22 @@ def test_what_is_refused_by_script_sends_nothing(double: VendorDouble, kind: Any
     assert double.truth.charged() == 3 * UNIT
 
 
-@pytest.mark.parametrize("wrong", [{"to": []}, {"from": ""}, {"subject": ""}, {"to": "nobody"}, {"to": ["a@example.com"] * 51}])
-def test_an_email_that_cannot_be_sent_is_refused(double: VendorDouble, wrong: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ({"to": []}, "missing_required_field"),
+        ({"from": ""}, "missing_required_field"),
+        ({"subject": ""}, "missing_required_field"),
+        ({"to": "nobody"}, "validation_error"),
+        ({"to": ["a@example.com"] * 51}, "validation_error"),
+    ],
+)
+def test_an_email_that_cannot_be_sent_is_refused(double: VendorDouble, wrong: dict[str, Any], name: str) -> None:
     """422; nothing sent."""
     with pytest.raises(ResendError) as refused:
         send(key="k", **wrong)
 
-    assert (refused.value.code, double.truth.rows()) == (422, [])
+    assert (refused.value.code, refused.value.error_type, double.truth.rows()) == (422, name, [])
 
 
 def test_a_batch_is_sent_whole_or_in_part(double: VendorDouble) -> None:
@@ -138,6 +149,16 @@ def test_a_batch_is_sent_whole_or_in_part(double: VendorDouble) -> None:
         resend.Batch.send([good] * 101)
     with pytest.raises(ResendError):
         resend.Batch.send([])
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"1", b'{"from": 1, "to": {"a": 1}, "subject": "s"}'])
+@pytest.mark.parametrize("path", ["/emails", "/emails/batch"])
+def test_what_is_no_email_is_refused(path: str, body: bytes) -> None:
+    """422, whatever it is."""
+    rows: list[Any] = []
+
+    assert respond(Resend(rows.append, Ids()), Request("POST", path, {"authorization": "Bearer re_1"}, body), 0.0).status == 422
+    assert rows == []
 
 
 def test_what_was_sent_can_be_read_and_listed(double: VendorDouble) -> None:
@@ -167,6 +188,18 @@ def test_what_was_sent_can_be_read_and_listed(double: VendorDouble) -> None:
         resend.Emails.get("nobody")
 
 
+def test_answers_have_the_fields_of_the_sdks_types(double: VendorDouble) -> None:
+    """Sent, batched, read, listed and cancelled: what its TypedDicts require is there; lists leave out what the e-mail says."""
+    sent, batch = send(scheduled_at="2027-01-01T00:00:00Z"), resend.Batch.send([MAIL])
+    read, listed = resend.Emails.get(sent["id"]), resend.Emails.list()
+
+    assert set(read) >= Email.__required_keys__
+    assert set(listed) >= resend.Emails.ListResponse.__required_keys__
+    assert set(listed["data"][0]) >= Email.__required_keys__ - {"html", "text"}
+    assert set(batch) >= resend.Batch.SendResponse.__required_keys__
+    assert set(resend.Emails.cancel(sent["id"])) >= resend.Emails.CancelScheduledEmailResponse.__required_keys__
+
+
 def test_a_scheduled_email_can_be_cancelled(double: VendorDouble) -> None:
     """Its money goes back; what was sent stays sent."""
     planned, sent = send(scheduled_at="in 1 hour"), send()
@@ -186,6 +219,19 @@ def test_credentials_must_be_resends(double: VendorDouble, monkeypatch: pytest.M
     answer = respond(Resend(rows.append, Ids()), Request("POST", "/emails", headers, json.dumps(MAIL).encode()), 0.0)
 
     assert (answer.status, rows) == (status, [])
+
+
+def test_a_scheduled_email_is_sent_when_its_time_comes(double: VendorDouble) -> None:
+    """By the vendors' clock; then it cannot be cancelled any more."""
+    due = datetime.fromtimestamp(double.now() + 3_600, timezone.utc).isoformat()
+    mail_id = send(scheduled_at=due)["id"]
+    events = [resend.Emails.get(mail_id)["last_event"]]
+    double.advance(3_600)
+    events.append(resend.Emails.get(mail_id)["last_event"])
+    with pytest.raises(ResendError):
+        resend.Emails.cancel(mail_id)
+
+    assert (events, double.truth.refunded()) == (["scheduled", "delivered"], 0)
 
 
 def test_teams_are_apart(double: VendorDouble, monkeypatch: pytest.MonkeyPatch) -> None:

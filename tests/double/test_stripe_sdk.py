@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import stripe
 
+from keyguard.testing import double as package
 from keyguard.testing.double import Fault, VendorDouble
 from tests.double.support import KEY, USD
 
@@ -170,6 +172,16 @@ def test_the_sdk_walks_through_all_pages(double: VendorDouble, pay: Callable[...
     assert keys == ["k-3", "k-2", "k-1", "k-0"]
     assert client.v1.payment_intents.retrieve(events[0].data.object["id"]).status == "succeeded"
     assert len(list(client.v1.charges.list({"limit": 3, "customer": "cus_1"}).auto_paging_iter())) == 4
+
+
+def test_the_packages_example_is_true(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines in its docstring run as they stand."""
+    for name in ("api_base", "api_key"):
+        monkeypatch.setattr(stripe, name, getattr(stripe, name))
+    lines = textwrap.dedent("\n".join(line for line in str(package.__doc__).splitlines() if line.startswith("    ")))
+
+    assert "assert" in lines
+    exec(lines, {**vars(package), "stripe": stripe})  # noqa: S102 -- our own docstring
 
 
 def test_a_crowd_with_faults_is_counted_to_the_cent(double: VendorDouble, pay: Callable[..., Any]) -> None:

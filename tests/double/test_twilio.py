@@ -184,16 +184,26 @@ def test_what_is_not_there_is_missing(double: VendorDouble, path: str) -> None:
         assert (status, b'"code": 20404' in body) == (404, True)
 
 
+@pytest.mark.parametrize("query", ["PageSize=x", "Page=x", "DateSent%3E=yesterday"])
+def test_a_list_that_cannot_be_read_is_refused(double: VendorDouble, query: str) -> None:
+    """400 with code 20001; a page of none is a page of one."""
+    send(double)
+    answers = [raw(double.host, "GET", f"{PATH}.json?{asked}", Authorization="Basic QUM6eA==") for asked in (query, "PageSize=0")]
+
+    assert (answers[0][0], b'"code": 20001' in answers[0][2]) == (400, True)
+    assert answers[1][0] == 200
+
+
 def test_it_can_be_driven_without_a_server() -> None:
     """Time, ids and the record are arguments."""
     rows: list[Any] = []
-    twilio = Twilio(rows.append, Ids(), unit=5, priced_after=10)
+    twilio = Twilio(rows.append, Ids(), unit=19, priced_after=10)
     headers = {"authorization": "Basic QUM6eA=="}
     made = respond(twilio, Request("POST", f"{PATH}.json", headers, b"To=%2B12125550123&From=%2B1&Body=x"), 100.0)
     sid = made.body["sid"]
 
     prices = [respond(twilio, Request("GET", f"{PATH}/{sid}.json", headers), now).body["price"] for now in (109.0, 110.0)]
-    assert (made.status, prices, rows[0].micros) == (201, [None, "-0.00001"], 5)
+    assert (made.status, prices, rows[0].micros) == (201, [None, "-0.00001"], 19)
 
 
 @given(st.text(st.sampled_from("ab{€~\n\fäλéЖ漢😀 "), max_size=400))

@@ -100,6 +100,16 @@ def test_an_answer_that_is_none(double: Controls, before: int, fault: Fault, sta
     assert double.truth.charged() - before == (moved if replayed else USD)
 
 
+def test_a_replay_uses_up_no_fault_of_execution(double: Controls, before: int) -> None:
+    """It is answered as it was; the next request that executes is struck."""
+    key = f"replay-{before}"
+    raw(double.host, "POST", PATH, CHARGE, key)
+    double.script(Fault("decline"))
+
+    assert raw(double.host, "POST", PATH, CHARGE, key)[0] == 200
+    assert (double.struck(), raw(double.host, "POST", PATH, CHARGE)[0]) == (0, 402)
+
+
 def test_a_body_is_cut_short(double: Controls, before: int) -> None:
     """The head promises more than comes; it was executed, and is replayed whole."""
     key = f"truncate-{before}"

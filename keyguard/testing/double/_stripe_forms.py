@@ -40,6 +40,18 @@ def missing(kind: str, object_id: str) -> Refused:
     return Refused(404, f"No such {kind}: '{object_id}'", code="resource_missing", param=kind)
 
 
+def no_method() -> Refused:
+    """Say that there is nothing to confirm with."""
+    return Refused(400, "You cannot confirm this PaymentIntent because it's missing a payment method. Provide a `payment_method`.",
+                   code="payment_intent_unexpected_state")  # fmt: skip
+
+
+def unexpected(what: str, intent: dict[str, Any]) -> Refused:
+    """Say that a PaymentIntent is in no state for this."""
+    return Refused(400, f"You cannot {what} this PaymentIntent because it has a status of {intent['status']}.",
+                   code="payment_intent_unexpected_state", payment_intent=intent)  # fmt: skip
+
+
 def micros(amount: int, currency: str) -> int:
     """Turn an amount in a currency's minor units into millionths of its unit."""
     return amount * (1_000_000 // CURRENCIES[currency][0])
@@ -59,13 +71,6 @@ class Form:
     def text(self, name: str) -> str | None:
         """Return a parameter; None if it is absent or empty, which is how a form says null."""
         return self.params.get(name) or None
-
-    def required(self, name: str) -> str:
-        """Return a parameter that must be there."""
-        found = self.text(name)
-        if found is None:
-            raise Refused(400, f"Missing required param: {name}.", code="parameter_missing", param=name)
-        return found
 
     def flag(self, name: str, *, default: bool = False) -> bool:
         """Return a boolean."""

@@ -29,7 +29,7 @@ def create_intent(form: Form, _id: str) -> Execute:
     amount, currency = form.money()
     confirms, _ = form.flag("confirm"), form.choice("capture_method", "automatic", "automatic_async", "manual")
     if confirms and not form.text("payment_method"):
-        raise _no_method()
+        raise forms.no_method()
 
     def execute(books: Books, moment: Moment) -> dict[str, Any]:
         _customer(books, form)
@@ -50,7 +50,7 @@ def update_intent(form: Form, intent_id: str) -> Execute:
     def execute(books: Books, moment: Moment) -> dict[str, Any]:
         found = books.found("payment_intent", intent_id)
         if found["status"] not in _CONFIRMABLE:
-            raise _unexpected("update", found)
+            raise forms.unexpected("update", found)
         books.executed(moment, "object", found, 0)
         found.update(amount=amount or found["amount"], payment_method=method or found["payment_method"])
         found["metadata"].update(metadata)
@@ -67,9 +67,9 @@ def confirm_intent(form: Form, intent_id: str) -> Execute:
     def execute(books: Books, moment: Moment) -> dict[str, Any]:
         found = books.found("payment_intent", intent_id)
         if found["status"] not in _CONFIRMABLE:
-            raise _unexpected("confirm", found)
+            raise forms.unexpected("confirm", found)
         if not (form.text("payment_method") or found["payment_method"]):
-            raise _no_method()
+            raise forms.no_method()
         return _paid(books, moment, found, form)
 
     return execute
@@ -82,7 +82,7 @@ def capture_intent(form: Form, intent_id: str) -> Execute:
     def execute(books: Books, moment: Moment) -> dict[str, Any]:
         found = books.found("payment_intent", intent_id)
         if found["status"] != "requires_capture":
-            raise _unexpected("capture", found)
+            raise forms.unexpected("capture", found)
         taken = amount or found["amount_capturable"]
         if taken > found["amount_capturable"]:
             raise Refused(400, "The amount to capture is greater than what can be captured.", code="amount_too_large",
@@ -101,7 +101,7 @@ def cancel_intent(form: Form, intent_id: str) -> Execute:
     def execute(books: Books, moment: Moment) -> dict[str, Any]:
         found = books.found("payment_intent", intent_id)
         if found["status"] in _FINAL:
-            raise _unexpected("cancel", found)
+            raise forms.unexpected("cancel", found)
         books.executed(moment, "release", found, 0)
         if found["status"] == "requires_capture":
             _let_go(books.charges[found["latest_charge"]])
@@ -273,13 +273,3 @@ def _customer(books: Books, form: Form) -> None:
     customer = form.text("customer")
     if customer is not None and not customer.startswith("cus_"):
         raise forms.missing("customer", customer)
-
-
-def _no_method() -> Refused:
-    return Refused(400, "You cannot confirm this PaymentIntent because it's missing a payment method. Provide a `payment_method`.",
-                   code="payment_intent_unexpected_state")  # fmt: skip
-
-
-def _unexpected(what: str, intent: dict[str, Any]) -> Refused:
-    return Refused(400, f"You cannot {what} this PaymentIntent because it has a status of {intent['status']}.",
-                   code="payment_intent_unexpected_state", payment_intent=intent)  # fmt: skip

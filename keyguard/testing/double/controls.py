@@ -59,7 +59,7 @@ class Controls:
         self._do("clear")
 
     def release(self) -> None:
-        """Let all requests go that are held now."""
+        """Let all requests go that are held now, or were struck by now and are about to be held."""
         self._do("release")
 
     def held(self) -> int:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,30 +29,40 @@ class _ControlServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, commands: Commands) -> None:
-        self._commands = commands
+    def __init__(self, commands: Commands, stop: threading.Event) -> None:
+        self._commands, self._stop = commands, stop
         super().__init__(("127.0.0.1", 0), ControlHandler)
 
     def asked(self, name: str, arguments: dict[str, Any]) -> Any:
-        """Do one command."""
+        """Do one command; `stop` ends the process."""
+        if name == "stop":
+            return self._stop.set()
         return self._commands.do(name, arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a double until stdin ends; prints one line of JSON when it listens: `host`, `control`, `pid`."""
+    """Run a double until it is told to stop, or stdin ends; prints one line of JSON when it listens: `host`, `control`, `pid`."""
     parser = argparse.ArgumentParser(prog=f"python -m {_MODULE}", description="A double of Stripe, Twilio and Resend on loopback.")
     parser.add_argument("--truth", required=True, help="the truth file, which is appended to")
     parser.add_argument("--port", type=int, default=0, help="0 = any that is free")
     parser.add_argument("--window", type=float, default=86_400.0, help="seconds for which idempotency keys are kept")
     wanted = parser.parse_args(arguments)
-    commands = Commands(Path(wanted.truth), wanted.port, time.time, wanted.window)
-    with contextlib.closing(commands), _ControlServer(commands) as control:
+    commands, stop = Commands(Path(wanted.truth), wanted.port, time.time, wanted.window), threading.Event()
+    with contextlib.closing(commands), _ControlServer(commands, stop) as control:
         threading.Thread(target=control.serve_forever, daemon=True).start()
         said = {"host": f"127.0.0.1:{commands.port}", "control": f"127.0.0.1:{control.server_port}", "pid": os.getpid()}
         sys.stdout.write(json.dumps(said) + "\n")
         sys.stdout.flush()
-        sys.stdin.read()
+        threading.Thread(target=_await_end, args=(stop,), daemon=True).start()
+        stop.wait()
         control.shutdown()
+
+
+def _await_end(stop: threading.Event) -> None:
+    # Not by way of `sys.stdin`, whose lock a thread that still reads would hold when the interpreter ends.
+    while os.read(0, 4096):
+        pass
+    stop.set()
 
 
 class DoubleProcess(Controls):
@@ -88,6 +98,9 @@ class DoubleProcess(Controls):
         return self
 
     def __exit__(self, *_: object) -> None:
+        # A forked child of this process may hold the other end of its stdin; so it is told as well.
+        with contextlib.suppress(OSError, HTTPException):
+            self._do("stop")
         self._stream(self.process.stdin).close()
         try:
             code = self.process.wait(_ENDING)

@@ -78,9 +78,9 @@ class Resend:
             return self._sending(request, account, team, now)
         match [request.method, *path.split("/")[2:]]:
             case ["GET"]:
-                return Work(request, undeclined(lambda now: _listed(team, request.params)))
+                return Work(request, undeclined(lambda now: _listed(team, request.params, now)))
             case ["GET", mail_id] if mail_id in team.mails:
-                return Work(request, undeclined(lambda now: answered(200, _shown(team.mails[mail_id]))))
+                return Work(request, undeclined(lambda now: answered(200, _shown(team.mails[mail_id], now))))
             case ["POST", mail_id, "cancel"] if mail_id in team.mails:
                 return Work(request, undeclined(lambda now: self._cancel(request, account, team, mail_id, now)))
             case _:
@@ -117,12 +117,12 @@ class Resend:
         mails: Any = request.document if is_batch else [request.document]
         if not isinstance(mails, list) or not 1 <= len(mails) <= _MOST_MAILS:
             return _refused(422, "validation_error", f"A batch has 1 to {_MOST_MAILS} e-mails.")
-        wrong = {n: words for n, mail in enumerate(mails) if (words := _wrong(mail))}
+        wrong = {n: found for n, mail in enumerate(mails) if (found := _wrong(mail))}
         is_permissive = is_batch and request.headers.get("x-batch-validation") == "permissive"
         if wrong and not is_permissive:
-            return _refused(422, "validation_error", next(iter(wrong.values())))
+            return _refused(422, *next(iter(wrong.values())))
         good = [mail for n, mail in enumerate(mails) if n not in wrong]
-        errors = {"errors": [{"index": n, "message": words} for n, words in wrong.items()]} if is_permissive else {}
+        errors = {"errors": [{"index": n, "message": words} for n, (_, words) in wrong.items()]} if is_permissive else {}
 
         def run(now: float, *, declined: bool) -> Answer:
             if declined:
@@ -159,7 +159,7 @@ class Resend:
 
     def _cancel(self, request: Request, account: str, team: _Team, mail_id: str, now: float) -> Answer:
         mail = team.mails[mail_id]
-        if mail["last_event"] != "scheduled":
+        if _event(mail, now) != "scheduled":
             return _refused(422, "validation_error", "Only scheduled e-mails can be cancelled.")
         for recipient in _recipients(mail):
             self._executed(request, account, "refund", mail_id, recipient, -self._unit, now)
@@ -178,21 +178,33 @@ def _recipients(mail: dict[str, Any]) -> list[Any]:
     return [one for value in found for one in (value if isinstance(value, list) else [value])]
 
 
-def _wrong(mail: Any) -> str:
-    """Say what is wrong with an e-mail; "" if nothing is."""
+def _wrong(mail: Any) -> tuple[str, str] | None:
+    """Return the name and words of what is wrong with an e-mail; None if nothing is."""
     if not isinstance(mail, dict):
-        return "An e-mail is an object."
+        return "validation_error", "An e-mail is an object."
     for name in ("from", "to", "subject"):
         if not mail.get(name) and not (name == "subject" and mail.get("template")):
-            return f"Missing `{name}` field."
+            return "missing_required_field", f"Missing `{name}` field."
     everyone = _recipients(mail)
     is_good = len(everyone) <= _MOST_RECIPIENTS and all(isinstance(one, str) and "@" in one for one in everyone)
-    return "" if is_good else "Invalid `to` field."
+    return None if is_good else ("validation_error", "Invalid `to` field.")
 
 
-def _listed(team: _Team, params: dict[str, str]) -> Answer:
+def _event(mail: dict[str, Any], now: float) -> str:
+    """Say what became of an e-mail by now: one whose scheduled time (ISO 8601) has come is delivered."""
+    if mail["last_event"] != "scheduled":
+        return str(mail["last_event"])
+    try:
+        due = datetime.fromisoformat(str(mail["scheduled_at"]).replace("Z", "+00:00"))
+    except ValueError:
+        # "in 1 hour": Resend reads such words, the double leaves them for ever.
+        return "scheduled"
+    return "delivered" if due.timestamp() <= now else "scheduled"
+
+
+def _listed(team: _Team, params: dict[str, str], now: float) -> Answer:
     """Answer one page, newest first."""
-    mails = [_shown(mail, is_listed=True) for mail in reversed(team.mails.values())]
+    mails = [_shown(mail, now, is_listed=True) for mail in reversed(team.mails.values())]
     ids, limit = [mail["id"] for mail in mails], params.get("limit", str(_LIST))
     if not limit.isdecimal() or not 1 <= int(limit) <= _LARGEST_LIST:
         return _refused(422, "validation_error", f"The limit is from 1 to {_LARGEST_LIST}.")
@@ -210,12 +222,13 @@ def _page(mails: list[dict[str, Any]], *, more: bool) -> Answer:
     return answered(200, {"object": "list", "has_more": more, "data": mails})
 
 
-def _shown(mail: dict[str, Any], *, is_listed: bool = False) -> dict[str, Any]:
+def _shown(mail: dict[str, Any], now: float, *, is_listed: bool = False) -> dict[str, Any]:
     """Return an e-mail as it is read; lists leave out what it says."""
     lists = {name: [mail[name]] if isinstance(mail.get(name), str) else mail.get(name) for name in ("to", "cc", "bcc", "reply_to")}
-    plain = {name: mail.get(name) for name in ("id", "from", "subject", "created_at", "last_event", "scheduled_at")}
+    plain = {name: mail.get(name) for name in ("id", "from", "subject", "created_at", "scheduled_at")}
+    plain["message_id"] = f"<{mail['id']}@double.invalid>"
     said = {} if is_listed else {"object": "email", **{name: mail.get(name) for name in ("html", "text")}}
-    return {**plain, **lists, **said}
+    return {**plain, "last_event": _event(mail, now), **lists, **said}
 
 
 def _iso(now: float) -> str:

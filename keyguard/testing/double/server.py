@@ -154,9 +154,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         except Exception as error:
-            traceback.print_exc()
             self._listener.world.broken.append(error)
             self.close_connection = True
+            traceback.print_exc()
             return
         self._deliver(delivery)
 
@@ -185,6 +185,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(answer.payload)), **answer.headers}.items():
             self.send_header(name, value)
+        if self.close_connection:
+            # Asked for by the client, which would otherwise keep a connection that is about to end.
+            self.send_header("Connection", "close")
         self.end_headers()
 
     def _drip(self, payload: bytes, seconds: float) -> None:

@@ -57,7 +57,7 @@ _FAILURES: Mapping[int, dict[str, Any]] = {
     401: {"type": "invalid_request_error", "message": "Invalid API Key provided."},
     403: {"type": "invalid_request_error", "message": "The provided key does not have the required permissions for this endpoint."},
     404: {"type": "invalid_request_error", "code": "resource_missing", "message": "No such object."},
-    409: {"type": "invalid_request_error", "code": "idempotency_key_in_use", "message": _IN_FLIGHT.format("scripted")},
+    409: {"type": "invalid_request_error", "code": "idempotency_key_in_use", "message": _IN_FLIGHT.format("the same")},
     429: {"type": "invalid_request_error", "code": "rate_limit", "message": "Request rate limit exceeded."},
     500: {"type": "api_error", "message": "An unknown error occurred"},
     503: {"type": "api_error", "message": "Stripe is temporarily unavailable."},

@@ -173,7 +173,9 @@ class Twilio:
         if message.shown["status"] in {"scheduled", "canceled"}:
             return message.shown
         message.is_priced = message.is_priced or now - message.made >= self._priced_after
-        price = {"price": f"-{message.micros / 1_000_000:.5f}", "status": "delivered"} if message.is_priced else {"status": "sent"}
+        # Five decimals, as Twilio shows it; no float.
+        shown = f"-{message.micros // 1_000_000}.{message.micros % 1_000_000 // 10:05d}"
+        price = {"price": shown, "status": "delivered"} if message.is_priced else {"status": "sent"}
         return message.shown | {"date_sent": _rfc_2822(message.made), **price}
 
     def _executed(self, request: Request, account: str, kind: str, sid: str, micros: int, now: float, to: str = "") -> None:

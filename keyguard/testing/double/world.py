@@ -49,7 +49,11 @@ class Gate:
         """How many requests wait now."""
         return self._held
 
-    def hold(self, seconds: float) -> None:
+    def ticket(self) -> int:
+        """Return what `hold` needs; whoever releases after this releases its holder, even if that waits only later."""
+        return self._released
+
+    def hold(self, ticket: int, seconds: float) -> None:
         """
         Wait to be released, at most some seconds.
 
@@ -57,16 +61,16 @@ class Gate:
             Closing: the double was stopped meanwhile.
         """
         with self._changed:
-            before, self._held = self._released, self._held + 1
+            self._held += 1
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._is_closed or self._released > before, seconds)
+            self._changed.wait_for(lambda: self._is_closed or self._released > ticket, seconds)
             self._held -= 1
             self._changed.notify_all()
             if self._is_closed:
                 raise Closing
 
     def release(self) -> None:
-        """Let all go that wait now."""
+        """Let all go that have a ticket."""
         with self._changed:
             self._released += 1
             self._changed.notify_all()
@@ -153,6 +157,8 @@ class World:
                 return Delivery(Answer(404, b'{"message": "none of the doubles has this path"}'))
             begun = vendor.begin(request, self.now())
             fault = self.script.strike(vendor.name, request, executes=not isinstance(begun, Answer))
+            # Now, under the lock: who empties the script and then releases must not leave one behind that was struck before.
+            ticket = self.gate.ticket()
             self._remember(vendor, request, fault)
             if fault is not None and fault.kind in {"close_before", *_TURNED_AWAY}:
                 if not isinstance(begun, Answer):
@@ -161,10 +167,10 @@ class World:
                 return Delivery(None if status is None else vendor.failure(status), fault)
         if isinstance(begun, Answer):
             if fault is not None and fault.kind == "hold_after":
-                self.gate.hold(fault.seconds)
+                self.gate.hold(ticket, fault.seconds)
             return Delivery(begun, fault)
         try:
-            return Delivery(self._executed(vendor, begun, fault), fault)
+            return Delivery(self._executed(vendor, begun, fault, ticket), fault)
         except BaseException:
             with self.lock:
                 vendor.abandon(begun)
@@ -185,14 +191,14 @@ class World:
                 raise Closing
             yield
 
-    def _executed(self, vendor: Vendor, work: Work, fault: Fault | None) -> Answer:
+    def _executed(self, vendor: Vendor, work: Work, fault: Fault | None, ticket: int) -> Answer:
         kind = "pass" if fault is None else fault.kind
         if fault is not None and kind == "hold_before":
-            self.gate.hold(fault.seconds)
+            self.gate.hold(ticket, fault.seconds)
         with self._open():
             answer = None if kind == "error_before" else vendor.execute(work, self.now(), declined=kind == "decline")
         if fault is not None and kind == "hold_after":
-            self.gate.hold(fault.seconds)
+            self.gate.hold(ticket, fault.seconds)
         with self._open():
             shown = vendor.failure(500) if answer is None or kind == "error_after" else answer
             return vendor.finish(work, shown, self.now())

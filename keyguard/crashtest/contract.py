@@ -1,0 +1,118 @@
+"""What a guard is to the crash test: the class that an adapter writes, and what it is told. Knows no guard."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+from keyguard.crashtest import guards
+from keyguard.errors import ConfigurationError, MissingExtra
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from keyguard.model import Money
+
+_T = TypeVar("_T")
+# What an adapter may have besides: each is a method, and the events that need it are "n/a" without.
+EXTRAS = ("daily", "entry", "hold_store", "reconcile", "revoke", "verify")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """
+    What a guard is opened with; the same in all processes of an event.
+
+    Attributes:
+        cap: What may be spent in all, micro-USD; by the run in a UTC day where `is_daily`.
+        run: The run that spends.
+        url: Where keyguard's ledger is.
+        folder: Where any other guard may keep its files; empty at first.
+    """
+
+    cap: Money
+    run: str
+    url: str
+    folder: str
+    is_daily: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """
+    What is to be paid.
+
+    Attributes:
+        name: Of the logical charge; its customer at the vendor is called so too.
+        amount: Micro-USD, which is exactly what it will cost.
+        is_named: Whether a retry says which charge it is a retry of; else all it says is the request.
+    """
+
+    name: str
+    amount: Money
+    is_named: bool
+
+
+class Guard(Protocol):
+    """
+    One guard in one process; `terms` is all that its processes have in common.
+
+    Optional methods: `revoke()` ends the run's right to spend; `reconcile()` asks the vendor, and returns how many calls are still in
+    doubt; `verify()` refolds the log and returns what is wrong; `entry()` is a context in which the same charges are made
+    over again; `hold_store()` keeps every other process from the store until this one ends. An attribute `daily = True` says that
+    caps of a UTC day are known.
+
+    Attributes:
+        refusals: What is raised instead of sending.
+        cap_errors: Which of them say that the cap would be passed; without the attribute all do.
+        is_shared: Whether the figure of `spent` is one of all processes; else the figures of the processes are added.
+    """
+
+    refusals: ClassVar[tuple[type[BaseException], ...]]
+    is_shared: ClassVar[bool]
+
+    def __init__(self, terms: Terms) -> None: ...
+
+    def call(self, charge: Charge, send: Callable[[], _T]) -> _T:
+        """Let `send` charge, or refuse; whatever `send` raises comes out again."""
+        ...
+
+    def spent(self) -> Money:
+        """Return what is counted against the cap: spent, held and in doubt, micro-USD."""
+        ...
+
+
+def names() -> tuple[str, ...]:
+    """Return the guards that come along, by the names of their files."""
+    return tuple(sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules(guards.__path__)))
+
+
+def find(spec: str) -> type[Any]:
+    """
+    Return the class of a guard: one that comes along by its name, any other as `module:Class`.
+
+    Raises:
+        ConfigurationError: there is none of that name.
+        MissingExtra: the package that it guards with is not installed.
+    """
+    module, colon, name = spec.partition(":")
+    if not colon:
+        if spec not in names():
+            raise ConfigurationError(f"--guard: no guard is called {spec!r}; there are {', '.join(names())}, or give module:Class")
+        module, name = f"{guards.__name__}.{spec.replace('-', '_')}", "Guard"
+    try:
+        found: type[Any] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if not colon:
+            raise MissingExtra(f"pip install {spec}") from error
+        raise ConfigurationError(f"--guard: {module} cannot be imported: {error}") from error
+    except AttributeError:
+        raise ConfigurationError(f"--guard: {module} has no class {name}") from None
+    return found
+
+
+def extras_of(guard: type[Any]) -> frozenset[str]:
+    """Return which of `EXTRAS` a guard has."""
+    return frozenset(name for name in EXTRAS if getattr(guard, name, None))

@@ -1,0 +1,49 @@
+"""Many callers and one cap: threads, processes, and the same run twice at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keyguard.crashtest.stage import USD
+from keyguard.testing.double import Fault
+
+if TYPE_CHECKING:
+    from keyguard.crashtest.stage import Stage
+
+_PATH = "/v1/payment_intents"
+
+
+def threads(stage: Stage) -> None:
+    """50 threads of one process want five times as much as there is."""
+    stage.cap(stage.of(100, 40))
+    worker = stage.worker()
+    spending = stage.spend(worker, stage.names(stage.of(500, 200)), 1, threads=50, named=False)
+    stage.fills(1, spending)
+
+
+def processes(stage: Stage) -> None:
+    """8 processes want three times as much as there is, all at once."""
+    stage.cap(stage.of(100, 40))
+    names = stage.names(stage.of(320, 120))
+    workers = stage.workers(8)
+    for number, worker in enumerate(workers):
+        worker.tell("spend", names=names[number::8], amount=USD, named=False)
+    stage.fills(1, stage.gather(workers))
+
+
+def second_process(stage: Stage) -> None:
+    """
+    Two processes make the charges of one run at once, as when a scheduler starts it twice; some are declined on the first try.
+
+    The cap is what the charges come to: whatever is held twice refuses another one.
+    """
+    count = stage.of(10, 6)
+    stage.cap(count)
+    stage.double.script(Fault("decline", method="POST", path=_PATH, after=stage.rng.randint(0, 2), times=2, every=2))
+    workers = stage.workers(2, retries=2)
+    for worker in workers:
+        worker.tell("spend", names=stage.names(count), amount=USD, entries=4)
+    stage.gather(workers)
+    stage.reconcile()
+    if "entry" in stage.extras and stage.till.look() < stage.row.cap:
+        stage.broke("I4", f"only {len(stage.till.by_customer)} of {count} charges were made")
