@@ -88,6 +88,7 @@ def test_the_cells_that_cannot_be_are_these() -> None:
 
     assert found == {
         "2xx above the quote": names - to_stripe,
+        "refused, tries unseen": names - raw_httpx - {"stripe requests", "stripe aiohttp"},
         "pool timeout": names - raw_httpx - {"aiohttp to stripe", "aiohttp to twilio", "aiohttp to resend"},
         "409, key in flight": {"twilio", "twilio async"} | {name for name in names if name.endswith("to twilio")},
         "cancelled before the send": names - awaited,
