@@ -90,7 +90,7 @@ class Pass:
             return Asked(doubt, Finding(words=_NOBODY), self.now, None, 0.0, is_owner=False)
         try:
             is_owner = self.questions.is_owner(doubt, inquiring)
-            finding = self.questions.drive(inquiring.inquire(doubt, self.now), doubt, inquiring)
+            finding = self.questions.drive(inquiring.inquire(doubt, self.now, self.questions.owners(doubt)), doubt, inquiring)
         except ConfigurationError as error:
             is_owner, finding = False, Finding(words=str(error))
         finding = replace(finding, words=_shown(finding.words))

@@ -18,7 +18,7 @@ from keyguard.vendors._stripe_likeness import by_likeness
 from keyguard.vendors._stripe_made import MADE, MARGIN, Made, listed, outcome_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from keyguard.model import Doubt, Fact
     from keyguard.vendors._inquiry import Asking, Document, Inquiry
@@ -70,7 +70,7 @@ def prices(_doubts: Sequence[Doubt]) -> Asking[Mapping[str, Fact]]:
     return {}
 
 
-def inquire(doubt: Doubt, now: float) -> Inquiry:
+def inquire(doubt: Doubt, now: float, owners: Collection[str] = ()) -> Inquiry:
     """Ask what became of a call."""
     try:
         if doubt.object_id and (doubt.operation in _HAPPENED or doubt.operation in _RAISED):
@@ -78,7 +78,7 @@ def inquire(doubt: Doubt, now: float) -> Inquiry:
         if doubt.operation in MADE and not doubt.identity:
             return (yield from by_likeness(doubt, MADE[doubt.operation]))
         if doubt.identity and not doubt.operation.startswith("v2."):
-            return (yield from _by_key(doubt, MADE.get(doubt.operation), now))
+            return (yield from _by_key(doubt, MADE.get(doubt.operation), now, {doubt.principal, *owners}))
     except Unread as unread:
         return Finding(words=str(unread))
     return Finding(words=f"it lists nothing by which this {doubt.operation} could be found; look in its Dashboard")
@@ -124,12 +124,12 @@ def _facts(path: str, body: Document) -> tuple[Fact, ...]:
 # -- objects that the call made --------------------------------------------------------------------
 
 
-def _by_key(doubt: Doubt, made: Made | None, now: float) -> Inquiry:
+def _by_key(doubt: Doubt, made: Made | None, now: float, owners: Collection[str]) -> Inquiry:
     """Look for the call's Idempotency-Key among the events since it was sent."""
     if now - doubt.at > history:
         return Finding(words="it lists events of the last 30 days only, and this was sent before; look in its Dashboard")
     found = yield from _events(doubt, made)
-    ours = [event for event in found.items if _is_of(event, doubt)]
+    ours = [event for event in found.items if _is_of(event, doubt, owners)]
     if not ours:
         if any(isinstance(event.get("request"), str) for event in found.items):
             return Finding(words="its events are of an API version that does not name Idempotency-Keys; look in its Dashboard")
@@ -149,7 +149,7 @@ def _events(doubt: Doubt, made: Made | None) -> Asking[Listing]:
     return listed("/v1/events", [("created[gte]", str(since)), ("created[lte]", str(until)), *types])
 
 
-def _is_of(event: Document, doubt: Doubt) -> bool:
+def _is_of(event: Document, doubt: Doubt, owners: Collection[str]) -> bool:
     """Say whether an event is of the call in doubt: by the key that was derived for it, or the caller's own."""
     request = event.get("request")
     key = cast("Document", request).get("idempotency_key") if isinstance(request, dict) else None
@@ -157,7 +157,7 @@ def _is_of(event: Document, doubt: Doubt) -> bool:
         return False
     if doubt.n >= 0 and key == key_for(doubt.identity, doubt.n, doubt.generation):
         return True
-    return request_of_key(doubt.scope, doubt.principal, "stripe", doubt.account, key) == doubt.identity
+    return any(request_of_key(doubt.scope, owner, "stripe", doubt.account, key) == doubt.identity for owner in owners)
 
 
 def _made(doubt: Doubt, made: Made | None, ours: list[Document]) -> Inquiry:
