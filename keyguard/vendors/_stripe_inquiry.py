@@ -8,6 +8,7 @@ call's Idempotency-Key, which the events carry: "request.idempotency_key: The id
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from keyguard.identity import key_for, request_of_key
@@ -138,7 +139,9 @@ def _by_key(doubt: Doubt, made: Made | None, now: float, owners: Collection[str]
                 words=found.why or f"no event names the key of this {doubt.operation}, which proves nothing; look in its Dashboard"
             )
         return Finding(words=f"none of its {len(found.items)} events since then names the key of this call", is_whole=True)
-    return (yield from _made(doubt, made, ours))
+    finding = yield from _made(doubt, made, ours)
+    # A derived key is of one run in the world; a caller's own may be used at another account too.
+    return replace(finding, needs_owner=not any(_is_derived(event, doubt) for event in ours))
 
 
 def _events(doubt: Doubt, made: Made | None) -> Asking[Listing]:
@@ -149,14 +152,22 @@ def _events(doubt: Doubt, made: Made | None) -> Asking[Listing]:
     return listed("/v1/events", [("created[gte]", str(since)), ("created[lte]", str(until)), *types])
 
 
-def _is_of(event: Document, doubt: Doubt, owners: Collection[str]) -> bool:
-    """Say whether an event is of the call in doubt: by the key that was derived for it, or the caller's own."""
+def _key_of(event: Document) -> str:
     request = event.get("request")
     key = cast("Document", request).get("idempotency_key") if isinstance(request, dict) else None
-    if not isinstance(key, str) or not key:
-        return False
-    if doubt.n >= 0 and key == key_for(doubt.identity, doubt.n, doubt.generation):
-        return True
+    return key if isinstance(key, str) else ""
+
+
+def _is_derived(event: Document, doubt: Doubt) -> bool:
+    """Say whether an event carries the key that was derived for the call in doubt."""
+    return doubt.n >= 0 and _key_of(event) == key_for(doubt.identity, doubt.n, doubt.generation)
+
+
+def _is_of(event: Document, doubt: Doubt, owners: Collection[str]) -> bool:
+    """Say whether an event is of the call in doubt: by the key that was derived for it, or the caller's own."""
+    key = _key_of(event)
+    if not key or _is_derived(event, doubt):
+        return bool(key)
     return any(request_of_key(doubt.scope, owner, "stripe", doubt.account, key) == doubt.identity for owner in owners)
 
 
