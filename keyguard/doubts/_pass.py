@@ -90,7 +90,7 @@ class Pass:
             return Asked(doubt, Finding(words=_NOBODY), self.now, None, 0.0, is_owner=False)
         try:
             is_owner = self.questions.is_owner(doubt, inquiring)
-            finding = self.questions.drive(inquiring.inquire(doubt, self.now), doubt, inquiring)
+            finding = self.questions.drive(inquiring.inquire(doubt, self.now, self.questions.owners(doubt)), doubt, inquiring)
         except ConfigurationError as error:
             is_owner, finding = False, Finding(words=str(error))
         finding = replace(finding, words=_shown(finding.words))
@@ -169,11 +169,11 @@ class Pass:
 
     def presumed(self, doubts: Sequence[Doubt]) -> Iterator[Answer]:
         """Book, as overrun, what was presumed absent and bears the mark of its call at the vendor after all."""
-        asked = self._asked(doubts)
-        claimed = self._claimed(asked)
+        asked = [one for one in self._asked(doubts) if one.finding.outcome is not None]
+        decided = verdicts(asked, self._claimed(asked))
         for one in asked:
-            outcome = one.finding.outcome
-            if outcome is not None and outcome.ending == "settled" and not claimed & set(one.finding.objects):
+            outcome = decided[one.doubt.reservation_id].outcome
+            if outcome is not None and outcome.ending == "settled":
                 yield self._late(one.doubt, outcome, f"executed after all: {one.finding.words}")
 
     def _late(self, doubt: Doubt, outcome: Outcome, said: str) -> Answer:

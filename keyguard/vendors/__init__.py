@@ -20,7 +20,7 @@ from keyguard._values import frozen
 from keyguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from datetime import date
     from decimal import Decimal
     from importlib.metadata import EntryPoint
@@ -166,8 +166,12 @@ class Inquiring(Protocol):
         """Return the headers of a question about a doubt, and the owner of the credential in them."""
         ...
 
-    def inquire(self, doubt: Doubt, now: float, /) -> Inquiry:
-        """Ask what became of a call; `now` = the ledger's time before the first question. Never raises."""
+    def inquire(self, doubt: Doubt, now: float, owners: Collection[str] = (), /) -> Inquiry:
+        """
+        Ask what became of a call. Never raises.
+
+        `now` is the ledger's time before the first question; `owners` are the principals by whom its identity may be named.
+        """
         ...
 
     def prices(self, doubts: Sequence[Doubt], /) -> Asking[Mapping[str, Fact]]:

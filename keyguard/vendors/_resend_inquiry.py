@@ -13,7 +13,7 @@ from keyguard.vendors import _resend_paths as paths
 from keyguard.vendors._inquiry import SKEW, Candidate, Finding, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from keyguard.model import Doubt
     from keyguard.vendors._inquiry import Asking, Document, Inquiry
@@ -44,7 +44,7 @@ def prices(_doubts: Sequence[Doubt]) -> Asking[Mapping[str, Fact]]:
     return {}
 
 
-def inquire(doubt: Doubt, _now: float) -> Inquiry:
+def inquire(doubt: Doubt, _now: float, _owners: Collection[str] = ()) -> Inquiry:
     """Look for whatever a call may have sent: to the same recipients, at that time."""
     if doubt.operation != "emails.send" or not doubt.payee:
         return Finding(words=f"it cannot be asked what became of a {doubt.operation}; look in its dashboard")

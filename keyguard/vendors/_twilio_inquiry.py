@@ -20,7 +20,7 @@ from keyguard.vendors import _twilio_replies as replies
 from keyguard.vendors._inquiry import SKEW, Candidate, Finding, Listing, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from keyguard.model import Doubt, Money
     from keyguard.vendors._inquiry import Asking, Document, Inquiry
@@ -51,7 +51,7 @@ def place(doubt: Doubt) -> str | None:
     return f"/2010-04-01/Accounts/{doubt.account}/{kind}/{doubt.object_id}.json" if kind and is_known else None
 
 
-def inquire(doubt: Doubt, _now: float) -> Inquiry:
+def inquire(doubt: Doubt, _now: float, _owners: Collection[str] = ()) -> Inquiry:
     """Look for whatever a call may have made: to the same recipient, at that time."""
     resource, name = _LISTS.get(doubt.operation, ("", ""))
     if not resource or not paths.is_object_id(doubt.account) or not doubt.payee:
