@@ -275,6 +275,7 @@ class Judge(Checks):
             charge.calls.remove(record)
             record.state = "known"
             if not charge.calls:
+                charge.is_free = True
                 self._end(charge)
             return
         if told is None and not record.is_free:
@@ -305,6 +306,7 @@ class Judge(Checks):
             one.mend(charge.day if one is target and receipt.reservation_id == record.id else None)
         if receipt.found and target is not charge:
             charge.calls.remove(record)
+            charge.is_free = True
             self._end(charge)
             record.charge = target
             target.calls.append(record)
@@ -340,8 +342,9 @@ class Judge(Checks):
             return
         run.overrun += max(0, seen.spent - max(thing.known, thing.told_spent))
         if seen.spent > thing.told_spent:
-            # It counts where it was told: of several calls with one key, the first that was answered.
-            thing.day = charge.day if charge.buys else thing.holder.day
+            # It counts where it was told: of several calls with one key, the first that was answered; or with what is open under another.
+            is_elses = thing.told_open > 0 and thing.holder is not charge
+            thing.day = charge.day if charge.buys and not is_elses else thing.holder.day
         still_open = min(thing.told_open, seen.open) if thing.is_taken_from(charge) else seen.open
         if thing.is_blurred and still_open and self.tolerates("stale answer"):
             still_open = max(thing.told_open, still_open)
