@@ -82,6 +82,9 @@ def test_a_connection_ends_without_a_word(double: Controls, before: int, fault: 
         (Fault("error_before"), 500, 0, True),
         (Fault("error_after"), 500, USD, True),
         (Fault("decline"), 402, 0, True),
+        (Fault("unauthorized"), 401, 0, False),
+        (Fault("forbidden"), 403, 0, False),
+        (Fault("missing"), 404, 0, False),
         (Fault("conflict"), 409, 0, False),
         (Fault("rate_limit"), 429, 0, False),
         (Fault("unavailable"), 503, 0, False),
@@ -120,6 +123,20 @@ def test_a_body_is_cut_short(double: Controls, before: int) -> None:
 
     assert again[2].startswith(short.value.partial)
     assert 0 < len(short.value.partial) < len(again[2])
+    assert double.truth.charged() - before == USD
+
+
+def test_a_body_is_half_and_says_that_it_is_whole(double: Controls, before: int) -> None:
+    """No JSON, under a status of success; it was executed, and is replayed whole."""
+    key = f"garble-{before}"
+    double.script(Fault("garble"))
+    status, _, half = raw(double.host, "POST", PATH, CHARGE, key)
+    again = raw(double.host, "POST", PATH, CHARGE, key)
+
+    assert status == 200
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(half)
+    assert again[2].startswith(half)
     assert double.truth.charged() - before == USD
 
 
