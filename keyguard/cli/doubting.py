@@ -128,7 +128,7 @@ def _known(doubt: Doubt) -> str:
     known.append(f"identity {doubt.identity[:8]}" if doubt.identity else "no identity of its own: found by what it looks like")
     known += [f"account {doubt.account}"] if doubt.account else []
     known += [f"request {doubt.request_id}"] if doubt.request_id else []
-    known.append("its process ended before the answer" if doubt.ended else "its call ended without an answer that says")
+    known.append(f"{doubt.ended} ended before the answer" if doubt.ended else "its call ended without an answer that says")
     return ", ".join(known)
 
 
