@@ -45,7 +45,7 @@ class Hand:
         try:
             self._connection.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
         except OSError as error:
-            raise WorkerFailed(f"a worker ended before it could {do}: {self.last_words()}") from error
+            raise WorkerFailed(f"a worker ended before it could {do}; what was written last: {self.last_words()}") from error
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Say what to do, and return the answer."""
@@ -67,7 +67,7 @@ class Hand:
         while b"\n" not in self._read:
             received = self._connection.recv(65_536) if self.is_ready(max(0.0, until - time.monotonic())) else b""
             if not received:
-                raise WorkerFailed(f"a worker ended or hung: {self.last_words()}")
+                raise WorkerFailed(f"a worker ended or hung; what was written last: {self.last_words()}")
             self._read += received
         line, _, self._read = self._read.partition(b"\n")
         found: dict[str, Any] = json.loads(line)
@@ -78,7 +78,7 @@ class Hand:
     def last_words(self) -> str:
         """Return what the processes wrote to stderr last."""
         lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "nothing"
 
     def kill(self) -> None:
         """End it with SIGKILL, wherever it is, and return when it has ended."""

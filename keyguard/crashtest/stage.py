@@ -7,8 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from keyguard.crashtest.client import Shop
-from keyguard.crashtest.contract import Terms
+from keyguard.crashtest.contract import Shop, Terms
 from keyguard.crashtest.nursery import WorkerFailed
 from keyguard.crashtest.tallies import Spending, Till
 from keyguard.model import show
