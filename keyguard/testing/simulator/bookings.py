@@ -249,6 +249,9 @@ class Bookings(Checks):
             # It counts where it was told: of several calls with one key, the first that was answered; or with what is open under another.
             is_elses = thing.told_open > 0 and thing.holder is not charge
             thing.day = charge.day if charge.buys and not is_elses else thing.holder.day
+        if charge.adopts and not charge.is_over and not thing.told_open:
+            # Nothing else was open: it has what is open from now on.
+            thing.holder = charge
         still_open = min(thing.told_open, seen.open) if thing.is_taken_from(charge) else seen.open
         if thing.is_blurred and still_open and self.tolerates("stale answer"):
             still_open = max(thing.told_open, still_open)

@@ -156,7 +156,12 @@ class Thing:
 
     def is_taken_from(self, charge: Charge) -> bool:
         """Say whether a call has the open hold, so that another's answer about the same thing opens nothing beside it."""
-        return not (charge.adopts and not charge.is_over) and any(one.adopted for one in self.claims if one is not charge)
+        return (
+            not (charge.adopts and not charge.is_over)
+            and self.holder is not charge
+            and self.holder.adopted > 0
+            and self.holder in self.claims
+        )
 
     def hear_again(self, still_open: int, charge: Charge) -> None:
         """Take note of an answer that is older than what was told before."""
