@@ -28,17 +28,20 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
         yield opened
 
 
-def _pods(shop: Shop, count: int, cap: int, replay: str, customers: list[str]) -> list[dict[str, int]]:
-    """Run processes of one run at once; return what each did."""
+def _pods(shop: Shop, cap: int, replay: str, customers: list[str], *faults: Fault) -> list[dict[str, int]]:
+    """Run two processes of one run, whose first requests are at Stripe at the same time; return what each did."""
+    shop.double.script(*faults, Fault("hold_after", times=2))
     command = [sys.executable, "-m", "tests.worker_pod", shop.double.url, shop.url, str(cap), replay, *customers]
-    pods = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    pods = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
         ready = [pod.stdout.readline() for pod in pods if pod.stdout]
-        assert ready == ["ready\n"] * count
+        assert ready == ["ready\n"] * 2
         for pod in pods:
             assert pod.stdin is not None
             pod.stdin.write("go\n")
             pod.stdin.flush()
+        shop.double.wait_until_held(2)
+        shop.double.release()
         return [json.loads(pod.communicate(timeout=60)[0]) for pod in pods]
     finally:
         for pod in pods:
@@ -94,7 +97,7 @@ def test_the_first_calls_of_a_new_run_have_one_budget(shop: Shop) -> None:
 
 def test_replicas_have_no_counters_of_their_own(shop: Shop) -> None:
     """Each replica had a private counter: hundreds of dollars over, for months (BerriAI/litellm PR #30661); here two share one."""
-    done = _pods(shop, 2, 7, "", [f"cus_{n}" for n in range(6)])
+    done = _pods(shop, 7, "", [f"cus_{n}" for n in range(6)])
 
     assert shop.figures() == (shop.truth, 0, 0) == (700, 0, 0)
     assert [sum(pod[name] for pod in done) for name in ("made", "refused")] == [7, 5]
@@ -211,10 +214,11 @@ def test_no_customer_is_charged_two_or_three_times(shop: Shop) -> None:
     assert shop.figures() == (shop.truth, 0, 0) == (400, 0, 0)
 
 
-def test_two_pods_of_one_flow_run_charge_each_customer_once(shop: Shop) -> None:
+@pytest.mark.parametrize("faults", [(), (Fault("decline"),)], ids=["paid", "one is declined at first"])
+def test_two_pods_of_one_flow_run_charge_each_customer_once(shop: Shop, faults: tuple[Fault, ...]) -> None:
     """Two pods ran the same flow run (PrefectHQ/prefect#12509): a cap in one process is no cap; here both make the same charges once."""
     customers = [f"cus_{n}" for n in range(5)]
-    done = _pods(shop, 2, 5, "replay", customers)
+    done = _pods(shop, 5, "replay", customers, *faults)
 
     assert shop.double.truth.charges_by("customer") == dict.fromkeys(customers, 1)
     assert shop.figures() == (shop.truth, 0, 0) == (500, 0, 0)
