@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import keyguard
 from keyguard.ledgers import open_ledger
 from keyguard.model import Outcome
-from tests.endings import Cell, Impossible
+from tests.endings import Cell, Fault, Impossible
 from tests.endings.clients import CLIENTS
 from tests.endings.faults import FAULTS
 from tests.endings.matrix import bare, cells, table, walk
@@ -19,7 +19,7 @@ from tests.endings.world import World
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.endings import Client, Fault
+    from tests.endings import Client
 
 pytestmark = [
     # Stripe's client hands its body to httpx in the old way.
@@ -51,9 +51,10 @@ def world() -> Iterator[World]:
 @pytest.fixture(scope="module")
 def walked(request: pytest.FixtureRequest, world: World) -> Iterator[Callable[[Client, Fault], Cell]]:
     """Make each call that is going to be walked without keyguard first; print the table at the end."""
-    wanted = [item.callspec.params for item in request.session.items if hasattr(item, "callspec") and "fault" in item.callspec.params]
+    asked: list[dict[str, Any]] = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    wanted = [(one["client"], one["fault"]) for one in asked if isinstance(one.get("fault"), Fault)]
     keyguard.uninstall()
-    without = {(one["client"].name, one["fault"].name): bare(world, one["client"], one["fault"]) for one in wanted}
+    without = {(client.name, fault.name): bare(world, client, fault) for client, fault in wanted}
     found: dict[tuple[str, str], Cell] = {}
 
     def one(client: Client, fault: Fault) -> Cell:
