@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 CENT = 10_000  # micro-USD
 SECRET = "sk_test_12345"
-START = 1_795_000_000.0
 DAY = 86_400.0
 
 
@@ -30,12 +30,12 @@ class Shop:
 
     Attributes:
         place: Where the ledger's file is, `url` its URL, and `ledger` this process's handle on it.
-        now: The ledger's time, POSIX seconds.
+        now: The ledger's time, POSIX seconds; the present, until a test moves it.
         double: Stripe; its truth file is the judge.
     """
 
     place: Path
-    now: float = START
+    now: float = field(default_factory=time.time)
     double: VendorDouble = field(default_factory=VendorDouble)
     _customers: Any = field(default_factory=itertools.count)
 

@@ -49,6 +49,7 @@ def test_the_key_in_an_event_settles(doubt: Any, key: str) -> None:
     assert found.outcome is not None
     assert [(fact.object_id, fact.spent, fact.held) for fact in found.outcome.facts] == [("pi_1", 5_000_000, 0)]
     assert found.objects == ("pi_1", "ch_1")
+    assert found.needs_owner is (key == "k1")
     assert found.words == "this call made pi_1, which is succeeded"
 
 

@@ -92,6 +92,24 @@ def test_another_account_s_secret_releases_nothing(place: Place, monkeypatch: py
     assert place.usage().doubt == place.double.truth.charged() == 5 * USD
 
 
+@pytest.mark.parametrize("own_key", [None, "mine"])
+@pytest.mark.parametrize(("secret", "ending"), [(SECRET, "settled"), ("sk_test_of_b", "doubt")])
+def test_a_vault_token_s_call_is_asked_about_with_the_secret_it_left_with(
+    place: Place, monkeypatch: pytest.MonkeyPatch, own_key: str | None, secret: str, ending: str
+) -> None:
+    """The variable that the token stood for may hold another account's secret by now: that one proves nothing, under the same name."""
+    with place.run():
+        monkeypatch.setattr(stripe, "api_key", keyguard.install(place.url, run_usd_cap=100).key.token)
+        lost(place, idempotency_key=own_key)
+    monkeypatch.setenv("STRIPE_SECRET_KEY", secret)
+    place.advance(2 * HOUR)
+
+    done = place.reconcile()
+
+    assert [answer.ending for answer in done.answers] == [ending]
+    assert place.usage().spent + place.usage().doubt == place.double.truth.charged() == 5 * USD
+
+
 def test_without_a_secret_the_doubt_stays_and_says_what_to_set(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody to ask with: the words name the variable."""
     with place.run():

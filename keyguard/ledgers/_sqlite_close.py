@@ -244,24 +244,25 @@ class Closes:
     def doubt_the_dead(self, owners: Owners) -> None:
         """Put in doubt what ended processes had reserved and not closed: nobody is left who knows how their calls ended."""
         for owner, since in owners.dead():
+            said = {"ended": owners.whereabouts(owner) or owner}
             for hold in self._holds.left_by(owner, since):
                 if hold.tries > 1:
-                    self._lose(hold.id)
+                    self._lose(hold.id, said)
                     continue
                 # As of a living process: a free read that got no answer leaves nothing to doubt.
                 is_free = hold.method in READS and not hold.amount
-                self._end(hold, Outcome("settled" if is_free else "doubt", source="local"), {"ended": owner})
+                self._end(hold, Outcome("settled" if is_free else "doubt", source="local"), {**said})
             for attempt in self._charges.left_by(owner):
-                self._lose(attempt)
+                self._lose(attempt, said)
             self._buried.append(owner)
 
-    def _lose(self, attempt: str) -> None:
+    def _lose(self, attempt: str, said: dict[str, Any]) -> None:
         found = self._charges.attempt(attempt)
         hold = self._holds.find(found[0]) if found is not None else None
         if found is not None and hold is not None:
             self._charges.end_attempt(attempt, "U")
             if hold.state == "R" and "R" not in self._charges.others(hold, attempt):
-                self._end(hold, Outcome("doubt", source="local"), {"attempt": attempt, "ended": "process"})
+                self._end(hold, Outcome("doubt", source="local"), {"attempt": attempt, **said})
 
     def forget_the_dead(self, owners: Owners) -> None:
         """Remove the marks of ended processes, once what they left is committed."""

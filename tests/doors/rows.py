@@ -47,7 +47,6 @@ def _options(ask: Ask) -> dict[str, Any]:
 
 
 def _client(ask: Ask, own: stripe.HTTPClient) -> stripe.StripeClient:
-    own.INITIAL_DELAY = own.MAX_DELAY = 0
     return stripe.StripeClient(ask.credential, base_addresses={"api": ask.base}, http_client=own, max_network_retries=ask.retries)
 
 
@@ -77,7 +76,6 @@ def _legacy(ask: Ask) -> Any:
     before = stripe.api_base, stripe.default_http_client, stripe.max_network_retries
     stripe.api_base, stripe.max_network_retries = ask.base, ask.retries
     stripe.default_http_client = own = stripe.RequestsClient()
-    own.INITIAL_DELAY = own.MAX_DELAY = 0
     try:
         return stripe.PaymentIntent.create(**_PARAMETERS, api_key=ask.credential, **_options(ask))
     finally:

@@ -8,6 +8,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pytest
+import stripe
+
 from tests.support_json_server import Answer, JsonServer
 from tests.support_twilio_server import ACCOUNT, TOKEN
 
@@ -111,6 +114,8 @@ class World:
     def __enter__(self) -> World:
         for server in (*self.servers.values(), self.nobody):
             self._open.enter_context(server)
+        # Stripe's SDK waits half a second before it tries again; it reads this of the class.
+        self._open.enter_context(pytest.MonkeyPatch.context()).setattr(stripe.HTTPClient, "INITIAL_DELAY", 0)
         self.list_hosts()
         return self
 

@@ -97,6 +97,9 @@ def test_what_was_sent_is_kept_and_nothing_else(double: VendorDouble, kind: Any,
 @pytest.mark.parametrize(
     ("kind", "status", "name"),
     [
+        ("unauthorized", 401, "missing_api_key"),
+        ("forbidden", 403, "invalid_api_key"),
+        ("missing", 404, "not_found"),
         ("rate_limit", 429, "rate_limit_exceeded"),
         ("decline", 403, "validation_error"),
         ("conflict", 409, "concurrent_idempotent_requests"),

@@ -45,6 +45,19 @@ def test_a_held_intent_moves_money_when_it_is_captured(asked: dict[str, int], ta
     assert till.get(f"/v1/charges/{held['latest_charge']}")["amount_captured"] == taken
 
 
+def test_an_intent_has_another_amount_until_it_is_confirmed() -> None:
+    """An update moves nothing; the confirmation takes what the intent says then, and after it nothing can be changed."""
+    till = Till()
+    made = till.post("/v1/payment_intents", {"amount": 100, "currency": "usd"})
+    raised = till.post(f"/v1/payment_intents/{made['id']}", {"amount": 300, "payment_method": "pm_card_visa", "metadata[order]": "7"})
+
+    assert (raised["amount"], raised["status"], raised["metadata"]) == (300, "requires_confirmation", {"order": "7"})
+    assert till.rows == [("object", 0), ("object", 0)]
+    till.post(f"/v1/payment_intents/{made['id']}/confirm", {})
+    assert till.rows[2:] == [("charge", 3 * USD)]
+    assert till.ask("POST", f"/v1/payment_intents/{made['id']}", {"amount": 100}).status == 400
+
+
 def test_a_cancelled_intent_can_do_no_more() -> None:
     """Its hold is let go, and neither confirm, capture nor cancel begin again."""
     till = Till()
@@ -130,6 +143,18 @@ def test_a_held_charge_that_is_refunded_is_let_go() -> None:
 
     assert (partly.status, till.rows) == (400, [("hold", USD), ("release", 0)])
     assert till.ask("POST", f"/v1/charges/{held['id']}/capture", {}).status == 400
+
+
+def test_an_intent_can_be_changed_until_it_is_paid() -> None:
+    """Another amount, a payment method, more metadata; nothing moves until it is confirmed, and nothing changes after."""
+    till = Till()
+    path = f"/v1/payment_intents/{till.post('/v1/payment_intents', {'amount': 100, 'currency': 'usd', 'metadata[a]': '1'})['id']}"
+    changed = till.post(path, {"amount": 250, "payment_method": "pm_card_visa", "metadata[b]": "2"})
+    paid = till.post(f"{path}/confirm", {})
+    late = till.ask("POST", path, {"amount": 300})
+
+    assert (changed["amount"], changed["status"], changed["metadata"]) == (250, "requires_confirmation", {"a": "1", "b": "2"})
+    assert (paid["amount_received"], late.status, till.rows) == (250, 400, [("object", 0), ("object", 0), ("charge", 2_500_000)])
 
 
 def test_what_the_state_forbids_is_refused() -> None:

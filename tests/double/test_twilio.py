@@ -106,7 +106,13 @@ def test_what_cannot_be_sent_is_refused(double: VendorDouble, fields: dict[str, 
     assert (refused.value.status, refused.value.code, double.truth.rows()) == (400, code, [])
 
 
-@pytest.mark.parametrize(("kind", "status", "code"), [("rate_limit", 429, 20429), ("decline", 400, 21610), ("unavailable", 503, 20503)])
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        ("unauthorized", 401, 20003), ("forbidden", 403, 20403), ("missing", 404, 20404),
+        ("rate_limit", 429, 20429), ("decline", 400, 21610), ("unavailable", 503, 20503),
+    ],
+)  # fmt: skip
 def test_what_is_refused_by_script_sends_nothing(double: VendorDouble, kind: Any, status: int, code: int) -> None:
     """A limit; a recipient who has opted out; an outage."""
     double.script(Fault(kind, vendor="twilio"))

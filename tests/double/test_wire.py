@@ -60,7 +60,7 @@ def test_a_request_is_answered_and_written_down(double: Controls, before: int) -
 
 @pytest.mark.parametrize(
     ("fault", "moved"),
-    [(Fault("close_before"), 0), (Fault("close_after"), USD), (Fault("reset_after"), USD)],
+    [(Fault("close_before"), 0), (Fault("reset_before"), 0), (Fault("close_after"), USD), (Fault("reset_after"), USD)],
     ids=lambda value: getattr(value, "kind", ""),
 )
 def test_a_connection_ends_without_a_word(double: Controls, before: int, fault: Fault, moved: int) -> None:
@@ -71,7 +71,7 @@ def test_a_connection_ends_without_a_word(double: Controls, before: int, fault: 
         raw(double.host, "POST", PATH, CHARGE, key)
 
     assert double.truth.charged() - before == moved
-    assert isinstance(ended.value, RemoteDisconnected) is (fault.kind != "reset_after")
+    assert isinstance(ended.value, RemoteDisconnected) is fault.kind.startswith("close")
     _, headers, _ = raw(double.host, "POST", PATH, CHARGE, key)
     assert ("idempotent-replayed" in headers, double.truth.charged() - before) == (moved > 0, USD)
     assert double.struck() == 1
@@ -83,6 +83,9 @@ def test_a_connection_ends_without_a_word(double: Controls, before: int, fault: 
         (Fault("error_before"), 500, 0, True),
         (Fault("error_after"), 500, USD, True),
         (Fault("decline"), 402, 0, True),
+        (Fault("unauthorized"), 401, 0, False),
+        (Fault("forbidden"), 403, 0, False),
+        (Fault("missing"), 404, 0, False),
         (Fault("conflict"), 409, 0, False),
         (Fault("rate_limit"), 429, 0, False),
         (Fault("unavailable"), 503, 0, False),
@@ -121,6 +124,19 @@ def test_a_body_is_cut_short(double: Controls, before: int) -> None:
 
     assert again[2].startswith(short.value.partial)
     assert 0 < len(short.value.partial) < len(again[2])
+    assert double.truth.charged() - before == USD
+
+
+def test_a_body_that_is_whole_and_no_json(double: Controls, before: int) -> None:
+    """The head promises what comes, and what comes is half of the answer; it is replayed whole."""
+    key = f"garble-{before}"
+    double.script(Fault("garble"))
+    status, _, half = raw(double.host, "POST", PATH, CHARGE, key)
+    with pytest.raises(ValueError):
+        json.loads(half)
+    again = raw(double.host, "POST", PATH, CHARGE, key)
+
+    assert (status, again[2].startswith(half), again[1]["idempotent-replayed"]) == (200, True, "true")
     assert double.truth.charged() - before == USD
 
 
@@ -259,6 +275,14 @@ def test_what_goes_wrong_in_waiting_is_said(double: Controls, before: int) -> No
     """Nobody is held, and the wait says so."""
     with pytest.raises(TimeoutError, match="0 requests are held, not 1"):
         double.wait_until_held(timeout=0.01)
+
+
+def test_somebody_who_stays_connected_is_not_quiet(double: Controls, before: int) -> None:
+    """The wait ends, and says how many there are."""
+    host, _, port = double.host.partition(":")
+    with socket.create_connection((host, int(port)), timeout=10), pytest.raises(TimeoutError, match="1 connections are still open"):
+        double.wait_until_quiet(timeout=0.1)
+    double.wait_until_quiet()
 
 
 def test_stopping_lets_go_without_executing(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.endings.world import Room, World
 
 # Seconds: for what must come, and for what never comes.
-PATIENCE, IMPATIENCE = 20.0, 0.15
+PATIENCE, IMPATIENCE = 20.0, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class Ask:
         is_wrong: The vendor refuses the call as it stands.
         is_declined: The card that is charged is always declined.
         intent: Confirm this PaymentIntent instead of making one.
+        hides: The client is given something of the user's own, which may try again without anybody seeing it.
         cancel: When an awaited call is cancelled.
         room: Where requests are held, for a client that must know when its own one is.
     """
@@ -70,6 +71,7 @@ class Ask:
     is_wrong: bool = False
     is_declined: bool = False
     intent: str = ""
+    hides: bool = False
     cancel: Literal["", "before", "waiting"] = ""
     room: Room | None = None
 
@@ -87,6 +89,7 @@ class Client:
         is_sdk: The vendor's own, which raises where the answer is no success.
         once: Why it tries once; "" where it has a way to try again, and `again` says after what.
         no_pool: Why no call can wait for a place in its pool and give up; "" where it can.
+        hides: It takes a session or transport of the user's own, whose tries nobody sees.
         times_whole: Its timeout is of the whole call, and the error does not tell how far the call had come.
     """
 
@@ -98,6 +101,7 @@ class Client:
     once: str = ""
     again: Literal["lost", "5xx"] = "lost"
     no_pool: str = ""
+    hides: bool = False
     times_whole: bool = False
 
 

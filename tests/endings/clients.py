@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import functools
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +16,14 @@ import urllib3
 from twilio.http.async_http_client import AsyncTwilioHttpClient
 from twilio.http.http_client import TwilioHttpClient
 
-import keyguard
 from tests.endings import PATIENCE, Ask, Client, Kind
-from tests.support_awaits import Struck
+from tests.endings.driving import crowded, crowded_sync, run
 from tests.support_libraries import HTTPX
 from tests.support_twilio_clients import MESSAGE, client_for
 from tests.support_twilio_server import ACCOUNT, INVALID, TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import Callable, Iterator
 
 _MESSAGES = f"/2010-04-01/Accounts/{ACCOUNT}/Messages.json"
 # A text to the US: keyguard adds what carriers add, the double does not.
@@ -34,59 +31,6 @@ STRIPE = Kind("stripe", "/v1/payment_intents", 1_000_000, 1_000_000, "sk_test_12
 TWILIO = Kind("twilio", _MESSAGES, 14_800, 8_300, TOKEN, wrong=400, declined=400, keeps_keys=False)
 RESEND = Kind("resend", "/emails", 900, 900, "re_12345", wrong=422, declined=403)
 KINDS = (STRIPE, TWILIO, RESEND)
-
-
-# -- awaited -----------------------------------------------------------------------------------------
-
-
-def _run(call: Callable[[Ask], Coroutine[Any, Any, int]]) -> Callable[[Ask], int]:
-    """Await a call in a loop of its own, and cancel it when that is asked for."""
-
-    async def main(ask: Ask) -> int:
-        struck = Struck(call(ask), 1 if ask.cancel == "before" else 1_000_000)
-
-        async def awaited() -> int:
-            found: int = await struck
-            return found
-
-        task = asyncio.ensure_future(awaited())
-        struck.strike = task.cancel
-        if ask.cancel == "waiting":
-            assert ask.room is not None
-            await asyncio.to_thread(ask.room.await_held)
-            task.cancel()
-        return await task
-
-    return lambda ask: asyncio.run(main(ask))
-
-
-async def _crowded(ask: Ask, post: Callable[[], Awaitable[int]]) -> int:
-    """Ask once; where the pool is small, ask a second time while the first request is held, and tell what came of the second."""
-    if ask.pool is None:
-        return await post()
-    assert ask.room is not None
-    first = asyncio.ensure_future(post())
-    await asyncio.to_thread(ask.room.await_held)
-    try:
-        return await post()
-    finally:
-        ask.room.release()
-        await first
-
-
-def _crowded_sync(ask: Ask, post: Callable[[], int]) -> int:
-    """Do the same without awaiting."""
-    if ask.pool is None:
-        return post()
-    assert ask.room is not None
-    first = threading.Thread(target=keyguard.wrap(post))
-    first.start()
-    ask.room.await_held()
-    try:
-        return post()
-    finally:
-        ask.room.release()
-        first.join(PATIENCE)
 
 
 # -- Stripe's SDK ------------------------------------------------------------------------------------
@@ -107,14 +51,21 @@ def _asked(ask: Ask, own: stripe.HTTPClient, suffix: str = "") -> Any:
     return method(*([ask.intent] if ask.intent else []), _payment(ask), options)
 
 
-def _verifying(kind: Callable[..., stripe.HTTPClient], ask: Ask) -> dict[str, Any]:
-    """Spare httpx the reading of all root certificates where none is needed."""
+def _options(kind: Callable[..., stripe.HTTPClient], ask: Ask) -> dict[str, Any]:
+    """Return what a client of the SDK is made with: the user's own session, which may try again unseen, where that is asked for."""
+    if ask.hides:
+        return {"session": _retrying(1) if kind is stripe.RequestsClient else aiohttp.ClientSession(middlewares=(_passing,))}
+    # Spare httpx the reading of all root certificates where none is needed.
     return {"verify_ssl_certs": False} if kind is stripe.HTTPXClient and not ask.base.startswith("https") else {}
+
+
+async def _passing(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    return await handler(request)
 
 
 def _stripe(kind: Callable[..., stripe.HTTPClient], **options: Any) -> Callable[[Ask], int]:
     def call(ask: Ask) -> int:
-        own = kind(timeout=ask.timeout, **_verifying(kind, ask), **options)
+        own = kind(timeout=ask.timeout, **_options(kind, ask), **options)
         try:
             _asked(ask, own)
         finally:
@@ -126,14 +77,14 @@ def _stripe(kind: Callable[..., stripe.HTTPClient], **options: Any) -> Callable[
 
 def _astripe(kind: Callable[..., stripe.HTTPClient]) -> Callable[[Ask], int]:
     async def call(ask: Ask) -> int:
-        own = kind(timeout=ask.timeout, **_verifying(kind, ask))
+        own = kind(timeout=ask.timeout, **_options(kind, ask))
         try:
             await _asked(ask, own, "_async")
         finally:
             await own.close_async()  # type: ignore[no-untyped-call]  # -- stripe's own
         return 200
 
-    return _run(call)
+    return run(call)
 
 
 # -- Twilio's SDK ------------------------------------------------------------------------------------
@@ -214,12 +165,17 @@ def _raw(kind: Kind, ask: Ask) -> dict[str, Any]:
     return {"url": f"{ask.base}{path}", "headers": headers, **body}
 
 
+def _retrying(retries: int) -> requests.Session:
+    """Return a session as the web's snippets make it: every method is tried again."""
+    session = requests.Session()
+    if retries:
+        tries = urllib3.Retry(retries, allowed_methods=None, backoff_factor=0)
+        session.mount("http://", requests.adapters.HTTPAdapter(max_retries=tries))
+    return session
+
+
 def _requests(kind: Kind, ask: Ask) -> int:
-    with requests.Session() as session:
-        if ask.retries:
-            # As the web's snippets make it: every method is tried again.
-            retries = urllib3.Retry(ask.retries, allowed_methods=None, backoff_factor=0)
-            session.mount("http://", requests.adapters.HTTPAdapter(max_retries=retries))
+    with _retrying(ask.retries) as session:
         return session.post(**_raw(kind, ask), timeout=ask.timeout).status_code
 
 
@@ -229,18 +185,44 @@ def _settings(library: Any, ask: Ask) -> dict[str, Any]:
     return {"timeout": timeout, "verify": ask.base.startswith("https"), **limits}
 
 
+class _Hiding:
+    """A transport of the user's own around the library's, which may try again unseen."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def __enter__(self) -> Any:
+        return self._inner.__enter__()
+
+    def __exit__(self, *args: object) -> Any:
+        return self._inner.__exit__(*args)
+
+    async def __aenter__(self) -> Any:
+        return await self._inner.__aenter__()
+
+    async def __aexit__(self, *args: object) -> Any:
+        return await self._inner.__aexit__(*args)
+
+
+def _transport(ask: Ask, own: Callable[[], Any]) -> dict[str, Any]:
+    return {"transport": _Hiding(own())} if ask.hides else {}
+
+
 def _httpx(library: Any, kind: Kind, ask: Ask) -> int:
-    with library.Client(**_settings(library, ask)) as client:
-        return _crowded_sync(ask, lambda: int(client.post(**_raw(kind, ask)).status_code))
+    with library.Client(**_settings(library, ask), **_transport(ask, library.HTTPTransport)) as client:
+        return crowded_sync(ask, lambda: int(client.post(**_raw(kind, ask)).status_code))
 
 
 async def _ahttpx(library: Any, kind: Kind, ask: Ask) -> int:
-    async with library.AsyncClient(**_settings(library, ask)) as client:
+    async with library.AsyncClient(**_settings(library, ask), **_transport(ask, library.AsyncHTTPTransport)) as client:
 
         async def post() -> int:
             return int((await client.post(**_raw(kind, ask))).status_code)
 
-        return await _crowded(ask, post)
+        return await crowded(ask, post)
 
 
 async def _aiohttp(kind: Kind, ask: Ask) -> int:
@@ -253,7 +235,7 @@ async def _aiohttp(kind: Kind, ask: Ask) -> int:
                 await response.read()
                 return response.status
 
-        return await _crowded(ask, post)
+        return await crowded(ask, post)
 
 
 _OWN_POOL = "each call has a client of its own, and with it a pool"
@@ -270,24 +252,24 @@ def _sdk(name: str, kind: Kind, call: Callable[[Ask], int], no_pool: str, **more
 def _of_httpx(name: str, kind: Kind) -> tuple[Client, Client]:
     call, acall = functools.partial(_httpx, HTTPX[name], kind), functools.partial(_ahttpx, HTTPX[name], kind)
     return (
-        Client(f"{name} to {kind.name}", kind, call, once=_UNMADE),
-        Client(f"{name} async to {kind.name}", kind, _run(acall), is_async=True, once=_UNMADE),
+        Client(f"{name} to {kind.name}", kind, call, once=_UNMADE, hides=True),
+        Client(f"{name} async to {kind.name}", kind, run(acall), is_async=True, once=_UNMADE, hides=True),
     )
 
 
 CLIENTS = (
-    _sdk("stripe requests", STRIPE, _stripe(stripe.RequestsClient), _NO_WAITING),
+    _sdk("stripe requests", STRIPE, _stripe(stripe.RequestsClient), _NO_WAITING, hides=True),
     _sdk("stripe httpx", STRIPE, _stripe(stripe.HTTPXClient, allow_sync_methods=True), _NO_SETTING),
     _sdk("stripe httpx async", STRIPE, _astripe(stripe.HTTPXClient), _NO_SETTING, is_async=True),
-    _sdk("stripe aiohttp", STRIPE, _astripe(stripe.AIOHTTPClient), _NO_SETTING, is_async=True, times_whole=True),
+    _sdk("stripe aiohttp", STRIPE, _astripe(stripe.AIOHTTPClient), _NO_SETTING, is_async=True, times_whole=True, hides=True),
     _sdk("twilio", TWILIO, _twilio, _NO_WAITING, once=_FOR_HTTPS),
-    _sdk("twilio async", TWILIO, _run(_atwilio), _NO_SETTING, is_async=True, times_whole=True, again="5xx"),
+    _sdk("twilio async", TWILIO, run(_atwilio), _NO_SETTING, is_async=True, times_whole=True, again="5xx"),
     _sdk("resend", RESEND, _resend, _OWN_POOL, once="it tries once"),
-    _sdk("resend async", RESEND, _run(_aresend), _OWN_POOL, is_async=True, once="it tries once"),
+    _sdk("resend async", RESEND, run(_aresend), _OWN_POOL, is_async=True, once="it tries once"),
     *(client for name in HTTPX for kind in KINDS for client in _of_httpx(name, kind)),
     *(Client(f"requests to {kind.name}", kind, functools.partial(_requests, kind), no_pool=_NO_WAITING) for kind in KINDS),
     *(
-        Client(f"aiohttp to {kind.name}", kind, _run(functools.partial(_aiohttp, kind)), is_async=True, once="it tries a POST once")
+        Client(f"aiohttp to {kind.name}", kind, run(functools.partial(_aiohttp, kind)), is_async=True, once="it tries a POST once")
         for kind in KINDS
     ),
 )

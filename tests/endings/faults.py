@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import stripe
@@ -87,6 +88,15 @@ def _closed(world: World, client: Client) -> Ask:
     double = world.script(client.kind)
     double.refuse()
     return Ask(double.url)
+
+
+def _unseen(client: Client) -> Expected | Impossible:
+    """Of several tries an error shows only the last: whether an earlier one was executed, nobody knows."""
+    return _IN_DOUBT if client.hides else Impossible("each of its tries is seen")
+
+
+def _hiding(world: World, client: Client) -> Ask:
+    return replace(_closed(world, client), hides=True)
 
 
 def _nameless(world: World, client: Client) -> Ask:
@@ -211,6 +221,7 @@ FAULTS = (
     Fault("404", _refused, _ask(Strike("missing"))),
     Fault("429", _refused, _ask(Strike("rate_limit"))),
     Fault("connection refused", _always(_RELEASED), _closed),
+    Fault("refused, tries unseen", _unseen, _hiding),
     Fault("name not resolved", _always(_RELEASED), _nameless),
     Fault("connect timeout", _connecting, _never_accepted, is_slow=True),
     Fault("pool timeout", _pool, _crowd, is_slow=True),

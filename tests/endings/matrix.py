@@ -104,8 +104,9 @@ def _settle(world: World, client: Client) -> None:
     if world.companion is not None:
         world.companion.join(PATIENCE)
         world.companion = None
-    # A connection that a client left in a circle of references.
+    # A connection that a client left in a circle of references; what is alive now need not be looked at again.
     gc.collect()
+    gc.freeze()
     double.wait_until_quiet()
 
 

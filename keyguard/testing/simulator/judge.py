@@ -51,7 +51,7 @@ class Judge(Checks):
         """An intent came to be: a thing of the run whose request it was."""
         charge: Charge = request.by
         run, name = charge.run, (intent.account, intent.id)
-        charge.thing = run.things[name] = run.active[name] = Thing(intent, charge, [charge.day], [] if charge.is_over else [charge])
+        charge.thing = run.things[name] = run.active[name] = Thing(intent, charge, [charge.day], [] if charge.is_over else [charge], charge)
         self.owners[name] = run
 
     def created(self, request: Request, intent: Intent) -> None:
@@ -79,6 +79,7 @@ class Judge(Checks):
     def refunded(self, request: Request, intent: Intent, amount: int) -> None:
         """Money was given back."""
         charge: Charge = request.by
+        charge.gave_back += amount
         if charge.pot == "run":
             charge.run.foreign.append((charge, amount))
             return
@@ -181,7 +182,12 @@ class Judge(Checks):
         charge.calls.append(record)
         self.records[record.id], run.live[charge.id] = record, charge
         if order.identity is not None:
-            run.named.setdefault(order.identity.request, []).append(charge)
+            named = run.named.setdefault(order.identity.request, [])
+            if decision is None:
+                charge.torn = [one for one in named if not one.is_over]
+                for one in charge.torn:
+                    one.tear()
+            named.append(charge)
         run.granted += is_counted
         name = (order.account, order.quote.object_id or "")
         owner = self.owners.get(name)
@@ -229,22 +235,47 @@ class Judge(Checks):
             record.charge.run.touch(thing)
             thing.hear_again(seen.open, record.charge)
 
+    def resolved(self, ledger: SimulatedLedger, charge: Charge, answer: Answer | None, receipt: Receipt) -> None:
+        """An operator has said what a doubt has come to; without an answer, nothing."""
+        self.look(ledger, charge.run)
+        if receipt.replayed:
+            # Another reservation has bought it: this one stays as it was.
+            return
+        for record in charge.calls:
+            record.state = "known"
+        if answer is not None:
+            self._tell(charge.calls[0], answer)
+        elif charge.adopted and charge.thing is not None:
+            charge.thing.told_open += charge.adopted
+        charge.is_free = answer is None
+        self._end(charge)
+        self.check(charge.run)
+
+    def asked(self, ledger: SimulatedLedger, intent: Intent, answer: Answer, receipt: Receipt) -> None:
+        """An operator has told the ledger what an open intent has come to."""
+        run = self.owners[intent.account, intent.id]
+        self.look(ledger, run)
+        if not receipt.replayed:
+            self._tell(run.things[intent.account, intent.id].holder.calls[0], answer)
+        self.check(run)
+
     def failed(self, error: LedgerUnavailable) -> None:
         """The ledger failed by itself."""
         raise self.broken("unexpected", f"the ledger failed: {error}") from error
 
     def _learn(self, record: Record, receipt: Receipt) -> None:
-        charge, told = record.charge, record.told
-        if record.state == "maybe":
+        charge, told, was_lost = record.charge, record.told, record.state == "maybe"
+        if was_lost:
             self._find(record, receipt)
             charge = record.charge
         if not receipt.found:
-            if record.state != "maybe":
+            if not was_lost:
                 raise self.broken("I2", f"reservation {record.id} was granted, and is not there")
             charge.run.granted -= charge.is_counted
             charge.calls.remove(record)
             record.state = "known"
             if not charge.calls:
+                charge.is_free = True
                 self._end(charge)
             return
         if told is None and not record.is_free:
@@ -257,7 +288,7 @@ class Judge(Checks):
             self._tell(record, told)
             self._end(charge)
         elif not charge.is_over and (record.is_final or all(one.state == "known" for one in charge.calls)):
-            charge.run.granted -= charge.is_counted and not charge.was_sent
+            charge.run.granted -= charge.is_counted and not charge.was_sent and not was_lost
             if charge.adopted and charge.thing is not None:
                 charge.thing.told_open += charge.adopted
             charge.is_free = True
@@ -265,16 +296,21 @@ class Judge(Checks):
 
     def _find(self, record: Record, receipt: Receipt) -> None:
         """Learn whether a reserve that raised was committed, and as what."""
-        charge = record.charge
-        if receipt.found and receipt.reservation_id != record.id:
-            # As an attempt of an earlier one.
-            target = self.records[receipt.reservation_id].charge if receipt.reservation_id in self.records else None
-            if target is not None and target is not charge:
-                charge.calls.remove(record)
-                self._end(charge)
-                record.charge = target
-                target.calls.append(record)
-        elif charge.adopts and charge.thing is not None and receipt.held + receipt.doubt + receipt.spent:
+        charge, earlier = record.charge, record.charge.torn
+        counted = receipt.held + receipt.doubt + receipt.spent
+        target = self.records[receipt.reservation_id].charge if receipt.reservation_id in self.records else charge
+        if receipt.found and receipt.reservation_id == record.id and earlier and counted:
+            # It has taken the hold of an earlier day over.
+            target = earlier[-1]
+        for one in earlier:
+            one.mend(charge.day if one is target and receipt.reservation_id == record.id else None)
+        if receipt.found and target is not charge:
+            charge.calls.remove(record)
+            charge.is_free = True
+            self._end(charge)
+            record.charge = target
+            target.calls.append(record)
+        elif charge.adopts and charge.thing is not None and counted:
             charge.thing.holder = charge
 
     def _end(self, charge: Charge) -> None:
@@ -306,8 +342,9 @@ class Judge(Checks):
             return
         run.overrun += max(0, seen.spent - max(thing.known, thing.told_spent))
         if seen.spent > thing.told_spent:
-            # It counts where it was told: of several calls with one key, the first that was answered.
-            thing.day = charge.day if charge.buys else thing.holder.day
+            # It counts where it was told: of several calls with one key, the first that was answered; or with what is open under another.
+            is_elses = thing.told_open > 0 and thing.holder is not charge
+            thing.day = charge.day if charge.buys and not is_elses else thing.holder.day
         still_open = min(thing.told_open, seen.open) if thing.is_taken_from(charge) else seen.open
         if thing.is_blurred and still_open and self.tolerates("stale answer"):
             still_open = max(thing.told_open, still_open)

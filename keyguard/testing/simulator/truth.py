@@ -42,6 +42,8 @@ class Charge:
         at: The ledger's time when it was made.
         is_over: How it ended was told to the ledger.
         is_free: Surely nothing of it was executed.
+        gave_back: What it refunded.
+        torn: Where its reserve raised: the earlier ones that it may have taken over.
     """
 
     id: str
@@ -63,6 +65,19 @@ class Charge:
     was_sent: bool = False
     is_over: bool = False
     is_free: bool = False
+    gave_back: int = 0
+    torn: list[Charge] = field(default_factory=list["Charge"])
+    day_before: str = ""
+
+    def tear(self) -> None:
+        """Wait for the answer to a reserve that may have moved it to another day."""
+        self.day_before, self.day = self.day or self.day_before, ""
+
+    def mend(self, day: str | None) -> None:
+        """Learn where it counts; None = where it did."""
+        self.day = day or self.day or self.day_before
+        if self.thing is not None:
+            self.thing.days.append(self.day)
 
 
 @dataclass(slots=True, eq=False)
@@ -120,7 +135,7 @@ class Thing:
         told_spent, told_open: What the ledger was told last; `told_version` says how old that was.
         charger: Whose request made the vendor charge it; None = somebody elsewhere did.
         day: Where the charge counts since it was told; "" before.
-        claims: The reservations that hold money for it, while their end is not told.
+        claims: The reservations that hold money for it, while their end is not told; `maker`, the one that made it.
         is_blurred: Answers came in another order than their causes, so that only bounds can be said.
     """
 
@@ -128,6 +143,7 @@ class Thing:
     holder: Charge
     days: list[str]
     claims: list[Charge]
+    maker: Charge
     told_spent: int = 0
     told_open: int = 0
     told_version: int = -1
