@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +18,7 @@ from keyguard import cli
 from keyguard.crashtest.events import EVENTS
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 # What --quick may take on a quiet machine is 15 s, the long form 45 s; others use this one too.
 _PATIENCE = 6
@@ -167,3 +173,34 @@ def test_without_the_stripe_sdk_the_line_that_installs_it_is_printed(
     code, _, err = crash_test(monkeypatch, capsys)
 
     assert (code, err.strip()) == (2, 'pip install "keyguard[stripe]"')
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_crash_test_leaves_no_process(number: signal.Signals, code: int) -> None:
+    """Ctrl-C and SIGTERM in the middle: vendor, nursery and workers are gone, and so is their folder."""
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{listen}; from keyguard.cli import main; main()", "crash-test", "--quick"]
+    with tempfile.TemporaryDirectory(prefix="kg-") as folder:
+        env = os.environ | {"TMPDIR": folder, "COLUMNS": "200"}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as running:
+            assert running.stdout is not None
+            next(line for line in running.stdout if line.startswith("race"))
+            # All that it started has the folder in its arguments.
+            assert len(list(processes_with(folder))) >= 2
+            running.send_signal(number)
+            # stdout and stderr end when nobody holds them any more.
+            running.communicate(timeout=60)
+
+        assert running.returncode == code
+        assert list(processes_with(folder)) == []
+        assert list(Path(folder).iterdir()) == []
+
+
+def processes_with(word: str) -> Iterator[str]:
+    """Yield the command lines of this machine's processes that have a word in them."""
+    for found in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            line = found.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if word in line:
+                yield line
