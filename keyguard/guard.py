@@ -21,7 +21,7 @@ from keyguard import policy
 from keyguard._values import frozen
 from keyguard.context import MOVED, idempotency_scope
 from keyguard.errors import BackendError, ConfigurationError, Refused, told_while_observing
-from keyguard.identity import key_for, payee_of
+from keyguard.identity import key_for, payee_of, principal_of
 from keyguard.model import Closing, Decision, Operation, Order, Outcome, Quote, Reply
 from keyguard.vendors import Ask, Recall
 
@@ -361,6 +361,10 @@ def _reserve(ticket: Ticket, order: Order) -> Generator[Step, Any, Decision]:
         decision: Decision = yield Reserve(order)
     except GeneratorExit:
         raise
+    except BackendError:
+        # It cannot be told now either, and would have its caller wait once more: the next guarded call closes what may be there.
+        ticket.closing = Closing(order.reservation_id, _RELEASED, unsent=True)
+        raise
     except BaseException:
         yield from _close(ticket, Closing(order.reservation_id, _RELEASED, unsent=True))
         raise
@@ -417,7 +421,8 @@ def _order(
     return Order(
         reservation_id, key.key_id, key.version, key.scope, call.vendor, call.account, operation.name, call.method,
         quote, policy.legs(key, quote), key.policy.mode == "enforce", identity, payee,
-        ticket.principal,
+        # Behind a vault token its secret, and not the variable's name: another account's may be there when the vendor is asked later.
+        principal_of(ticket.secret) if ticket.secret else ticket.principal,
     )  # fmt: skip
 
 

@@ -687,7 +687,7 @@ class Doubt:
         identity: The logical charge's, "" where it has none; with `n` and `generation` it gives the derived key.
         payee, principal: As of `Order`.
         request_id: The vendor's name of a request of it, where an answer said one.
-        ended: The process that held it has ended; "" while it lives, or its call has ended in doubt by itself.
+        ended: The process that held it has ended: which, on which host, in which of its boots; "" where its call ended in doubt by itself.
     """
 
     reservation_id: str

@@ -7,7 +7,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import stripe
 
+import keyguard
 from keyguard import cli
 from keyguard.cli.doubting import age_of, short_names
 from tests.support_doubts import Place, charge, lost, parts, placed
@@ -153,6 +155,23 @@ def test_reconcile_exits_with_1_while_something_is_left(place: Place, typed: Typ
     assert typed("reconcile", "--vendor", "twilio") == (0, f"nothing is in doubt in {place.url}\n", "")
 
 
+def test_what_came_late_is_said_first(place: Place, typed: Type) -> None:
+    """An intent that was paid elsewhere is counted, and shown even where nothing is in doubt."""
+    with place.run():
+        intent = stripe.PaymentIntent.create(amount=500, currency="usd")
+    keyguard.uninstall()
+    intent.confirm(payment_method="pm_card_visa")
+
+    code, out, err = typed("reconcile")
+
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "is counted as the vendors show it now:",
+        f"    stripe payment_intents.create of run a: {intent.id} is succeeded: $5.00 spent, $0.00 held; it was $5.00",
+        f"nothing is in doubt in {place.url}",
+    ]
+
+
 def test_a_dry_run_only_says(place: Place, typed: Type) -> None:
     """--dry-run uses the conditional, and books nothing."""
     with place.run():
@@ -242,6 +261,24 @@ def test_a_cost_above_what_was_held_is_said(place: Place, typed: Type) -> None:
 
     assert code == 0
     assert out.endswith("$7.00 is counted for it now, $2.00 of it above what was held\n")
+
+
+def test_what_is_over_is_not_changed_by_hand(place: Place, typed: Type) -> None:
+    """Settled once, it takes only a cost above what is counted, as overrun; it is never released."""
+    with place.run():
+        lost(place)
+    (name,) = ids(typed)
+    typed("reconcile")
+
+    again, more, freed = (
+        typed("settle", name, "--cost", "5", "--reason", "r"), typed("settle", name, "--cost", "7", "--reason", "r"),
+        typed("release", name, "--reason", "r"),
+    )  # fmt: skip
+
+    assert again[:2] == (0, f"nothing changed: {name} is not in doubt any more, and as much is counted for it already\n")
+    assert "$2.00 is counted for it now, $2.00 of it above what was held" in more[1]
+    assert (freed[0], "is not in doubt" in freed[2]) == (2, True)
+    assert parts(place.usage()) == (7_000_000, 0, 0)
 
 
 def test_an_ambiguous_id_is_not_picked(place: Place, typed: Type) -> None:

@@ -212,14 +212,14 @@ def test_a_proxy_of_the_environment_gets_nothing_of_this_machine(server: Server,
     ("principal", "is_owner"),
     [
         (principal_of("sk_1"), True),
-        (principal_of("env:STRIPE_SECRET_KEY"), True),
+        (principal_of("env:STRIPE_SECRET_KEY"), False),
         (principal_of("sk_2"), False),
         (principal_of("env:OTHER"), False),
         ("", False),
     ],
 )
 def test_the_owner_is_who_sent_it(server: Server, principal: str, *, is_owner: bool) -> None:
-    """The secret itself, or the variable that a vault token stood for; nobody known is nobody."""
+    """The secret itself, and not the variable that it is in; nobody known is nobody."""
     assert questions(server).is_owner(doubt_of("stripe", "x", principal=principal), STRIPE) is is_owner
 
 

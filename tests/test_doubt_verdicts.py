@@ -55,6 +55,15 @@ def test_a_mark_of_the_call_settles_it() -> None:
     assert found == {"r1": Verdict(outcome, "made pi_1", ("pi_1",))}
 
 
+def test_a_mark_that_another_account_may_show_needs_its_own() -> None:
+    """A key that a caller chose may be used at two accounts: what another one shows for it settles and releases nothing."""
+    for outcome in (Outcome("settled", facts=(Fact("pi_1", 5_000_000, 0, 5_000_000),)), Outcome("released", is_final=True)):
+        finding = Finding(outcome, "made pi_1", objects=("pi_1",), needs_owner=True)
+
+        assert endings(verdicts([asked(doubt(), finding, is_owner=False)], ())) == {"r1": "doubt"}
+        assert endings(verdicts([asked(doubt(), finding)], ())) == {"r1": outcome.ending}
+
+
 def test_an_object_settles_one_reservation_of_a_pass() -> None:
     """Of two doubts that one object is said to belong to only the first is settled by it."""
     outcome = Outcome("settled", facts=(Fact("pi_1", 5_000_000, 0, 5_000_000),))

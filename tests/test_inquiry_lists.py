@@ -70,7 +70,7 @@ def test_a_message_counts_as_the_list_shows_it(fields: dict[str, Any], parts: tu
     "fields",
     [
         {"to": "+12125550124"}, {"to": "whatsapp:+12125550123"}, {"direction": "inbound"}, {"direction": "outbound-reply"},
-        {"at": NOW - 2 * HOUR - 400}, {"at": NOW + 10 * HOUR}, {"sid": "x"},
+        {"at": NOW - 2 * HOUR - 1000}, {"at": NOW + 10 * HOUR}, {"sid": "x"},
     ],
 )  # fmt: skip
 def test_other_messages_are_not_it(fields: dict[str, Any]) -> None:

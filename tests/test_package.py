@@ -52,6 +52,7 @@ RUNGS = {
     "install": 5,
     "prefect": 6,
     "cli": 6,
+    "crashtest": 6,
     "demo": 6,
     "doubts": 6,
     "testing": 6,

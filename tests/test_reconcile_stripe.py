@@ -66,6 +66,20 @@ def test_a_charge_that_was_never_made_is_released_after_the_margin(place: Place,
     assert parts(place.usage()) == (place.double.truth.charged(), 0, 0) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_a_clock_that_was_wrong_hides_nothing(place: Place, hours: int) -> None:
+    """Three hours apart, our clock and the vendor's still mean the same charge: it is found by its key, and not taken for absent."""
+    place.double.advance(hours * HOUR)
+    with place.run():
+        lost(place)
+    place.advance(2 * HOUR)
+
+    done = place.reconcile()
+
+    assert [answer.ending for answer in done.answers] == ["settled"]
+    assert parts(place.usage()) == (place.double.truth.charged(), 0, 0)
+
+
 def test_age_frees_nothing(place: Place) -> None:
     """Years later nobody shows any more what was executed: it stays counted."""
     with place.run():
@@ -90,6 +104,24 @@ def test_another_account_s_secret_releases_nothing(place: Place, monkeypatch: py
     assert [answer.ending for answer in done.answers] == ["doubt"]
     assert "another credential" in done.answers[0].words
     assert place.usage().doubt == place.double.truth.charged() == 5 * USD
+
+
+@pytest.mark.parametrize("own_key", [None, "mine"])
+@pytest.mark.parametrize(("secret", "ending"), [(SECRET, "settled"), ("sk_test_of_b", "doubt")])
+def test_a_vault_token_s_call_is_asked_about_with_the_secret_it_left_with(
+    place: Place, monkeypatch: pytest.MonkeyPatch, own_key: str | None, secret: str, ending: str
+) -> None:
+    """The variable that the token stood for may hold another account's secret by now: that one proves nothing, under the same name."""
+    with place.run():
+        monkeypatch.setattr(stripe, "api_key", keyguard.install(place.url, run_usd_cap=100).key.token)
+        lost(place, idempotency_key=own_key)
+    monkeypatch.setenv("STRIPE_SECRET_KEY", secret)
+    place.advance(2 * HOUR)
+
+    done = place.reconcile()
+
+    assert [answer.ending for answer in done.answers] == [ending]
+    assert place.usage().spent + place.usage().doubt == place.double.truth.charged() == 5 * USD
 
 
 def test_without_a_secret_the_doubt_stays_and_says_what_to_set(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,21 @@ def test_late_prices_correct_the_estimate(place: Place) -> None:
     assert place.reconcile().late == ()
 
 
+def test_many_prices_are_read_from_few_pages(place: Place) -> None:
+    """However many messages wait for their price, they are read by the page, not one by one."""
+    with place.run():
+        for number in range(30):
+            send(place.double.url, "sync", to=f"+1212555{number:04}")
+    place.advance(2 * HOUR)
+    before = len(place.double.requests())
+
+    priced = place.reconcile()
+
+    assert len(priced.late) == 30
+    assert len(place.double.requests()) == before + 1
+    assert parts(place.usage()) == (place.double.truth.charged(), 0, 0)
+
+
 def test_a_dearer_price_is_booked_too(place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where our list was too low, the vendor's price is booked above what was held, as overrun."""
     cheap = tmp_path / "cheap.json"

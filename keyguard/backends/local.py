@@ -148,9 +148,11 @@ class LocalBackend:
         # A copy, made in one step: other threads open and close tickets while this one looks at theirs.
         dead = [(name, ticket) for name, ticket in self._open.copy().items() if ticket.is_dead]
         for reservation_id, ticket in dead:
-            self._close_dead(reservation_id, ticket)
+            if not self._close_dead(reservation_id, ticket):
+                # A ledger that is away lets each wait for as long as the first.
+                break
 
-    def _close_dead(self, reservation_id: str, ticket: Ticket) -> None:
+    def _close_dead(self, reservation_id: str, ticket: Ticket) -> bool:
         closing = ticket.closing
         if closing is None or closing.reservation_id != reservation_id:
             sent = ticket.begun > 0
@@ -159,9 +161,10 @@ class LocalBackend:
             self.close(closing)
         except BackendError as error:
             _logger.warning("a hold of a call that ended could not be closed yet, it stays counted: %s", error)
-        else:
-            ended = closing.outcome.ending
-            _logger.warning("closed reservation %s of %r, whose call ended without an answer: %s", reservation_id, ticket, ended)
+            return False
+        ended = closing.outcome.ending
+        _logger.warning("closed reservation %s of %r, whose call ended without an answer: %s", reservation_id, ticket, ended)
+        return True
 
     def _forget_parent(self) -> None:
         # A forked child never settles its parent's tickets.

@@ -68,12 +68,15 @@ def _print_by_hand() -> None:
 def show_resolved(verb: str, receipt: Receipt, *, as_json: bool) -> None:
     """Print what a person settled or released."""
     counted = receipt.spent + receipt.held
+    if receipt.replayed and not as_json:
+        print(f"nothing changed: {receipt.reservation_id} is not in doubt any more, and as much is counted for it already")
+        return
     if as_json:
         print(
             json.dumps(
                 {
                     "reservation_id": receipt.reservation_id,
-                    verb: True,
+                    verb: not receipt.replayed,
                     "counted_usd": to_usd(counted),
                     "overrun_usd": to_usd(receipt.overrun),
                 }
@@ -125,7 +128,7 @@ def _known(doubt: Doubt) -> str:
     known.append(f"identity {doubt.identity[:8]}" if doubt.identity else "no identity of its own: found by what it looks like")
     known += [f"account {doubt.account}"] if doubt.account else []
     known += [f"request {doubt.request_id}"] if doubt.request_id else []
-    known.append("its process ended before the answer" if doubt.ended else "its call ended without an answer that says")
+    known.append(f"{doubt.ended} ended before the answer" if doubt.ended else "its call ended without an answer that says")
     return ", ".join(known)
 
 

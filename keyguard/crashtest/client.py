@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -12,27 +11,11 @@ from requests.adapters import HTTPAdapter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from keyguard.crashtest.contract import Shop
+
 _CENT = 10_000
 # Seconds between the SDK's own retries, so that a storm does not last for minutes.
 _PAUSE, _LONGEST_PAUSE = 0.02, 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Shop:
-    """
-    Whose customers are charged, and how.
-
-    Attributes:
-        api_key: A key of the event's own, hence an account of its own.
-        api_base: The double.
-        timeout: Seconds until an answer is given up.
-        retries: The SDK's own.
-    """
-
-    api_key: str
-    api_base: str
-    timeout: float = 20.0
-    retries: int = 0
 
 
 class _Transport(HTTPAdapter):

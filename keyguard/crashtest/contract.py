@@ -1,4 +1,4 @@
-"""What a guard is to the crash test: the class that an adapter writes, and what it is told. Knows no guard."""
+"""What a guard is to the crash test: the class that an adapter writes, and what its processes are told. Knows no guard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from keyguard.model import Money
 
 _T = TypeVar("_T")
-# What an adapter may have besides: each is a method, and the events that need it are "n/a" without.
+_PARTS = ("refusals", "is_shared", "call", "spent")
+# What an adapter may have besides; the events that need it are "n/a" without.
 EXTRAS = ("daily", "entry", "hold_store", "reconcile", "revoke", "verify")
 
 
@@ -55,6 +56,24 @@ class Charge:
     is_named: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """
+    Whose customers are charged, and how.
+
+    Attributes:
+        api_key: A key of the event's own, hence an account of its own.
+        api_base: The double.
+        timeout: Seconds until an answer is given up.
+        retries: The SDK's own.
+    """
+
+    api_key: str
+    api_base: str
+    timeout: float = 20.0
+    retries: int = 0
+
+
 class Guard(Protocol):
     """
     One guard in one process; `terms` is all that its processes have in common.
@@ -89,18 +108,28 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules(guards.__path__)))
 
 
+def check_name(spec: str) -> None:
+    """
+    Look a guard up without importing it; of `module:Class` nothing is known then.
+
+    Raises:
+        ConfigurationError: none is called so.
+    """
+    if ":" not in spec and spec not in names():
+        raise ConfigurationError(f"--guard: no guard is called {spec!r}; there are {', '.join(names())}, or give module:Class of yours")
+
+
 def find(spec: str) -> type[Any]:
     """
     Return the class of a guard: one that comes along by its name, any other as `module:Class`.
 
     Raises:
-        ConfigurationError: there is none of that name.
+        ConfigurationError: there is none of that name, or it is no guard.
         MissingExtra: the package that it guards with is not installed.
     """
     module, colon, name = spec.partition(":")
+    check_name(spec)
     if not colon:
-        if spec not in names():
-            raise ConfigurationError(f"--guard: no guard is called {spec!r}; there are {', '.join(names())}, or give module:Class")
         module, name = f"{guards.__name__}.{spec.replace('-', '_')}", "Guard"
     try:
         found: type[Any] = getattr(importlib.import_module(module), name)
@@ -110,6 +139,9 @@ def find(spec: str) -> type[Any]:
         raise ConfigurationError(f"--guard: {module} cannot be imported: {error}") from error
     except AttributeError:
         raise ConfigurationError(f"--guard: {module} has no class {name}") from None
+    lacking = [part for part in _PARTS if not hasattr(found, part)]
+    if lacking:
+        raise ConfigurationError(f"--guard: {spec} has no {', '.join(lacking)}; see keyguard.crashtest.contract.Guard")
     return found
 
 

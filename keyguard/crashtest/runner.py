@@ -8,21 +8,20 @@ import random
 import secrets
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from keyguard.crashtest.client import Shop
-from keyguard.crashtest.contract import Terms
+from keyguard.crashtest.contract import Shop, Terms, check_name
 from keyguard.crashtest.events import EVENTS, Event
 from keyguard.crashtest.judge import Findings, Row
 from keyguard.crashtest.nursery import Nursery, WorkerFailed
-from keyguard.crashtest.stage import Stage, seconds_since
+from keyguard.crashtest.stage import Stage
 from keyguard.errors import ConfigurationError, LedgerUnavailable, MissingExtra
-from keyguard.testing.double import DoubleProcess
+from keyguard.testing.double import DoubleProcess, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from keyguard.testing.double import Controls
 
 _NEEDED = ("stripe", "requests")
+_LONGEST = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,9 @@ class Plan:
         Check what can be checked before anything starts.
 
         Raises:
-            ConfigurationError: an event that is not there; a ledger in memory, or of a guard that has none.
+            ConfigurationError: a guard or an event that is not there; a ledger in memory, or of a guard that has none.
         """
+        check_name(self.guard)
         for name in self.only:
             if not any(event.name.startswith(name) for event in EVENTS) or not name:
                 raise ConfigurationError(f"--only: no event is called {name!r}; there are {', '.join(event.name for event in EVENTS)}")
@@ -87,13 +88,16 @@ def run(plan: Plan, tell: Callable[[Row], None]) -> Findings:
             raise MissingExtra('pip install "keyguard[stripe]"')
     begun = time.monotonic()
     with ExitStack() as stack:
-        # Named shortly: a socket's path has at most about a hundred characters.
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keyguard-", ignore_cleanup_errors=True)))
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keyguard-", dir=_short(), ignore_cleanup_errors=True)))
         double = stack.enter_context(DoubleProcess(place / "truth.jsonl"))
-        (place / "truth.jsonl").touch()
         nursery = stack.enter_context(Nursery(place, quiet_env(double.host)))
         rows = tuple(Played(plan, place, double, nursery).rows(tell))
-    return Findings(plan.guard, plan.ledger, plan.seed, plan.is_quick, rows, seconds_since(begun))
+    return Findings(plan.guard, plan.ledger, plan.seed, plan.is_quick, rows, time.monotonic() - begun)
+
+
+def _short() -> str | None:
+    """Return where temporary folders are to be made: a socket's path has about a hundred characters at most (unix(7))."""
+    return None if len(tempfile.gettempdir()) <= _LONGEST else "/tmp"  # noqa: S108 -- the folder in it is ours alone
 
 
 @dataclass(slots=True)
@@ -138,8 +142,13 @@ class Played:
         folder.mkdir()
         terms = Terms(1_000_000, f"{self.name}-rehearsal", f"sqlite:///{folder / 'ledger.db'}", str(folder))
         shop = Shop("sk_test_rehearsal", self.double.url)
-        self.nursery.learn(first.ask("rehearse", guard=self.plan.guard, terms=asdict(terms), shop=asdict(shop))["modules"])
+        # So that there is something in doubt, and the vendor is asked.
+        self.double.script(Fault("close_after", method="POST"))
+        # A guard that fails here fails in every event, and there it is found out what that means.
+        with suppress(WorkerFailed):
+            self.nursery.learn(first.ask("rehearse", guard=self.plan.guard, terms=asdict(terms), shop=asdict(shop))["modules"])
         first.end()
+        self.double.clear()
         return known
 
     def _stage(self, event: Event, known: dict[str, Any]) -> Stage:
@@ -199,12 +208,14 @@ class _Event:
         begun, row = time.monotonic(), self.stage.row
         try:
             yield
-        except (WorkerFailed, TimeoutError) as error:
+        except (WorkerFailed, TimeoutError, RuntimeError) as error:
             row.broke("run", str(error))
+            row.vendor = self.stage.till.look()
             # Whatever was scripted for it is not for the next one.
-            self.stage.calm()
+            self.stage.double.clear()
+            self.stage.double.release()
         row.tested |= {"run"}
-        row.seconds += seconds_since(begun)
+        row.seconds += time.monotonic() - begun
 
 
 def quiet_env(host: str) -> dict[str, str]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from keyguard.crashtest.client import Shop
-from keyguard.crashtest.contract import Terms
+from keyguard.crashtest.contract import Shop, Terms
 from keyguard.crashtest.nursery import WorkerFailed
 from keyguard.crashtest.tallies import Spending, Till
 from keyguard.model import show
@@ -174,6 +172,11 @@ class Stage:
         if self.till.look() < self.row.cap:
             self.row.broke("I4", f"{show(self.row.cap - self.till.look())} could not be spent, though every doubt is resolved")
 
+    def was_struck(self) -> None:
+        """See that what was scripted has happened: without it the event would show nothing."""
+        if not self.double.struck():
+            self.broke("run", "none of the faults struck")
+
     def broke(self, promise: Promise, words: str) -> None:
         """Note a broken promise."""
         self.row.broke(promise, words)
@@ -247,8 +250,3 @@ class Stage:
             hand.let_go()
         for hand in self._hands:
             hand.end()
-
-
-def seconds_since(begun: float) -> float:
-    """Return seconds of a clock that never goes back."""
-    return time.monotonic() - begun

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keyguard.crashtest.client import Shop, client, pay
-from keyguard.crashtest.contract import Charge, Terms, extras_of, find
+from keyguard.crashtest.client import client, pay
+from keyguard.crashtest.contract import Charge, Shop, Terms, extras_of, find
 from keyguard.errors import ConfigurationError, LedgerUnavailable, MissingExtra
 from keyguard.ledgers import open_ledger
 

@@ -98,8 +98,8 @@ def reconcile(
             one = Pass(found, questions, by, dry_run, found.now())
             late = [
                 *one.presumed(_listed(found, run, vendor, "presumed")),
-                *one.learned(_listed(found, run, vendor, "open"), is_open=True),
-                *one.learned(_listed(found, run, vendor, "estimate"), is_open=False),
+                *one.opened(_listed(found, run, vendor, "open")),
+                *one.priced(_listed(found, run, vendor, "estimate")),
             ]
             answers = one.resolved(wanted)
         after = sum(answer.cost for answer in answers if answer.ending == "doubt")
@@ -111,6 +111,8 @@ def settle(
 ) -> Receipt:
     """
     Settle by hand what a human found out: the call was executed, and cost this much. Audited.
+
+    Of what is not in doubt any more only a cost above what is counted for it is booked, as overrun (`replayed` = there was none).
 
     Args:
         reservation_id: Its id, or the beginning of it where that names one alone.
@@ -134,13 +136,16 @@ def release(reservation_id: str, *, reason: str, by: str = "", ledger: Ledger | 
     """
     Release by hand what a human found out: the call was not executed, and will not be. Audited.
 
-    The arguments are as of `settle`.
+    The arguments are as of `settle`. What is counted already is never given back by hand.
 
     Raises:
-        ConfigurationError: no such doubt, or several; no reason.
+        ConfigurationError: it is not in doubt, or several doubts are meant; no reason.
     """
     with _opened(ledger) as found:
-        return found.resolve(_one(found, reservation_id), Outcome("released", source="local"), by=_by(by), reason=_said(reason))
+        name = _one(found, reservation_id)
+        if all(doubt.reservation_id != name for doubt in found.doubts()):
+            raise ConfigurationError(f"{name!r} is not in doubt in {found.url}; `keyguard doubts` lists what is")
+        return found.resolve(name, Outcome("released", source="local"), by=_by(by), reason=_said(reason))
 
 
 # -- the ledger ------------------------------------------------------------------------------------
@@ -173,7 +178,7 @@ def _listed(ledger: Ledger, run: str | None, vendor: str | None, kind: Question 
     if run is not None and ledger.key(run_id=run) is None:
         raise ConfigurationError(f"no run {run!r} in {ledger.url}; `keyguard status` lists what there is")
     found = ledger.doubts(None if run is None else f"run:{run}", kind=kind)
-    if vendor is not None and all(doubt.vendor != vendor for doubt in found):
+    if vendor is not None and kind == "doubt" and all(doubt.vendor != vendor for doubt in found):
         # A misspelt one would have nothing in doubt; one that only another program has registered may have.
         vendor_named(vendor)
     return [doubt for doubt in found if vendor in {None, doubt.vendor}]

@@ -72,12 +72,20 @@ class Questions:
         Raises:
             ConfigurationError: there is no secret to ask with; says where to put it.
         """
-        name, secret = self._secret(doubt)
+        _, secret = self._secret(doubt)
         if inquiring.is_by_account:
             return bool(doubt.account)
         _, owner = inquiring.signed(doubt, secret, self._environ)
-        # A vault token is nobody's at the vendor: its calls were sent with whatever the variable held.
-        return doubt.principal in {principal_of(owner), principal_of(f"env:{name}"), f"env:{name}"}
+        return doubt.principal == principal_of(owner)
+
+    def owners(self, doubt: Doubt) -> frozenset[str]:
+        """
+        Return the principals by whom the identity of a call may be named: who sent it, or the variable that a vault token stood for.
+
+        Raises:
+            ConfigurationError: as `is_owner`.
+        """
+        return frozenset({doubt.principal, principal_of(f"env:{self._secret(doubt)[0]}")})
 
     def drive(self, asking: Asking[_T], doubt: Doubt, inquiring: Inquiring) -> _T:
         """

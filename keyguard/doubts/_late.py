@@ -1,24 +1,20 @@
-"""Truth that comes late: what became of open intents, and what the vendor asks for what was settled at an estimate. Reads only.
-
-It is read as by a read of the flow's own: whatever the object is now is what the vendor plug's facts say.
-"""
+"""How an open intent is read again: as by a read of the flow's own, so that whatever the object is now is what the plug's facts say."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keyguard.model import Call, Outcome, Quote
+from keyguard.model import Call, Quote
 from keyguard.vendors import Ask
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from keyguard.model import Doubt, Reply
+    from keyguard.model import Doubt, Fact
     from keyguard.vendors import Inquiring, Vendor
+    from keyguard.vendors._inquiry import Asking
 
 
-def read(doubt: Doubt, vendor: Vendor, inquiring: Inquiring, *, is_open: bool) -> Generator[Ask, Reply, Outcome | None]:
-    """Read the object of an open intent, or else of an estimate; None where it shows nothing new, or cannot be read."""
+def read(doubt: Doubt, vendor: Vendor, inquiring: Inquiring) -> Asking[Fact | None]:
+    """Read the object of an open intent; None where it cannot be read, or nothing can be told of it."""
     path = inquiring.place(doubt)
     if path is None:
         return None
@@ -27,7 +23,4 @@ def read(doubt: Doubt, vendor: Vendor, inquiring: Inquiring, *, is_open: bool) -
         return None
     call = Call(doubt.vendor, "GET", "https", inquiring.base.partition("://")[2], path.partition("?")[0])
     outcome = vendor.read(call, vendor.classify(call), Quote(0), reply)
-    facts = tuple(fact for fact in outcome.facts if doubt.object_id in {fact.object_id, *fact.aliases})
-    # An intent's open rest says whether anything became of it; the vendor's price ends an estimate, also where it is the same.
-    is_new = bool(facts) and (not is_open or facts[0].held != doubt.amount)
-    return Outcome("settled", facts=facts) if is_new else None
+    return next((fact for fact in outcome.facts if doubt.object_id in {fact.object_id, *fact.aliases}), None)

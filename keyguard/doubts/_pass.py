@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from keyguard import context
 from keyguard.doubts import _late
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
     from keyguard.doubts._asking import Questions
     from keyguard.ledgers import Ledger
-    from keyguard.model import Doubt, Money, Policy
+    from keyguard.model import Doubt, Fact, Money, Policy
     from keyguard.settings import Settings
     from keyguard.vendors import Inquiring
+    from keyguard.vendors._inquiry import Asking
 
+_T = TypeVar("_T")
 LONGEST = 500
 _INQUIRY = "keyguard.inquiry"
-# One read each: what is left is read at the next pass.
+# Open intents are read one by one: what is left is read at the next pass.
 _MOST_READ = 1000
 _NOBODY = "nobody knows how to ask it: look there, then keyguard settle or keyguard release"
 
@@ -88,7 +90,7 @@ class Pass:
             return Asked(doubt, Finding(words=_NOBODY), self.now, None, 0.0, is_owner=False)
         try:
             is_owner = self.questions.is_owner(doubt, inquiring)
-            finding = self.questions.drive(inquiring.inquire(doubt, self.now), doubt, inquiring)
+            finding = self.questions.drive(inquiring.inquire(doubt, self.now, self.questions.owners(doubt)), doubt, inquiring)
         except ConfigurationError as error:
             is_owner, finding = False, Finding(words=str(error))
         finding = replace(finding, words=_shown(finding.words))
@@ -116,9 +118,10 @@ class Pass:
         if self.is_dry:
             return Answer(doubt, outcome.ending, verdict.words, _cost(outcome))
         try:
-            receipt = self.ledger.resolve(doubt.reservation_id, outcome, by=self.by, reason=_reason(doubt, verdict.words))
+            reason = _reason(doubt, verdict.words)
+            receipt = self.ledger.resolve(doubt.reservation_id, outcome, by=self.by, reason=reason, attempts=doubt.attempts)
         except ConfigurationError as error:
-            # Its call goes on again: a retry of it is on its way.
+            # Its call goes on again: a retry of it is on its way, or was made meanwhile.
             return Answer(doubt, "doubt", str(error), doubt.amount)
         if receipt.doubt:
             return Answer(doubt, "doubt", f"{verdict.words}, but that is counted for another reservation already", receipt.doubt)
@@ -126,31 +129,52 @@ class Pass:
 
     # -- what comes to light later ------------------------------------------------------------------
 
-    def learned(self, doubts: Sequence[Doubt], *, is_open: bool) -> Iterator[Answer]:
-        """Book what open intents, or else estimates, have come to; nothing where there is nothing new."""
-        for doubt in doubts[:_MOST_READ]:
-            inquiring = _inquiring(doubt.vendor)
-            if inquiring is None or self.now - doubt.at > inquiring.history:
-                # Given up: what nobody priced by then stays at its estimate.
-                continue
-            try:
-                reading = _late.read(doubt, vendor_named(doubt.vendor), inquiring, is_open=is_open)
-                outcome = self.questions.drive(reading, doubt, inquiring)
-            except ConfigurationError:
-                # Nothing is in doubt here, so nothing is missed but a figure that may be too high.
-                continue
-            if outcome is not None:
-                fact = outcome.facts[0]
-                parts = f"{show(fact.spent)} spent, {show(fact.held)} held; it was {show(doubt.amount)}"
-                yield self._late(doubt, outcome, f"{fact.object_id} is {fact.status or 'priced'}: {parts}")
+    def opened(self, doubts: Sequence[Doubt]) -> Iterator[Answer]:
+        """Read open intents again, one by one, and book what they have come to."""
+        for doubt, inquiring in self._askable(doubts)[:_MOST_READ]:
+            fact = self._read(_late.read(doubt, vendor_named(doubt.vendor), inquiring), doubt, inquiring)
+            if fact is not None and fact.held != doubt.amount:
+                answer = self._known(doubt, fact)
+                # An answer that the ledger took for an older one has changed nothing.
+                if self.is_dry or answer.cost != doubt.amount or fact.spent:
+                    yield answer
+
+    def priced(self, doubts: Sequence[Doubt]) -> Iterator[Answer]:
+        """Put the vendor's prices, where they are known by now, in the place of estimates: also where they are the same."""
+        groups: dict[tuple[str, str], list[tuple[Doubt, Inquiring]]] = {}
+        for doubt, inquiring in self._askable(doubts):
+            groups.setdefault((doubt.vendor, doubt.account), []).append((doubt, inquiring))
+        for group in groups.values():
+            first, inquiring = group[0]
+            found = self._read(inquiring.prices([doubt for doubt, _ in group]), first, inquiring) or {}
+            for doubt, _ in group:
+                fact = found.get(doubt.object_id or "")
+                if fact is not None:
+                    yield self._known(doubt, fact)
+
+    def _askable(self, doubts: Sequence[Doubt]) -> list[tuple[Doubt, Inquiring]]:
+        """Return what its vendor can be asked about, and surely shows yet; what nobody priced by then stays at its estimate."""
+        pairs = ((doubt, _inquiring(doubt.vendor)) for doubt in doubts)
+        return [(doubt, found) for doubt, found in pairs if found is not None and self.now - doubt.at <= found.history]
+
+    def _read(self, asking: Asking[_T], doubt: Doubt, inquiring: Inquiring) -> _T | None:
+        try:
+            return self.questions.drive(asking, doubt, inquiring)
+        except ConfigurationError:
+            # Nothing is in doubt here, so nothing is missed but a figure that may be too high.
+            return None
+
+    def _known(self, doubt: Doubt, fact: Fact) -> Answer:
+        parts = f"{show(fact.spent)} spent, {show(fact.held)} held; it was {show(doubt.amount)}"
+        return self._late(doubt, Outcome("settled", facts=(fact,)), f"{fact.object_id} is {fact.status or 'priced'}: {parts}")
 
     def presumed(self, doubts: Sequence[Doubt]) -> Iterator[Answer]:
         """Book, as overrun, what was presumed absent and bears the mark of its call at the vendor after all."""
-        asked = self._asked(doubts)
-        claimed = self._claimed(asked)
+        asked = [one for one in self._asked(doubts) if one.finding.outcome is not None]
+        decided = verdicts(asked, self._claimed(asked))
         for one in asked:
-            outcome = one.finding.outcome
-            if outcome is not None and outcome.ending == "settled" and not claimed & set(one.finding.objects):
+            outcome = decided[one.doubt.reservation_id].outcome
+            if outcome is not None and outcome.ending == "settled":
                 yield self._late(one.doubt, outcome, f"executed after all: {one.finding.words}")
 
     def _late(self, doubt: Doubt, outcome: Outcome, said: str) -> Answer:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from keyguard.model import Doubt
     from keyguard.vendors._inquiry import Candidate, Finding
 
+_ANOTHER = (
+    "it was asked with another credential than the call was sent with, so what it shows proves nothing; reconcile with the one that sent "
+    "it, or look in that account"
+)
 _ABSENT = Outcome("released", is_presumed=True)
 
 
@@ -91,6 +95,8 @@ def verdicts(asked: Sequence[Asked], claimed: Collection[str]) -> dict[str, Verd
 
 def _marked(one: Asked, outcome: Outcome, taken: set[str]) -> Verdict:
     """Let an object settle the doubt whose mark it bears, unless it is counted already; one that was known before the call is its own."""
+    if one.finding.needs_owner and not one.is_owner:
+        return Verdict(None, _ANOTHER)
     objects = set(one.finding.objects)
     if outcome.ending == "settled" and one.doubt.object_id not in objects:
         if objects & taken:
@@ -147,10 +153,7 @@ def _why_it_stays(one: Asked) -> str:
     if not one.finding.is_whole:
         return one.finding.words
     if not one.is_owner:
-        return (
-            "it was asked with another credential than the call was sent with, so what it shows proves nothing; "
-            "reconcile with the one that sent it, or look in that account"
-        )
+        return _ANOTHER
     return ""
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
+
+from keyguard._values import frozen
 
 if TYPE_CHECKING:
     from keyguard.ledgers._sqlite_holds import Hold
@@ -14,7 +15,7 @@ Ended = Literal["U", "S", "X"]
 _SLOT = "execution, unit, task, persists, fingerprint, hold, generation"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Slot:
     """What one execution of a run knows of a charge; `hold` and `generation` are the charge's own, the same in all its slots."""
 
@@ -27,7 +28,7 @@ class Slot:
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """
     Where a request belongs.

@@ -158,16 +158,9 @@ class Closes:
 
     # -- what is said later -------------------------------------------------------------------------
 
-    def resolve(self, name: str, outcome: Outcome, by: str, reason: str) -> Receipt:
+    def resolve(self, name: str, outcome: Outcome, by: str, reason: str, attempts: int | None) -> Receipt:
         """End a reservation in doubt by what a vendor or a person said."""
-        attempt = self._charges.attempt(name)
-        hold = self._holds.find(attempt[0] if attempt is not None else name)
-        if hold is None:
-            raise ConfigurationError(f"no reservation {name!r} in this ledger; `keyguard doubts` lists those in doubt")
-        if outcome.ending == "doubt":
-            raise ConfigurationError("a doubt is ended by settling or releasing it")
-        if hold.state == "R" or (hold.tries > 1 and "R" in self._charges.others(hold, "")):
-            raise ConfigurationError(f"the call of reservation {name} is still open, in a process that lives: it ends by itself")
+        hold = self._resolvable(name, outcome, attempts)
         detail: dict[str, Any] = {"by": by, "reason": reason}
         if outcome.ending == "settled" and self._is_elses(hold, outcome):
             return replace(_receipt(hold), replayed=True)
@@ -184,6 +177,20 @@ class Closes:
         if hold.state == "S" and outcome.facts and self._execute("SELECT 1 FROM estimates WHERE hold = ?", (hold.id,)).fetchone():
             return self._corrected(hold, outcome, detail)
         return self._late(hold, outcome, detail)
+
+    def _resolvable(self, name: str, outcome: Outcome, attempts: int | None) -> Hold:
+        """Return a reservation that may be ended from outside."""
+        attempt = self._charges.attempt(name)
+        hold = self._holds.find(attempt[0] if attempt is not None else name)
+        if hold is None:
+            raise ConfigurationError(f"no reservation {name!r} in this ledger; `keyguard doubts` lists those in doubt")
+        if outcome.ending == "doubt":
+            raise ConfigurationError("a doubt is ended by settling or releasing it")
+        if hold.state == "R" or (hold.tries > 1 and "R" in self._charges.others(hold, "")):
+            raise ConfigurationError(f"the call of reservation {name} is still open, in a process that lives: it ends by itself")
+        if attempts is not None and hold.tries != attempts:
+            raise ConfigurationError(f"reservation {name} has had another attempt since the vendor was asked about it; ask again")
+        return hold
 
     def _is_elses(self, hold: Hold, outcome: Outcome) -> bool:
         """Say whether what a reservation is said to have bought is another one's: each object is counted once."""
@@ -244,24 +251,25 @@ class Closes:
     def doubt_the_dead(self, owners: Owners) -> None:
         """Put in doubt what ended processes had reserved and not closed: nobody is left who knows how their calls ended."""
         for owner, since in owners.dead():
+            said = {"ended": owners.whereabouts(owner) or owner}
             for hold in self._holds.left_by(owner, since):
                 if hold.tries > 1:
-                    self._lose(hold.id)
+                    self._lose(hold.id, said)
                     continue
                 # As of a living process: a free read that got no answer leaves nothing to doubt.
                 is_free = hold.method in READS and not hold.amount
-                self._end(hold, Outcome("settled" if is_free else "doubt", source="local"), {"ended": owner})
+                self._end(hold, Outcome("settled" if is_free else "doubt", source="local"), {**said})
             for attempt in self._charges.left_by(owner):
-                self._lose(attempt)
+                self._lose(attempt, said)
             self._buried.append(owner)
 
-    def _lose(self, attempt: str) -> None:
+    def _lose(self, attempt: str, said: dict[str, Any]) -> None:
         found = self._charges.attempt(attempt)
         hold = self._holds.find(found[0]) if found is not None else None
         if found is not None and hold is not None:
             self._charges.end_attempt(attempt, "U")
             if hold.state == "R" and "R" not in self._charges.others(hold, attempt):
-                self._end(hold, Outcome("doubt", source="local"), {"attempt": attempt, "ended": "process"})
+                self._end(hold, Outcome("doubt", source="local"), {"attempt": attempt, **said})
 
     def forget_the_dead(self, owners: Owners) -> None:
         """Remove the marks of ended processes, once what they left is committed."""

@@ -60,9 +60,9 @@ def _said(log: Log, names: list[str]) -> Iterator[tuple[str, tuple[float, str | 
     found: dict[str, tuple[float, str | None, str]] = {}
     for begin in range(0, len(names), _ROWS):
         some = names[begin : begin + _ROWS]
-        text = f"SELECT hold, at, detail FROM entries WHERE hold IN ({','.join('?' * len(some))}) ORDER BY seq"
-        for name, at, written in cast("list[tuple[str, float, str]]", log.execute(text, tuple(some)).fetchall()):
+        text = f"SELECT hold, at, kind, detail FROM entries WHERE hold IN ({','.join('?' * len(some))}) ORDER BY seq"
+        for name, at, kind, written in cast("list[tuple[str, float, str, str]]", log.execute(text, tuple(some)).fetchall()):
             detail = json.loads(written)
             _, request_id, ended = found.get(name, (0.0, None, ""))
-            found[name] = (at, detail.get("request_id", request_id), detail.get("ended", ended) if "attempt" not in detail else ended)
+            found[name] = (at, detail.get("request_id", request_id), detail.get("ended", ended) if kind == "doubt" else ended)
     yield from found.items()

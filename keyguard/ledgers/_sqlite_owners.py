@@ -11,6 +11,7 @@ import fcntl
 import os
 import secrets
 import weakref
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,7 @@ class Owners:
                 self._fd = os.open(self._folder / self.mine, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 self._mark = weakref.finalize(self, os.close, self._fd)
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.pwrite(self._fd, f"{since:020d}".encode(), 0)
+            os.pwrite(self._fd, f"{since:020d} {_whereabouts()}".encode(), 0)
         except OSError as error:
             raise LedgerUnavailable(f"the ledger cannot mark its owner in {self._folder}: {error.strerror or error}") from error
 
@@ -87,6 +88,15 @@ class Owners:
                 with contextlib.suppress(OSError):
                     yield mark.name, _since(mark)
 
+    def whereabouts(self, owner: str) -> str:
+        """Return where a process was that left a mark: `process 4711 of host web-1, boot 5f2c0a1b`; "" where its mark does not say."""
+        if self._folder is None:
+            return ""
+        try:
+            return (self._folder / owner).read_text(encoding="utf-8").partition(" ")[2]
+        except (OSError, UnicodeDecodeError):
+            return ""
+
     def forget(self, owner: str) -> None:
         """Remove the mark of a process that has nothing open."""
         if self._folder is not None:
@@ -106,6 +116,18 @@ class Owners:
         self._mark = None
 
 
+@cache
+def _boot() -> str:
+    """Return what tells this start of the machine from its others; "" where the system does not say."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+    return ""
+
+
+def _whereabouts() -> str:
+    return f"process {os.getpid()} of host {os.uname().nodename}" + (f", boot {_boot()}" if _boot() else "")
+
+
 def _since(mark: Path) -> int:
     """
     Return what a dead process wrote into its mark; 0 where the power went before it was on disk.
@@ -116,7 +138,7 @@ def _since(mark: Path) -> int:
     fd = os.open(mark, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        text = os.pread(fd, 32, 0)
+        text = os.pread(fd, 20, 0)
     finally:
         os.close(fd)
     return int(text) if text.isdigit() else 0

@@ -20,13 +20,13 @@ from keyguard._values import frozen
 from keyguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from datetime import date
     from decimal import Decimal
     from importlib.metadata import EntryPoint
 
-    from keyguard.model import Call, Doubt, Operation, Outcome, Pairs, Quote, Reply
-    from keyguard.vendors._inquiry import Inquiry
+    from keyguard.model import Call, Doubt, Fact, Operation, Outcome, Pairs, Quote, Reply
+    from keyguard.vendors._inquiry import Asking, Inquiry
 
     Usd: TypeAlias = int | float | Decimal | str
     Pricing: TypeAlias = Callable[[Call], Usd | None]
@@ -166,8 +166,16 @@ class Inquiring(Protocol):
         """Return the headers of a question about a doubt, and the owner of the credential in them."""
         ...
 
-    def inquire(self, doubt: Doubt, now: float, /) -> Inquiry:
-        """Ask what became of a call; `now` = the ledger's time before the first question. Never raises."""
+    def inquire(self, doubt: Doubt, now: float, owners: Collection[str] = (), /) -> Inquiry:
+        """
+        Ask what became of a call. Never raises.
+
+        `now` is the ledger's time before the first question; `owners` are the principals by whom its identity may be named.
+        """
+        ...
+
+    def prices(self, doubts: Sequence[Doubt], /) -> Asking[Mapping[str, Fact]]:
+        """Read from lists what many objects of one account cost now; one that is not found there, or has no price yet, is left out."""
         ...
 
     def place(self, doubt: Doubt, /) -> str | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # A list that is longer is not read to its end, and then proves nothing.
 MOST_PAGES = 100
 # The vendor's clock and ours need not agree: what it made may seem to be from before it was asked for.
-SKEW = 300.0
+SKEW = 900.0
 _REFUSED, _TOO_MANY, _SERVER_ERROR = frozenset({401, 403}), 429, 500
 
 _T = TypeVar("_T")
@@ -54,6 +54,7 @@ class Finding:
         candidates: Where there are no marks: whatever looks like it.
         is_whole: Everything that could show that it was executed was read, to the end.
         objects: The vendor objects that `outcome` rests on.
+        needs_owner: Another account may show the same mark (a key of the caller's own choosing): it counts only for who sent the call.
     """
 
     outcome: Outcome | None = None
@@ -61,6 +62,7 @@ class Finding:
     candidates: tuple[Candidate, ...] = ()
     is_whole: bool = False
     objects: tuple[str, ...] = ()
+    needs_owner: bool = False
 
 
 Inquiry: TypeAlias = "Generator[Ask, Reply, Finding]"

@@ -13,10 +13,10 @@ from keyguard.vendors import _resend_paths as paths
 from keyguard.vendors._inquiry import SKEW, Candidate, Finding, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from keyguard.model import Doubt
-    from keyguard.vendors._inquiry import Document, Inquiry
+    from keyguard.vendors._inquiry import Asking, Document, Inquiry
 
 base = "https://api.resend.com"
 # Resend says nothing of how late a request may still be executed.
@@ -38,7 +38,13 @@ def place(doubt: Doubt) -> str | None:
     return f"/emails/{doubt.object_id}" if doubt.object_id and paths.is_object_id(doubt.object_id) else None
 
 
-def inquire(doubt: Doubt, _now: float) -> Inquiry:
+def prices(_doubts: Sequence[Doubt]) -> Asking[Mapping[str, Fact]]:
+    """Read nothing: what Resend says of a cost it says at once."""
+    yield from ()
+    return {}
+
+
+def inquire(doubt: Doubt, _now: float, _owners: Collection[str] = ()) -> Inquiry:
     """Look for whatever a call may have sent: to the same recipients, at that time."""
     if doubt.operation != "emails.send" or not doubt.payee:
         return Finding(words=f"it cannot be asked what became of a {doubt.operation}; look in its dashboard")

@@ -8,17 +8,18 @@ call's Idempotency-Key, which the events carry: "request.idempotency_key: The id
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from keyguard.identity import key_for, request_of_key
 from keyguard.model import Call, Outcome, Reply
 from keyguard.vendors import _stripe_replies as replies
-from keyguard.vendors._inquiry import SKEW, Finding, Listing, Unread, document
+from keyguard.vendors._inquiry import Finding, Listing, Unread, document
 from keyguard.vendors._stripe_likeness import by_likeness
 from keyguard.vendors._stripe_made import MADE, MARGIN, Made, listed, outcome_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from keyguard.model import Doubt, Fact
     from keyguard.vendors._inquiry import Asking, Document, Inquiry
@@ -29,8 +30,9 @@ absence_margin: float | None = MARGIN
 history = 29 * 86_400.0
 is_by_account = False
 _HOUR = 3600.0
-# By its key a call is found whenever it was executed; Stripe forgets a key that it has not seen for a day, so no later event is of it.
-_LATEST = 2 * 86_400.0
+# By its key a call is found whenever it was executed: from a day before, in case our clock was ahead when it was sent, and until two
+# days after, because Stripe forgets a key that it has not seen for a day.
+_EARLIEST, _LATEST = 86_400.0, 2 * 86_400.0
 _DECLINED = "payment_intent.payment_failed"
 # By state alone: what such a call does shows in the object that it is about.
 _PAID = frozenset({"succeeded", "processing", "requires_capture", "requires_action", "canceled"})
@@ -64,7 +66,13 @@ def place(doubt: Doubt) -> str | None:
     return _place_of(doubt.object_id or "")
 
 
-def inquire(doubt: Doubt, now: float) -> Inquiry:
+def prices(_doubts: Sequence[Doubt]) -> Asking[Mapping[str, Fact]]:
+    """Read nothing: what Stripe says of a cost it says at once."""
+    yield from ()
+    return {}
+
+
+def inquire(doubt: Doubt, now: float, owners: Collection[str] = ()) -> Inquiry:
     """Ask what became of a call."""
     try:
         if doubt.object_id and (doubt.operation in _HAPPENED or doubt.operation in _RAISED):
@@ -72,7 +80,7 @@ def inquire(doubt: Doubt, now: float) -> Inquiry:
         if doubt.operation in MADE and not doubt.identity:
             return (yield from by_likeness(doubt, MADE[doubt.operation]))
         if doubt.identity and not doubt.operation.startswith("v2."):
-            return (yield from _by_key(doubt, MADE.get(doubt.operation), now))
+            return (yield from _by_key(doubt, MADE.get(doubt.operation), now, {doubt.principal, *owners}))
     except Unread as unread:
         return Finding(words=str(unread))
     return Finding(words=f"it lists nothing by which this {doubt.operation} could be found; look in its Dashboard")
@@ -118,12 +126,12 @@ def _facts(path: str, body: Document) -> tuple[Fact, ...]:
 # -- objects that the call made --------------------------------------------------------------------
 
 
-def _by_key(doubt: Doubt, made: Made | None, now: float) -> Inquiry:
+def _by_key(doubt: Doubt, made: Made | None, now: float, owners: Collection[str]) -> Inquiry:
     """Look for the call's Idempotency-Key among the events since it was sent."""
     if now - doubt.at > history:
         return Finding(words="it lists events of the last 30 days only, and this was sent before; look in its Dashboard")
     found = yield from _events(doubt, made)
-    ours = [event for event in found.items if _is_of(event, doubt)]
+    ours = [event for event in found.items if _is_of(event, doubt, owners)]
     if not ours:
         if any(isinstance(event.get("request"), str) for event in found.items):
             return Finding(words="its events are of an API version that does not name Idempotency-Keys; look in its Dashboard")
@@ -132,26 +140,36 @@ def _by_key(doubt: Doubt, made: Made | None, now: float) -> Inquiry:
                 words=found.why or f"no event names the key of this {doubt.operation}, which proves nothing; look in its Dashboard"
             )
         return Finding(words=f"none of its {len(found.items)} events since then names the key of this call", is_whole=True)
-    return (yield from _made(doubt, made, ours))
+    finding = yield from _made(doubt, made, ours)
+    # A derived key is of one run in the world; a caller's own may be used at another account too.
+    return replace(finding, needs_owner=not any(_is_derived(event, doubt) for event in ours))
 
 
 def _events(doubt: Doubt, made: Made | None) -> Asking[Listing]:
     # In whole hours, so that doubts of the same time ask the same question, whose answer is had already.
-    since = int((doubt.at - SKEW) // _HOUR * _HOUR)
+    since = int((doubt.at - _EARLIEST) // _HOUR * _HOUR)
     until = int(-((doubt.sent_at + _LATEST) // -_HOUR) * _HOUR)
     types = [(f"types[{index}]", name) for index, name in enumerate(made.events)] if made is not None else []
     return listed("/v1/events", [("created[gte]", str(since)), ("created[lte]", str(until)), *types])
 
 
-def _is_of(event: Document, doubt: Doubt) -> bool:
-    """Say whether an event is of the call in doubt: by the key that was derived for it, or the caller's own."""
+def _key_of(event: Document) -> str:
     request = event.get("request")
     key = cast("Document", request).get("idempotency_key") if isinstance(request, dict) else None
-    if not isinstance(key, str) or not key:
-        return False
-    if doubt.n >= 0 and key == key_for(doubt.identity, doubt.n, doubt.generation):
-        return True
-    return request_of_key(doubt.scope, doubt.principal, "stripe", doubt.account, key) == doubt.identity
+    return key if isinstance(key, str) else ""
+
+
+def _is_derived(event: Document, doubt: Doubt) -> bool:
+    """Say whether an event carries the key that was derived for the call in doubt."""
+    return doubt.n >= 0 and _key_of(event) == key_for(doubt.identity, doubt.n, doubt.generation)
+
+
+def _is_of(event: Document, doubt: Doubt, owners: Collection[str]) -> bool:
+    """Say whether an event is of the call in doubt: by the key that was derived for it, or the caller's own."""
+    key = _key_of(event)
+    if not key or _is_derived(event, doubt):
+        return bool(key)
+    return any(request_of_key(doubt.scope, owner, "stripe", doubt.account, key) == doubt.identity for owner in owners)
 
 
 def _made(doubt: Doubt, made: Made | None, ours: list[Document]) -> Inquiry:

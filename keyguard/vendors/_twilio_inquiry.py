@@ -17,13 +17,13 @@ from keyguard.model import Fact, Outcome
 from keyguard.vendors import _twilio_paths as paths
 from keyguard.vendors import _twilio_places as places
 from keyguard.vendors import _twilio_replies as replies
-from keyguard.vendors._inquiry import SKEW, Candidate, Finding, listing
+from keyguard.vendors._inquiry import SKEW, Candidate, Finding, Listing, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from keyguard.model import Doubt, Money
-    from keyguard.vendors._inquiry import Document, Inquiry
+    from keyguard.vendors._inquiry import Asking, Document, Inquiry
 
 base = "https://api.twilio.com"
 # "Messages can only be queued for 10 hours and then they automatically fail" (errors/30001, read 2026-11-26): until then one may wait
@@ -51,20 +51,14 @@ def place(doubt: Doubt) -> str | None:
     return f"/2010-04-01/Accounts/{doubt.account}/{kind}/{doubt.object_id}.json" if kind and is_known else None
 
 
-def inquire(doubt: Doubt, _now: float) -> Inquiry:
+def inquire(doubt: Doubt, _now: float, _owners: Collection[str] = ()) -> Inquiry:
     """Look for whatever a call may have made: to the same recipient, at that time."""
     resource, name = _LISTS.get(doubt.operation, ("", ""))
     if not resource or not paths.is_object_id(doubt.account) or not doubt.payee:
         return Finding(words=f"it cannot be asked what became of a {doubt.operation}; look in its Console")
     path = f"/2010-04-01/Accounts/{doubt.account}/{resource}.json"
     since = doubt.at - SKEW
-    found = yield from listing(
-        f"{path}?PageSize=1000",
-        lambda page: page.get(name),
-        lambda page, _: _next(page, path),
-        # Whole days: a message is listed by when it was sent, up to ten hours after it was asked for.
-        is_enough=lambda item: (sent := _instant(item.get("date_sent") or item.get("start_time"))) is not None and sent < since - _DAY,
-    )
+    found = yield from _listed(path, name, since)
     if not found.is_whole:
         return Finding(words=found.why)
     if any(_instant(item.get("date_created")) is None or not isinstance(item.get("to"), str) for item in found.items):
@@ -72,6 +66,31 @@ def inquire(doubt: Doubt, _now: float) -> Inquiry:
     alike = [candidate for item in found.items if (candidate := _candidate(doubt, item, since)) is not None]
     words = f"of the {len(found.items)} {name} that it lists {len(alike)} went to that recipient then"
     return Finding(words=words, candidates=tuple(alike), is_whole=True)
+
+
+def _listed(path: str, name: str, since: float) -> Asking[Listing]:
+    """Read a list from its newest on to where everything was surely made before a time."""
+    return listing(
+        f"{path}?PageSize=1000",
+        lambda page: page.get(name),
+        lambda page, _: _next(page, path),
+        # Whole days: a message is listed by when it was sent, up to ten hours after it was asked for.
+        is_enough=lambda item: (sent := _instant(item.get("date_sent") or item.get("start_time"))) is not None and sent < since - _DAY,
+    )
+
+
+def prices(doubts: Sequence[Doubt]) -> Asking[Mapping[str, Fact]]:
+    """Read the prices of messages and calls of one account, a thousand a page."""
+    found: dict[str, Fact] = {}
+    for resource, name in _LISTS.values():
+        wanted = {doubt.object_id: doubt for doubt in doubts if _PLACES.get((doubt.object_id or "")[:2]) == resource}
+        if not wanted or not paths.is_object_id(doubts[0].account):
+            continue
+        since = min(doubt.at for doubt in wanted.values())
+        items = yield from _listed(f"/2010-04-01/Accounts/{doubts[0].account}/{resource}.json", name, since)
+        facts = (replies.priced(item) for item in items.items if item.get("sid") in wanted)
+        found |= {fact.object_id: fact for fact in facts if fact is not None}
+    return found
 
 
 def _next(page: Document, path: str) -> str | None:

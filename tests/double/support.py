@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from keyguard.testing.double import _stripe_reads
 from keyguard.testing.double.messages import Answer, Ids, Request, respond
 from keyguard.testing.double.stripe import Stripe
-from tests.support_stripe_spec import check, stripe_spec
+from tests.support_stripe_spec import check, schema, stripe_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,9 +101,24 @@ def conforms(method: str, path: str, answer: Answer) -> None:
     operation = stripe_spec()["paths"].get(template(path), {}).get(method.lower()) if "/" in path else None
     if answer.status == 200:
         assert operation is not None, f"{method} {path} is not in the specification"
-        check(answer.body, operation["responses"]["200"]["content"]["application/json"]["schema"], path)
+        _fits(answer.body, operation["responses"]["200"]["content"]["application/json"]["schema"], path)
     else:
-        check(answer.body, stripe_spec()["components"]["schemas"]["error"], path)
+        _fits(answer.body, schema("error"), path)
+
+
+def _fits(value: Any, wanted: dict[str, Any], where: str) -> None:
+    """Assert that a value fits a schema, and that no field in it is invented; free maps, and objects inside events, may hold anything."""
+    check(value, wanted, where)
+    wanted = schema(str(wanted["$ref"]).rpartition("/")[2]) if "$ref" in wanted else wanted
+    fields = wanted.get("properties", {})
+    if isinstance(value, dict) and fields:
+        assert set(value) <= set(fields), f"{where} has {sorted(set(value) - set(fields))}, which the specification does not know"
+        for name, item in value.items():
+            if "anyOf" not in fields[name]:
+                _fits(item, fields[name], f"{where}.{name}")
+    elif isinstance(value, list):
+        for item in value:
+            _fits(item, wanted["items"], f"{where}[]")
 
 
 def kinds() -> list[str]:

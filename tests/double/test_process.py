@@ -74,6 +74,7 @@ def test_it_says_where_it_listens_and_ends_with_its_input(tmp_path: Path) -> Non
     assert Truth(tmp_path / "truth.jsonl").charged() == USD
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork.. may lead to deadlocks:DeprecationWarning")
 def test_it_ends_although_a_forked_child_holds_its_input(tmp_path: Path) -> None:
     """A child of whoever started it inherits the pipe; the end of the block is the end all the same."""
     waiting, go = os.pipe()
@@ -91,7 +92,9 @@ def test_it_ends_although_a_forked_child_holds_its_input(tmp_path: Path) -> None
 
 
 def test_one_that_cannot_start_says_so(tmp_path: Path) -> None:
-    """Its port is taken."""
+    """Its port is taken; in this process it is the system's own error."""
+    with VendorDouble() as other, pytest.raises(OSError, match="in use"), VendorDouble(port=int(other.host.partition(":")[2])):
+        pass
     with (
         VendorDouble() as other,
         pytest.raises(RuntimeError, match="did not start"),
@@ -113,11 +116,14 @@ def test_one_that_broke_says_so_in_the_end(tmp_path: Path) -> None:
 
 
 def test_a_word_that_it_does_not_know_is_refused(tmp_path: Path) -> None:
-    """The control endpoint says which; the double goes on."""
-    with DoubleProcess(tmp_path / "truth.jsonl") as double:
-        with pytest.raises(RuntimeError, match="explode"):
-            double._do("explode")
-        with pytest.raises(RuntimeError, match="no fault is called"):
+    """The control endpoint says which, as the double in this process would; both go on."""
+    with DoubleProcess(tmp_path / "truth.jsonl") as double, VendorDouble() as own:
+        for each in (double, own):
+            with pytest.raises(ValueError, match="explode"):
+                each._do("explode")
+        with pytest.raises(RuntimeError, match="unexpected keyword"):
+            double._do("held", of="nobody")
+        with pytest.raises(ValueError, match="no fault is called"):
             double._do("script", faults=[{"kind": "explode"}])
 
         assert raw(double.host, "POST", "/v1/charges", CHARGE)[0] == 200

@@ -145,6 +145,18 @@ def test_a_held_charge_that_is_refunded_is_let_go() -> None:
     assert till.ask("POST", f"/v1/charges/{held['id']}/capture", {}).status == 400
 
 
+def test_an_intent_can_be_changed_until_it_is_paid() -> None:
+    """Another amount, a payment method, more metadata; nothing moves until it is confirmed, and nothing changes after."""
+    till = Till()
+    path = f"/v1/payment_intents/{till.post('/v1/payment_intents', {'amount': 100, 'currency': 'usd', 'metadata[a]': '1'})['id']}"
+    changed = till.post(path, {"amount": 250, "payment_method": "pm_card_visa", "metadata[b]": "2"})
+    paid = till.post(f"{path}/confirm", {})
+    late = till.ask("POST", path, {"amount": 300})
+
+    assert (changed["amount"], changed["status"], changed["metadata"]) == (250, "requires_confirmation", {"a": "1", "b": "2"})
+    assert (paid["amount_received"], late.status, till.rows) == (250, 400, [("object", 0), ("object", 0), ("charge", 2_500_000)])
+
+
 def test_what_the_state_forbids_is_refused() -> None:
     """400 with Stripe's code, and nothing moves."""
     till = Till()

@@ -140,7 +140,7 @@ def test_a_key_of_256_characters_is_too_long() -> None:
     assert till.ask("POST", "/v1/charges", CHARGE, key="k" * 255).status == 200
 
 
-@pytest.mark.parametrize("status", [409, 429, 500, 503])
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 429, 500, 503])
 def test_failures_are_worded_as_the_specification_has_them(status: int) -> None:
     """Each is an error object with a Request-Id."""
     failure = Till().stripe.failure(status)

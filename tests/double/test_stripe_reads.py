@@ -63,7 +63,7 @@ def test_lists_are_paged_from_the_newest() -> None:
 
 
 def test_events_carry_the_key_of_the_request_that_caused_them() -> None:
-    """Which is how a lost answer is looked for: newest first, by type, for thirty days."""
+    """Which is how a lost answer is looked for: newest first, by type, for thirty days; each shows its object as it was then."""
     till = Till()
     paid = till.post("/v1/payment_intents", PAY, key="k-1")
     till.now += 5
@@ -81,6 +81,8 @@ def test_events_carry_the_key_of_the_request_that_caused_them() -> None:
     assert events(created__gte=int(till.now)) == [("refund.created", "k-2"), ("charge.refunded", "k-2")]
     succeeded = till.get("/v1/events", type="payment_intent.succeeded")["data"][0]
     assert (succeeded["data"]["object"]["id"], succeeded["data"]["object"]["amount_received"]) == (paid["id"], 100)
+    charged = till.get("/v1/events", type="charge.succeeded")["data"][0]["data"]["object"]
+    assert (charged["amount_refunded"], till.get(f"/v1/charges/{charged['id']}")["amount_refunded"]) == (0, 100)
     till.now += 30 * 86_400 - 2
     assert events(limit=1) == [("refund.created", "k-2")]
     till.now += 5

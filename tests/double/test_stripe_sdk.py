@@ -60,7 +60,7 @@ def _client(double: VendorDouble, own: stripe.HTTPClient, retries: int) -> strip
 
 
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("kind", ["close_before", "close_after", "reset_after", "conflict", "unavailable"])
+@pytest.mark.parametrize("kind", ["close_before", "reset_before", "close_after", "reset_after", "conflict", "unavailable"])
 def test_the_sdks_own_retry_pays_once(double: VendorDouble, pay: Callable[..., Any], style: str, kind: Any) -> None:
     """It sends the same key again: whatever was executed is replayed, whatever was not is executed."""
     double.script(Fault(kind))

@@ -44,6 +44,7 @@ def second_process(stage: Stage) -> None:
     for worker in workers:
         worker.tell("spend", names=stage.names(count), amount=USD, entries=4)
     stage.gather(workers)
+    stage.was_struck()
     stage.reconcile()
     if "entry" in stage.extras and stage.till.look() < stage.row.cap:
         stage.broke("I4", f"only {len(stage.till.by_customer)} of {count} charges were made")

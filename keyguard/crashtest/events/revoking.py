@@ -22,7 +22,7 @@ def revoke(stage: Stage) -> None:
     stage.double.script(Fault("hold_before", method="POST", after=10, every=2, times=0))
     *workers, later = stage.workers(3)
     for number, worker in enumerate(workers):
-        worker.tell("spend", names=stage.names(400, f"w{number}-"), amount=USD, threads=4)
+        worker.tell("spend", names=stage.names(stage.of(200, 60), f"w{number}-"), amount=USD, threads=4)
     stage.double.wait_until_held(2)
     figure = int(stage.clerk.ask("revoke")["figure"])
     charged = stage.till.look()
@@ -30,10 +30,11 @@ def revoke(stage: Stage) -> None:
     stage.row.tested |= {"I6"}
     if figure <= charged:
         stage.broke("I6", "what was on the wire is not listed")
+    # Those on the wire stay there.
+    stage.double.clear()
     spending = stage.spend(later, stage.names(3, "later"), 1)
     if spending.charged:
         stage.broke("I6", f"{spending.charged} calls of another process went through after the revoke")
-    stage.double.clear()
     stage.double.release()
     stage.gather(workers)
     if stage.till.look() > figure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -76,14 +76,14 @@ class Controls:
         if not self._do("wait_until_held", count=count, timeout=timeout):
             raise TimeoutError(f"{self.held()} requests are held, not {count}")
 
-    def wait_until_quiet(self) -> None:
+    def wait_until_quiet(self, timeout: float = _WAITING) -> None:
         """
         Wait until nobody is connected: what a client that went away had sent is executed then, or never.
 
         Raises:
             TimeoutError: somebody still is.
         """
-        self._do("wait_until_quiet")
+        self._do("wait_until_quiet", timeout=timeout)
 
     def now(self) -> float:
         """Return the time at the vendors, seconds since the epoch."""
@@ -128,9 +128,13 @@ class Commands:
 
     def __init__(self, truth: Path, port: int, clock: Callable[[], float], window: float) -> None:
         self.world = World(truth, clock, window)
-        self._listener: Listener | None = Listener(port, self.world)
-        self._listeners = [self._listener]
-        self.port = self._listener.server_port
+        try:
+            listener = Listener(port, self.world)
+        except BaseException:
+            self.world.close()
+            raise
+        self.port, self._listeners = listener.server_port, [listener]
+        self._listener: Listener | None = listener
 
     def do(self, name: str, arguments: dict[str, Any]) -> Any:
         """Do what one word says."""
@@ -210,10 +214,10 @@ class Commands:
         """See `Controls`; whether it came."""
         return self.world.gate.wait_until_held(count, timeout)
 
-    def wait_until_quiet(self) -> None:
+    def wait_until_quiet(self, timeout: float) -> None:
         """See `Controls`."""
         if self._listener is not None:
-            self._listener.wait_until_quiet()
+            self._listener.wait_until_quiet(timeout)
 
 
 class VendorDouble(Controls):
@@ -234,19 +238,15 @@ class VendorDouble(Controls):
 
     def __enter__(self) -> VendorDouble:
         truth, port, clock, window = self._arguments
-        self._place = TemporaryDirectory() if truth is None else None
-        path = Path(self._place.name) / "truth.jsonl" if self._place is not None else Path(str(truth))
-        self.truth = Truth(path)
-        self._commands = Commands(path, port, clock, window)
-        self.host = f"127.0.0.1:{self._commands.port}"
+        with ExitStack() as stack:
+            path = Path(stack.enter_context(TemporaryDirectory())) / "truth.jsonl" if truth is None else Path(truth)
+            self._commands = stack.enter_context(closing(Commands(path, port, clock, window)))
+            self._stack = stack.pop_all()
+        self.truth, self.host = Truth(path), f"127.0.0.1:{self._commands.port}"
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            self._commands.close()
-        finally:
-            if self._place is not None:
-                self._place.cleanup()
+        self._stack.close()
 
     def _do(self, name: str, **arguments: Any) -> Any:
         return self._commands.do(name, arguments)

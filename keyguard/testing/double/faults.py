@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from keyguard.testing.double.messages import Request
 
 Kind: TypeAlias = Literal[
-    "pass", "close_before", "unauthorized", "forbidden", "missing", "conflict", "rate_limit", "unavailable",
+    "pass", "close_before", "reset_before", "unauthorized", "forbidden", "missing", "conflict", "rate_limit", "unavailable",
     "hold_before", "error_before", "error_after", "decline",
     "close_after", "reset_after", "hold_after", "truncate", "garble", "drip",
 ]  # fmt: skip
@@ -26,9 +26,9 @@ class Fault:
     """
     One thing that goes wrong.
 
-    Not executed, and nothing kept under the key: `close_before` hangs up without a word; `unauthorized` answers 401, `forbidden`
-    403, `missing` 404; `conflict` answers 409, as while the same key is in flight; `rate_limit` answers 429; `unavailable` answers
-    503, from before the API.
+    Not executed, and nothing kept under the key: `close_before` hangs up without a word; `reset_before` resets the connection, as a
+    server does that closes before it has read the request; `unauthorized` answers 401, `forbidden` 403, `missing` 404; `conflict`
+    answers 409, as while the same key is in flight; `rate_limit` answers 429; `unavailable` answers 503, from before the API.
 
     While executing: `hold_before` waits, then executes and answers (the client may be long gone);
     `error_before` answers 500 although nothing was executed; `error_after` answers 500 although it was executed

@@ -217,7 +217,7 @@ class Vendor(Protocol):
         ...
 
     def failure(self, status: int) -> Answer:
-        """Word a 409 (in flight), 429, 500 or 503 of this vendor's."""
+        """Word a 401, 403, 404, 409 (in flight), 429, 500 or 503 of this vendor's."""
         ...
 
 

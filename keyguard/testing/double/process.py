@@ -28,6 +28,7 @@ class _ControlServer(ThreadingHTTPServer):
     """Takes commands on a port of its own, which no fault ever strikes."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, commands: Commands, stop: threading.Event) -> None:
         self._commands, self._stop = commands, stop
@@ -119,12 +120,15 @@ class DoubleProcess(Controls):
         self.process.wait(_ENDING)
 
     def _do(self, name: str, **arguments: Any) -> Any:
-        with contextlib.closing(HTTPConnection(self._control, timeout=_ANSWERING)) as connection:
+        timeout = _ANSWERING + float(arguments.get("timeout", 0))
+        with contextlib.closing(HTTPConnection(self._control, timeout=timeout)) as connection:
             connection.request("POST", f"/_double/{name}", json.dumps(arguments), {"Content-Type": "application/json"})
             answer = connection.getresponse()
             body = json.loads(answer.read())
         if answer.status != 200:
-            raise RuntimeError(f"the double refused {name}: {body}")
+            # As the double in this process would raise it.
+            kind, message = body
+            raise {"TimeoutError": TimeoutError, "ValueError": ValueError}.get(kind, RuntimeError)(message)
         return body
 
     def _close(self) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import struct
+import sys
 import threading
 import traceback
 from dataclasses import replace
@@ -77,7 +78,11 @@ class Listener(ThreadingHTTPServer):
         self._aborted.add(connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error of the double; all else is kept, and shown where the double ends."""
+        """Keep what broke a connection's thread; a client that went away is no error of the double."""
+        error = sys.exc_info()[1]
+        if error is not None and not isinstance(error, OSError):
+            self.world.broken.append(error)
+            super().handle_error(request, client_address)
 
     def wait_until_quiet(self, timeout: float = _PATIENCE) -> None:
         """
@@ -165,7 +170,7 @@ class Handler(BaseHTTPRequestHandler):
     def _deliver(self, delivery: Delivery) -> None:
         answer, fault = delivery.answer, delivery.fault
         kind = "pass" if fault is None else fault.kind
-        if kind == "reset_after":
+        if kind in {"reset_before", "reset_after"}:
             self._listener.abort(self.connection)
         if answer is None or kind in {"close_after", "reset_after"}:
             self.close_connection = True
@@ -205,7 +210,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class ControlHandler(BaseHTTPRequestHandler):
-    """One connection of the control endpoint: `POST /_double/NAME`, arguments and answer as JSON."""
+    """One connection of the control endpoint: `POST /_double/NAME`, arguments and answer as JSON; of an error, its name and text."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -219,7 +224,7 @@ class ControlHandler(BaseHTTPRequestHandler):
         try:
             status, body = 200, cast("Any", self.server).asked(self.path.removeprefix("/_double/"), arguments)
         except Exception as error:
-            status, body = 400, f"{type(error).__name__}: {error}"
+            status, body = 400, [type(error).__name__, str(error)]
         payload = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -160,7 +160,7 @@ class World:
             # Now, under the lock: who empties the script and then releases must not leave one behind that was struck before.
             ticket = self.gate.ticket()
             self._remember(vendor, request, fault)
-            if fault is not None and fault.kind in {"close_before", *_TURNED_AWAY}:
+            if fault is not None and fault.kind in {"close_before", "reset_before", *_TURNED_AWAY}:
                 if not isinstance(begun, Answer):
                     vendor.abandon(begun)
                 status = _TURNED_AWAY.get(fault.kind)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from keyguard.model import Decision, Leg, Order, Usage
     from keyguard.testing.simulator.machine import SimulatedLedger
-    from keyguard.testing.simulator.truth import Charge, Record, Run
+    from keyguard.testing.simulator.runs import Run
+    from keyguard.testing.simulator.truth import Charge, Record
     from keyguard.testing.simulator.vendor import Vendor
 
     Legs = list[tuple[Leg, tuple[str, str]]]
@@ -250,3 +251,16 @@ class Checks:
         left_open += sum(charge.hold for charge in live if any(one.may_be_closed for one in charge.calls))
         if usage.held > left_open:
             raise self.broken("I4", f"{usage.held} of {run.run_id} are held at the end, of which only {left_open} are of open intents")
+
+    def check_resolved(self, run: Run) -> None:
+        """Check that nothing is in doubt once the vendor was asked about everything, and that what is counted is what was charged."""
+        run.pending.clear()
+        least, refunds, _ = run.least(self.vendor.may_execute)
+        _, spent, held, doubt = self.figures[run.scope, ""]
+        if doubt and not any(charge.hold for charge in run.live.values()):
+            raise self.broken("I4", f"{doubt} of {run.run_id} are in doubt, although the vendor was asked about everything")
+        is_told_twice = sum(run.told_refunds.values()) != run.refunded or len(run.told_foreign) != len(run.foreign)
+        is_exact = not run.live and not is_told_twice and not any(thing.is_blurred for thing in run.things.values())
+        given = self.counted(f"refund:{run.scope}")
+        if is_exact and (spent + held, given) != (least, refunds):
+            raise self.broken("I4", f"{run.run_id} ends at {spent} + {held}, of which {least} is right, and {given} refunded of {refunds}")

@@ -26,12 +26,12 @@ from keyguard.testing.simulator.machine import Killed, Struck, StruckHard
 from keyguard.vendors import Ask, vendor_named
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from keyguard.context import Ticket
     from keyguard.guard import Flow, Step
+    from keyguard.testing.simulator.exchange import Answer, Request
     from keyguard.testing.simulator.machine import Process
-    from keyguard.testing.simulator.vendor import Answer, Request
 
     Running: TypeAlias = Generator["Request | None", "Answer | None", Any]
 
@@ -196,7 +196,8 @@ class Beside(Exception):
 
 def _driven(thread: Thread, flow: Flow, ticket: Ticket) -> Running:
     """Perform a flow's steps as `keyguard.drivers.drive` does, with the scheduler between any two."""
-    resume, told = flow.send, None
+    resume: Callable[[Any], Step] = flow.send
+    told: Any = None
     while True:
         try:
             step = resume(told)

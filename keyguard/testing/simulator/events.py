@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keyguard.errors import LedgerUnavailable
+from keyguard.testing.simulator.doubts import ask_about, resolve
+from keyguard.testing.simulator.exchange import CENT
 from keyguard.testing.simulator.fleet import Fleet
 from keyguard.testing.simulator.machine import STEPS, Fault
 from keyguard.testing.simulator.swarm import draw_plan
-from keyguard.testing.simulator.vendor import CENT
 from keyguard.testing.simulator.world import HOUR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from keyguard.testing.simulator.truth import Run
-    from keyguard.testing.simulator.vendor import Intent
+    from keyguard.testing.simulator.exchange import Intent
+    from keyguard.testing.simulator.runs import Run
 
 _DAY = 86_400.0
 
@@ -139,3 +140,15 @@ class Events(Fleet):
         """Put a ledger handle away; its next use opens it again."""
         if self.processes:
             self.rng.choice(self.processes).backend.shut()
+
+    def _on_resolve(self) -> None:
+        """Let an operator look after a run's doubts."""
+        run = self._some_run()
+        if run is not None:
+            self._resolve(run)
+
+    def _resolve(self, run: Run) -> None:
+        for doubt in self.operator.ledger.doubts(run.scope):
+            self.note(f"{doubt.reservation_id} {resolve(self.operator.ledger, self.judge, doubt)}")
+        for intent in self.operator.ledger.doubts(run.scope, kind="open"):
+            self.note(f"{intent.reservation_id} {ask_about(self.operator.ledger, self.judge, intent)}")

@@ -98,6 +98,8 @@ class Simulation(Events):
             usage = self.operator.ledger.usage(run.scope)
             self.judge.look(self.operator.ledger, run)
             self.judge.check_end(run, usage)
+            self._resolve(run)
+            self.judge.check_resolved(run)
         self._verify()
         self.note("end")
 

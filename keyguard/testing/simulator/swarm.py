@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keyguard.model import Policy
-from keyguard.testing.simulator.vendor import CENT, draw_odds
+from keyguard.testing.simulator.exchange import CENT
+from keyguard.testing.simulator.vendor import draw_odds
 from keyguard.testing.simulator.work import Job, draw_jobs
 
 if TYPE_CHECKING:
@@ -77,9 +78,9 @@ class Plan:
 
 EVENTS = (
     "start", "again", "kill", "tick", "midnight", "days", "back", "forth", "revoke", "raise", "narrow", "pay_elsewhere", "raise_elsewhere",
-    "look", "shut",
+    "look", "shut", "resolve",
 )  # fmt: skip
-_USUAL = (5.0, 3.0, 1.0, 2.0, 1.0, 0.3, 0.7, 0.5, 0.4, 1.0, 0.4, 2.0, 0.5, 1.0, 0.5)
+_USUAL = (5.0, 3.0, 1.0, 2.0, 1.0, 0.3, 0.7, 0.5, 0.4, 1.0, 0.4, 2.0, 0.5, 1.0, 0.5, 1.5)
 
 
 def draw_weather(rng: Random) -> Weather:
