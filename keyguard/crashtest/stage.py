@@ -163,6 +163,13 @@ class Stage:
             self.row.false_refusals += spending.capped
             self.row.broke("I4", f"{spending.capped} calls of {show(dollars * USD)} were refused with {show(room)} left")
 
+    def all_fit(self, spending: Spending) -> None:
+        """Say that no more was wanted than there was: every refusal is a false one."""
+        self.row.tested |= {"I4"}
+        if spending.capped:
+            self.row.false_refusals += spending.capped
+            self.row.broke("I4", f"{spending.capped} calls were refused, though all of them fitted")
+
     def spends_the_rest(self, hand: Hand, dollars: int) -> None:
         """See that what the vendor turned out not to have charged can be spent now; where nobody was asked, it cannot."""
         if "reconcile" not in self.extras:

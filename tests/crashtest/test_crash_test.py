@@ -69,11 +69,11 @@ def test_the_short_form_holds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     full = {name for name, event in events.items() if event["vendor_usd"] == event["cap_usd"]}
     assert full == events.keys() - {"midnight", "disk-full", "locked", "revoke"}
     assert (events["race"]["calls"], events["race"]["refused"]) == (200, 160)
-    assert (events["processes"]["calls"], events["processes"]["refused"]) == (120, 80)
+    assert (events["processes"]["calls"], events["processes"]["refused"]) == (80, 40)
     # Seven tenths of one day's cap and the whole of the next one's.
     assert (events["midnight"]["vendor_usd"], events["midnight"]["cap_usd"]) == (17.0, 20.0)
     # Two before, three after; what came in between was refused.
-    assert (events["locked"]["vendor_usd"], events["locked"]["refused"]) == (5.0, 1)
+    assert (events["locked"]["vendor_usd"], events["locked"]["refused"]) == (5.0, 2)
     assert events["disk-full"]["refused"] > 0
     assert sum(events["lost-answers"]["failed"].values()) == 20 * 4
     assert events["revoke"]["refused"] == 123 - events["revoke"]["vendor_usd"]
@@ -99,11 +99,11 @@ def test_no_guard_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     assert code == 1
     row = next(line for line in out.splitlines() if line.startswith("processes"))
-    assert row.split()[:6] == ["processes", "$40.00", "$120.00", "$0.00", "0", "n/a"]
-    assert "$80.00 over the cap" in row
+    assert row.split()[:6] == ["processes", "$40.00", "$80.00", "$0.00", "0", "n/a"]
+    assert "$40.00 over the cap" in row
     assert "n/a: the guard has no revoke" in next(line for line in out.splitlines() if line.startswith("revoke"))
     assert "BROKEN  I1" in out
-    assert "processes: $120.00 were charged on a cap of $40.00" in out
+    assert "processes: $80.00 were charged on a cap of $40.00" in out
     assert "n/a     I6" in out
     assert "NOT OK" in out
 
