@@ -92,7 +92,8 @@ def test_the_list_is_read_until_it_is_surely_older() -> None:
     """Pages follow one another until a message was sent a day before the call; what has no date of sending does not end it."""
     waiting = message(f"SM{'d' * 32}", at=NOW - 60 * HOUR, date_sent=None)
     old = message(f"SM{'e' * 32}", at=NOW - 52 * HOUR)
-    pages = [listed(waiting, following=f"{MESSAGES}?PageToken=2"), listed(old, following=f"{MESSAGES}?PageToken=3"), 500]
+    recent = message(f"SM{'f' * 32}", at=NOW - 40 * HOUR)
+    pages = [listed(waiting, recent, following=f"{MESSAGES}?PageToken=2"), listed(old, following=f"{MESSAGES}?PageToken=3"), 500]
     script = Script({MESSAGES: pages})
 
     assert script.play(twilio.inquire(doubt(), NOW)).is_whole
