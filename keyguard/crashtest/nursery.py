@@ -7,6 +7,7 @@ itself. It ends with its stdin, and its workers with their connection.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -54,7 +55,7 @@ class Hand:
 
     def is_ready(self, seconds: float) -> bool:
         """Say whether an answer has come, or comes so soon."""
-        return b"\n" in self._read or bool(select.select([self._connection], [], [], seconds)[0])
+        return b"\n" in self._read or self._is_readable(seconds)
 
     def answer(self, seconds: float = PATIENCE) -> dict[str, Any]:
         """
@@ -65,7 +66,7 @@ class Hand:
         """
         until = time.monotonic() + seconds
         while b"\n" not in self._read:
-            received = self._connection.recv(65_536) if self.is_ready(max(0.0, until - time.monotonic())) else b""
+            received = self._connection.recv(65_536) if self._is_readable(until - time.monotonic()) else b""
             if not received:
                 raise WorkerFailed(f"a worker ended or hung; what was written last: {self.last_words()}")
             self._read += received
@@ -74,6 +75,9 @@ class Hand:
         if "broken" in found:
             raise WorkerFailed(f"a worker failed: {found['broken']}")
         return found
+
+    def _is_readable(self, seconds: float) -> bool:
+        return _is_readable(self._connection, seconds)
 
     def last_words(self) -> str:
         """Return what the processes wrote to stderr last."""
@@ -95,12 +99,25 @@ class Hand:
             self.tell("end")
 
     def end(self) -> None:
-        """Let it end by itself, and return when it has."""
+        """Let it end by itself, or end it where it does not, and return when it has."""
+        if self._connection.fileno() < 0:
+            return
         self.let_go()
+        until = time.monotonic() + _ENDING
         with suppress(OSError):
-            while self._connection.recv(65_536):
-                pass
+            while self._is_readable(until - time.monotonic()):
+                if not self._connection.recv(65_536):
+                    break
+            else:
+                self.kill()
         self._connection.close()
+
+
+def _is_readable(found: socket.socket, seconds: float) -> bool:
+    """Wait for something to read, or the end."""
+    poll = select.poll()
+    poll.register(found, select.POLLIN)
+    return bool(poll.poll(max(0.0, seconds) * 1000))
 
 
 class Nursery:
@@ -153,7 +170,7 @@ class Nursery:
         """
         self._say("fork")
         until = time.monotonic() + PATIENCE
-        while not select.select([self._listener], [], [], 0.2)[0]:
+        while not _is_readable(self._listener, 0.2):
             if self._process.poll() is not None or time.monotonic() > until:
                 raise self._failed()
         connection, _ = self._listener.accept()
@@ -183,6 +200,10 @@ def main(path: str) -> None:
             # Some are nobody's to import by name; whoever needs them will.
             with suppress(Exception):
                 importlib.import_module(name)
+        if names:
+            # What is here now is shared with all workers, as long as no collection of theirs touches it.
+            gc.collect()
+            gc.freeze()
         if word == "fork" and os.fork() == 0:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connection.connect(path)

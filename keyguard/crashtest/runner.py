@@ -19,9 +19,9 @@ from keyguard.crashtest.contract import Shop, Terms, check_name
 from keyguard.crashtest.events import EVENTS, Event
 from keyguard.crashtest.judge import Findings, Row
 from keyguard.crashtest.nursery import Nursery, WorkerFailed
-from keyguard.crashtest.stage import Stage, seconds_since
+from keyguard.crashtest.stage import Stage
 from keyguard.errors import ConfigurationError, LedgerUnavailable, MissingExtra
-from keyguard.testing.double import DoubleProcess
+from keyguard.testing.double import DoubleProcess, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +92,7 @@ def run(plan: Plan, tell: Callable[[Row], None]) -> Findings:
         double = stack.enter_context(DoubleProcess(place / "truth.jsonl"))
         nursery = stack.enter_context(Nursery(place, quiet_env(double.host)))
         rows = tuple(Played(plan, place, double, nursery).rows(tell))
-    return Findings(plan.guard, plan.ledger, plan.seed, plan.is_quick, rows, seconds_since(begun))
+    return Findings(plan.guard, plan.ledger, plan.seed, plan.is_quick, rows, time.monotonic() - begun)
 
 
 def _short() -> str | None:
@@ -142,10 +142,13 @@ class Played:
         folder.mkdir()
         terms = Terms(1_000_000, f"{self.name}-rehearsal", f"sqlite:///{folder / 'ledger.db'}", str(folder))
         shop = Shop("sk_test_rehearsal", self.double.url)
+        # So that there is something in doubt, and the vendor is asked.
+        self.double.script(Fault("close_after", method="POST"))
         # A guard that fails here fails in every event, and there it is found out what that means.
         with suppress(WorkerFailed):
             self.nursery.learn(first.ask("rehearse", guard=self.plan.guard, terms=asdict(terms), shop=asdict(shop))["modules"])
         first.end()
+        self.double.clear()
         return known
 
     def _stage(self, event: Event, known: dict[str, Any]) -> Stage:
@@ -205,12 +208,14 @@ class _Event:
         begun, row = time.monotonic(), self.stage.row
         try:
             yield
-        except (WorkerFailed, TimeoutError) as error:
+        except (WorkerFailed, TimeoutError, RuntimeError) as error:
             row.broke("run", str(error))
+            row.vendor = self.stage.till.look()
             # Whatever was scripted for it is not for the next one.
-            self.stage.calm()
+            self.stage.double.clear()
+            self.stage.double.release()
         row.tested |= {"run"}
-        row.seconds += seconds_since(begun)
+        row.seconds += time.monotonic() - begun
 
 
 def quiet_env(host: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -164,6 +163,13 @@ class Stage:
             self.row.false_refusals += spending.capped
             self.row.broke("I4", f"{spending.capped} calls of {show(dollars * USD)} were refused with {show(room)} left")
 
+    def all_fit(self, spending: Spending) -> None:
+        """Say that no more was wanted than there was: every refusal is a false one."""
+        self.row.tested |= {"I4"}
+        if spending.capped:
+            self.row.false_refusals += spending.capped
+            self.row.broke("I4", f"{spending.capped} calls were refused, though all of them fitted")
+
     def spends_the_rest(self, hand: Hand, dollars: int) -> None:
         """See that what the vendor turned out not to have charged can be spent now; where nobody was asked, it cannot."""
         if "reconcile" not in self.extras:
@@ -172,6 +178,11 @@ class Stage:
         self.fills(dollars, self.spend(hand, self.names(many, "rest"), dollars))
         if self.till.look() < self.row.cap:
             self.row.broke("I4", f"{show(self.row.cap - self.till.look())} could not be spent, though every doubt is resolved")
+
+    def was_struck(self) -> None:
+        """See that what was scripted has happened: without it the event would show nothing."""
+        if not self.double.struck():
+            self.broke("run", "none of the faults struck")
 
     def broke(self, promise: Promise, words: str) -> None:
         """Note a broken promise."""
@@ -246,8 +257,3 @@ class Stage:
             hand.let_go()
         for hand in self._hands:
             hand.end()
-
-
-def seconds_since(begun: float) -> float:
-    """Return seconds of a clock that never goes back."""
-    return time.monotonic() - begun

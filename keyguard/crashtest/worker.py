@@ -11,7 +11,6 @@ import threading
 import time
 import traceback
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,13 +158,27 @@ class Worker:
                 if sum(tally.failed.values()) == before:
                     break
         else:
-            with ThreadPoolExecutor(threads) as pool:
-                for name in names:
-                    pool.submit(self._once, Charge(name, amount, named), tries, tally)
+            self._side_by_side([Charge(name, amount, named) for name in names], threads, tries, tally)
         return {
             "charged": tally.charged, "capped": tally.capped, "wrong": tally.wrong, "refused": dict(tally.refused),
             "failed": dict(tally.failed), "slowest": tally.slowest, "figure": None if self._guard.is_shared else self._guard.spent(),
         }  # fmt: skip
+
+    def _side_by_side(self, charges: list[Charge], threads: int, tries: int, tally: _Tally) -> None:
+        gate = threading.Barrier(threads)
+
+        def some(number: int) -> None:
+            """Charge one thread's share; all begin at once."""
+            gate.wait()
+            for charge in charges[number::threads]:
+                self._once(charge, tries, tally)
+
+        others = [threading.Thread(target=some, args=(number,)) for number in range(1, threads)]
+        for other in others:
+            other.start()
+        some(0)
+        for other in others:
+            other.join()
 
     def _once(self, charge: Charge, tries: int, tally: _Tally) -> None:
         guard: Any = self._guard

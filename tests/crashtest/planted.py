@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from dataclasses import replace
@@ -11,6 +12,7 @@ import apsw
 
 from keyguard import doubts
 from keyguard.crashtest.guards.keyguard import Guard
+from keyguard.errors import SpendCapExceeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +46,31 @@ class Stingy(Guard):
 
     def __init__(self, terms: Terms) -> None:
         super().__init__(replace(terms, cap=terms.cap // 2))
+
+
+class Nervous(Guard):
+    """Refuses the third call for want of money that is there; whoever looks only at the end sees a cap that was used up."""
+
+    calls = itertools.count(1)
+
+    def call(self, charge: Charge, send: Callable[[], Any]) -> Any:
+        """Send, or do not dare to."""
+        if next(self.calls) == 3:
+            raise SpendCapExceeded("better not")
+        return super().call(charge, send)
+
+
+class Honest(Nervous):
+    """Refuses it, and says in so many figures that there was room."""
+
+    def call(self, charge: Charge, send: Callable[[], Any]) -> Any:
+        """Send, or give the figures."""
+        try:
+            return super().call(charge, send)
+        except SpendCapExceeded as refused:
+            if refused.cap is None:
+                raise SpendCapExceeded("better not", remaining=charge.amount, requested=charge.amount) from None
+            raise
 
 
 class Deaf(Guard):

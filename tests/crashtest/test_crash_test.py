@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +18,7 @@ from keyguard import cli
 from keyguard.crashtest.events import EVENTS
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 # What --quick may take on a quiet machine is 15 s, the long form 45 s; others use this one too.
 _PATIENCE = 6
@@ -63,11 +69,11 @@ def test_the_short_form_holds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     full = {name for name, event in events.items() if event["vendor_usd"] == event["cap_usd"]}
     assert full == events.keys() - {"midnight", "disk-full", "locked", "revoke"}
     assert (events["race"]["calls"], events["race"]["refused"]) == (200, 160)
-    assert (events["processes"]["calls"], events["processes"]["refused"]) == (120, 80)
+    assert (events["processes"]["calls"], events["processes"]["refused"]) == (80, 40)
     # Seven tenths of one day's cap and the whole of the next one's.
     assert (events["midnight"]["vendor_usd"], events["midnight"]["cap_usd"]) == (17.0, 20.0)
     # Two before, three after; what came in between was refused.
-    assert (events["locked"]["vendor_usd"], events["locked"]["refused"]) == (5.0, 1)
+    assert (events["locked"]["vendor_usd"], events["locked"]["refused"]) == (5.0, 2)
     assert events["disk-full"]["refused"] > 0
     assert sum(events["lost-answers"]["failed"].values()) == 20 * 4
     assert events["revoke"]["refused"] == 123 - events["revoke"]["vendor_usd"]
@@ -93,11 +99,11 @@ def test_no_guard_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     assert code == 1
     row = next(line for line in out.splitlines() if line.startswith("processes"))
-    assert row.split()[:6] == ["processes", "$40.00", "$120.00", "$0.00", "0", "n/a"]
-    assert "$80.00 over the cap" in row
+    assert row.split()[:6] == ["processes", "$40.00", "$80.00", "$0.00", "0", "n/a"]
+    assert "$40.00 over the cap" in row
     assert "n/a: the guard has no revoke" in next(line for line in out.splitlines() if line.startswith("revoke"))
     assert "BROKEN  I1" in out
-    assert "processes: $120.00 were charged on a cap of $40.00" in out
+    assert "processes: $80.00 were charged on a cap of $40.00" in out
     assert "n/a     I6" in out
     assert "NOT OK" in out
 
@@ -167,3 +173,34 @@ def test_without_the_stripe_sdk_the_line_that_installs_it_is_printed(
     code, _, err = crash_test(monkeypatch, capsys)
 
     assert (code, err.strip()) == (2, 'pip install "keyguard[stripe]"')
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_crash_test_leaves_no_process(number: signal.Signals, code: int) -> None:
+    """Ctrl-C and SIGTERM in the middle: vendor, nursery and workers are gone, and so is their folder."""
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{listen}; from keyguard.cli import main; main()", "crash-test", "--quick"]
+    with tempfile.TemporaryDirectory(prefix="kg-") as folder:
+        env = os.environ | {"TMPDIR": folder, "COLUMNS": "200"}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as running:
+            assert running.stdout is not None
+            next(line for line in running.stdout if line.startswith("race"))
+            # All that it started has the folder in its arguments.
+            assert len(list(processes_with(folder))) >= 2
+            running.send_signal(number)
+            # stdout and stderr end when nobody holds them any more.
+            running.communicate(timeout=60)
+
+        assert running.returncode == code
+        assert list(processes_with(folder)) == []
+        assert list(Path(folder).iterdir()) == []
+
+
+def processes_with(word: str) -> Iterator[str]:
+    """Yield the command lines of this machine's processes that have a word in them."""
+    for found in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            line = found.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if word in line:
+                yield line

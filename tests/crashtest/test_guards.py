@@ -52,6 +52,8 @@ def findings(play: Callable[[Plan], Findings]) -> Callable[..., Findings]:
         ("FreesOnTimeout", "lost-answers", {"I2", "once"}),
         ("OneLedgerEach", "kill-after-settle", {"I1", "I2"}),
         ("Stingy", "race", {"I4"}),
+        ("Nervous", "processes", {"I4"}),
+        ("Honest", "lost-answers", {"I4"}),
         ("Deaf", "revoke", {"I6"}),
         ("Forger", "race", {"books"}),
         ("Optimist", "kill-after-send", {"I1", "I2"}),
@@ -83,12 +85,12 @@ def test_no_guard_spends_it_all(findings: Callable[..., Findings]) -> None:
     # 200 calls of 50 threads; two killed, one of them again, and eight more at $10; forty charges with four tries each.
     assert spent == {"race": (40, 200, 0), "kill-after-answer": (40, 110, 0), "lost-answers": (20, 160, 0)}
     assert [(row.event, row.verdict) for row in whole.rows if row.skipped] == [("midnight", "n/a")]
-    assert whole.promises == {"I1": False, "I2": False, "I3": None, "I4": None, "I6": None, "once": False, "books": None, "run": True}
+    assert whole.promises == {"I1": False, "I2": False, "I3": None, "I4": True, "I6": None, "once": False, "books": None, "run": True}
 
 
 def test_a_guard_of_others_is_put_to_the_same_test(findings: Callable[..., Findings]) -> None:
-    """One from PyPI holds its cap in a race, and gives the money back where an answer is lost: $160 on a cap of $20."""
-    whole = findings("floe-guard", "race", "lost-answers")
+    """One from PyPI holds its cap between processes, and gives the money back where an answer is lost: $160 on a cap of $20."""
+    whole = findings("floe-guard", "processes", "lost-answers")
 
     race, lost = whole.rows
     assert (race.vendor, race.ledger, race.verdict) == (40 * USD, 40 * USD, "held")

@@ -6,7 +6,8 @@ import json
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException, IncompleteRead, RemoteDisconnected
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException, IncompleteRead, RemoteDisconnected
 from typing import TYPE_CHECKING
 
 import pytest
@@ -295,3 +296,14 @@ def test_stopping_lets_go_without_executing(tmp_path: Path) -> None:
         with pytest.raises((HTTPException, ConnectionError)):
             asked.result()
     assert Truth(tmp_path / "truth.jsonl").rows() == []
+
+
+def test_a_client_that_asks_for_the_end_of_its_connection_is_told_so(double: Controls) -> None:
+    """RFC 9112, 9.6: without the word it would keep a connection for its next request that the server is about to close."""
+    with closing(HTTPConnection(double.host, timeout=10)) as connection:
+        connection.request("GET", "/v1/balance", headers={"Connection": "close"})
+        last = connection.getresponse()
+        connection.request("GET", "/v1/balance")
+        kept = connection.getresponse()
+
+    assert (last.getheader("Connection"), kept.getheader("Connection")) == ("close", None)

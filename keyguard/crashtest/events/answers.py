@@ -21,6 +21,7 @@ def lost(stage: Stage) -> None:
     worker = stage.worker()
     spending = stage.spend(worker, stage.names(stage.of(300, 40)), 1, threads=8, tries=4)
     stage.fills(1, spending)
+    stage.was_struck()
     stage.reconcile()
     stage.spends_the_rest(worker, 1)
 
@@ -38,5 +39,6 @@ def storm(stage: Stage) -> None:
     worker = stage.worker(timeout=0.25, retries=1)
     spending = stage.spend(worker, stage.names(stage.of(60, 30)), 1, threads=16, tries=3)
     stage.fills(1, spending)
+    stage.was_struck()
     stage.reconcile()
     stage.spends_the_rest(worker, 1)

@@ -14,21 +14,28 @@ _PATH = "/v1/payment_intents"
 
 
 def threads(stage: Stage) -> None:
-    """50 threads of one process want five times as much as there is."""
-    stage.cap(stage.of(100, 40))
+    """50 threads of one process want half of what there is, and get it; then they want much more than is left."""
+    dollars = stage.of(100, 40)
+    stage.cap(dollars)
+    names, half = stage.names(5 * dollars), dollars // 2
     worker = stage.worker()
-    spending = stage.spend(worker, stage.names(stage.of(500, 200)), 1, threads=50, named=False)
-    stage.fills(1, spending)
+    stage.all_fit(stage.spend(worker, names[:half], 1, threads=50, named=False))
+    stage.fills(1, stage.spend(worker, names[half:], 1, threads=50, named=False))
 
 
 def processes(stage: Stage) -> None:
-    """8 processes want three times as much as there is, all at once."""
-    stage.cap(stage.of(100, 40))
-    names = stage.names(stage.of(320, 120))
+    """8 processes want just what there is, and get it; then as much again, and get nothing."""
+    dollars = stage.of(96, 40)
+    stage.cap(dollars)
     workers = stage.workers(8)
-    for number, worker in enumerate(workers):
-        worker.tell("spend", names=names[number::8], amount=USD, named=False)
-    stage.fills(1, stage.gather(workers))
+    for kind in ("fits", "more"):
+        names = stage.names(dollars, kind)
+        for number, worker in enumerate(workers):
+            worker.tell("spend", names=names[number::8], amount=USD, named=False)
+        spending = stage.gather(workers)
+        if kind == "fits":
+            stage.all_fit(spending)
+        stage.fills(1, spending)
 
 
 def second_process(stage: Stage) -> None:
@@ -44,6 +51,7 @@ def second_process(stage: Stage) -> None:
     for worker in workers:
         worker.tell("spend", names=stage.names(count), amount=USD, entries=4)
     stage.gather(workers)
+    stage.was_struck()
     stage.reconcile()
     if "entry" in stage.extras and stage.till.look() < stage.row.cap:
         stage.broke("I4", f"only {len(stage.till.by_customer)} of {count} charges were made")

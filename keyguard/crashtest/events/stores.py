@@ -39,7 +39,7 @@ def locked(stage: Stage) -> Iterator[None]:
     worker, holder = stage.workers(2)
     stage.spend(worker, stage.names(2, "before"), 1)
     holder.ask("hold_store")
-    callers = stage.of(2, 1)
+    callers = stage.of(4, 2)
     worker.tell("spend", names=stage.names(callers, "locked"), amount=USD, threads=callers)
     yield
     truth = stage.till.look()
