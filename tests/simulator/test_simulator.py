@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 
@@ -27,14 +28,19 @@ def test_no_promise_is_broken_in_a_few_seeds() -> None:
     """Caps, truth, refusals, revokes and the log hold in each, and the seeds do what they are for: calls are granted and refused."""
     reports = _all_well(range(20), 500)
 
+    kinds = sum((Counter(report.kinds) for report in reports), Counter[str]())
+
     assert sum(report.grants for report in reports) > 500
-    assert sum(report.refusals for report in reports) > 100
+    assert kinds.keys() >= {"new", "attempt", "adopting", "next generation", "cap_exceeded", "revoked", "expired", "conflict"}
 
 
 @pytest.mark.ci
 def test_no_promise_is_broken_in_fifty_seeds() -> None:
-    """As the few seeds, for longer."""
-    _all_well(range(50), 1000)
+    """As the few seeds, for longer; whatever can be decided of a call is decided in one of them."""
+    reports = _all_well(range(50), 1000)
+    kinds = sum((Counter(report.kinds) for report in reports), Counter[str]())
+
+    assert kinds.keys() >= {"moved to today", "stale", "ambiguous", "already_charged", "doubt_pending"}
 
 
 @pytest.mark.slow

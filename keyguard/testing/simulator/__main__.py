@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from keyguard.testing.simulator.mutants_ledger import MUTANTS
@@ -29,10 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(seeds: Sequence[int], steps: int, mutant: str | None) -> int:
     began, count, made, calls, violations = time.perf_counter(), 0, 0, 0, 0
+    kinds: Counter[str] = Counter()
     for seed in seeds:
         count += 1
         report = simulate(seed, steps)
         made, calls = made + report.steps, calls + report.calls
+        kinds.update(report.kinds)
         if report.violation:
             violations += 1
             print(report.told(_command(seed, steps, mutant)))
@@ -41,6 +44,7 @@ def _run(seeds: Sequence[int], steps: int, mutant: str | None) -> int:
         if len(seeds) == 1 or report.violation:
             print(f"seed {seed}: {report.steps} operations, {report.grants} granted, {report.refusals} refused, digest {report.digest}")
     seconds = time.perf_counter() - began
+    print("decided: " + ", ".join(f"{number} {kind}" for kind, number in kinds.most_common()))
     print(
         f"{count} seeds from {seeds[0]}, {made} operations, {calls} requests, {seconds:.1f} s, "
         f"{made / seconds:.0f} operations a second, {violations} violations"

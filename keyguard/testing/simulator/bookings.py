@@ -28,6 +28,7 @@ class Bookings(Checks):
             self._book(ledger, run, order, None)
         elif decision.granted:
             self.grants += 1
+            self.kinds[_kind(order, decision)] += 1
             self.check_grant(ledger, run, order, decision, legs)
             earlier = self._charge_of(run, order, decision)
             if earlier is None:
@@ -36,6 +37,7 @@ class Bookings(Checks):
                 self._share(ledger, earlier, order, decision)
         else:
             self.refusals += 1
+            self.kinds[decision.reason] += 1
             if [self.counted(*name) for _, name in legs] != before:
                 raise self.broken("I3", f"the refused {order.operation} of {run.run_id} changed a balance: {legs}")
             self.check_refusal(ledger, run, order, decision, legs)
@@ -252,7 +254,17 @@ class Bookings(Checks):
         if charge.adopts and not charge.is_over and not thing.told_open:
             # Nothing else was open: it has what is open from now on.
             thing.holder = charge
-        still_open = min(thing.told_open, seen.open) if thing.is_taken_from(charge) else seen.open
+        # Whether a call that may have been closed has let the open hold go already, nobody can say.
+        is_unsure = any(one.may_be_closed for claim in thing.claims if claim is not charge for one in claim.calls)
+        thing.is_blurred = thing.is_blurred or is_unsure
+        still_open = min(thing.told_open, seen.open) if thing.is_taken_from(charge) and not is_unsure else seen.open
         if thing.is_blurred and still_open and self.tolerates("stale answer"):
             still_open = max(thing.told_open, still_open)
         thing.told_open, thing.told_spent, thing.told_version = still_open, max(seen.spent, thing.told_spent), seen.version
+
+
+def _kind(order: Order, decision: Decision) -> str:
+    """Say how a call was granted."""
+    if decision.hold:
+        return "moved to today" if decision.hold == order.reservation_id else "attempt"
+    return "adopting" if decision.adopted else "next generation" if decision.generation else "new"

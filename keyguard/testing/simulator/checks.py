@@ -46,6 +46,7 @@ class Checks:
 
     Attributes:
         figures: What the ledger counts on each budget and window, as last seen: cap, spent, held, doubt.
+        kinds: How often what was decided: why a call was refused, or how it was granted.
         violation: The first one; it is kept, because the code under test may catch what is raised.
     """
 
@@ -59,6 +60,7 @@ class Checks:
         self.figures: dict[tuple[str, str], tuple[int | None, int, int, int]] = {}
         self.day_caps: dict[str, int] = {}
         self.refusals = self.grants = 0
+        self.kinds: Counter[str] = Counter()
         self.violation: Violation | None = None
         self._last_at = 0.0
         # By policy and day, over all of its runs; and what each run has given to them.

@@ -7,7 +7,7 @@ import logging
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from keyguard.testing.simulator.checks import Violation
 from keyguard.testing.simulator.simulation import Simulation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 # Nothing outlives a simulation, so a disk of memory is as good as any.
 _MEMORY = Path("/dev/shm")  # noqa: S108 -- a folder of its own is made in it
@@ -33,6 +33,7 @@ class Report:
         violation: What was broken, in words; "" = nothing.
         promise: Its name.
         events: What happened last.
+        kinds: How often what was decided: why a call was refused, or how it was granted.
     """
 
     seed: int
@@ -45,6 +46,7 @@ class Report:
     violation: str = ""
     promise: str = ""
     events: tuple[str, ...] = ()
+    kinds: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def told(self, command: str) -> str:
         """Return a failure as it is printed: what happened last, what is broken, and how to see it again."""
@@ -83,7 +85,7 @@ def simulate(seed: int, steps: int = 1000) -> Report:
     judge = simulation.judge
     return Report(
         seed, simulation.number, simulation.calls, judge.grants, judge.refusals, simulation.digest, time.perf_counter() - began,
-        violation, promise, tuple(simulation.events) if violation else (),
+        violation, promise, tuple(simulation.events) if violation else (), judge.kinds,
     )  # fmt: skip
 
 

@@ -72,12 +72,15 @@ def draw_jobs(rng: Random, run_id: str, count: int, dearest: int) -> tuple[Job, 
         name = f"{run_id}.{number}"
         amount = rng.choice((100, 250, dearest // 2, dearest, rng.randint(1, dearest)))
         kind = rng.choices(_KINDS, (9, 4, 6, 3, 1, 2))[0]
-        key = name if rng.random() < 0.6 else ""
-        scope = f"order-{name}" if not key and rng.random() < 0.2 else ""
+        account = rng.choice(ACCOUNTS)
+        if jobs and rng.random() < 0.25:
+            kind, account, amount = jobs[-1].kind, jobs[-1].account, jobs[-1].amount
+        key = name if rng.random() < 0.5 else ""
+        scope = f"order-{name}" if not key and rng.random() < 0.15 else ""
         jobs.append(
             Job(
-                name, kind, rng.choice(ACCOUNTS), amount, rng.randint(1, amount), key, rng.choice((1, 1, 2, 4)), rng.random(),
-                persists=rng.random() < 0.3, scope=scope, wobbles=rng.random() < 0.1,
+                name, kind, account, amount, rng.randint(1, amount), key, rng.choice((1, 1, 2, 4)), rng.random(),
+                persists=rng.random() < 0.4, scope=scope, wobbles=rng.random() < 0.1,
             )
         )  # fmt: skip
     return tuple(jobs)
