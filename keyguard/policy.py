@@ -313,7 +313,9 @@ def _cap_message(decision: Decision, key: VaultKey, operation: Operation, remain
         message += f" The day's budget opens again at {_instant(decision.resets_at)}."
     if not remedy and key.run_id is not None:
         target = (decision.spent + decision.held + decision.doubt + decision.requested + 999_999) // 1_000_000
-        return f"{message} See: keyguard status{_run_option(key)}  To let it go on: keyguard raise{_run_option(key)} --to {target}"
+        # What is in doubt may turn out never to have been executed.
+        first = "keyguard reconcile  or " if decision.doubt and decision.unit == "usd" else ""
+        return f"{message} See: keyguard status{_run_option(key)}  To let it go on: {first}keyguard raise{_run_option(key)} --to {target}"
     return f"{message} To let it go on: {remedy or 'issue a key with a larger run_usd_cap'}."
 
 

@@ -40,6 +40,7 @@ BUDGET_REMAINING = "keyguard.budget.remaining"
 ATTEMPTS = "keyguard.call.attempts"
 REQUEST_ID = "keyguard.vendor.request_id"
 RECURRING = "keyguard.cost.recurring"
+REPLAYED = "keyguard.cost.replayed"
 # Names of OpenTelemetry's own conventions, stable since 1.23 (service.peer.name: development).
 PEER, ADDRESS, PORT = "service.peer.name", "server.address", "server.port"
 METHOD, STATUS, ERROR_TYPE = "http.request.method", "http.response.status_code", "error.type"
@@ -149,6 +150,9 @@ def _add_money(found: dict[str, Any], ticket: Ticket) -> None:
         found[COST_SOURCE] = "held" if is_doubt else outcome.source
         if receipt.recurring:
             found[RECURRING] = True
+        if receipt.replayed:
+            # What was bought is in the span of the attempt that bought it.
+            found[REPLAYED] = True
         if outcome.request_id is not None:
             found[REQUEST_ID] = outcome.request_id
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,13 +39,35 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(prefect_home: Path) -> Iterator[str]:
-    """The API's URL of a Prefect server for the whole test session (13 s to start), which this process uses."""
-    from prefect.settings import PREFECT_API_URL
-    from prefect.testing.utilities import prefect_test_harness
+def prefect_server(prefect_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API's URL of the session's one Prefect server (13 s to start), which this process uses; whichever worker asks first starts it."""
+    from prefect.context import _temporary_global_settings_context, get_settings_context
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with prefect_test_harness(server_startup_timeout=90):
-        yield PREFECT_API_URL.value()
+    url = _hosted(tmp_path_factory.getbasetemp())
+    with temporary_settings(updates={PREFECT_API_URL: url}), _temporary_global_settings_context(get_settings_context()):
+        yield url
+
+
+def _hosted(base: Path) -> str:
+    """Return the URL of the session's server, started where no worker has done it yet; it ends with the session's process."""
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    place, session = (base.parent, os.getppid()) if is_worker else (base, os.getpid())
+    known = place / "prefect-server"
+    with (place / "prefect-server.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not known.exists():
+            with (place / "prefect-server.log").open("wb") as log:
+                host = subprocess.Popen(
+                    [sys.executable, str(Path(__file__).with_name("prefect_host.py")), str(session)],
+                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
+                )  # fmt: skip
+            assert host.stdout is not None
+            known.write_text(host.stdout.readline().strip())
+            # Not awaited, and not complained of: it outlives the worker that has started it.
+            host.stdout.close()
+            host.returncode = 0
+    return known.read_text()
 
 
 @pytest.fixture(scope="session")

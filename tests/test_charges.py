@@ -14,8 +14,12 @@ import pytest
 import requests
 import resend
 import stripe
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import keyguard
+from keyguard import telemetry
 from keyguard.errors import ConfigurationError, DoubtPending, IdentityConflict, KeyRevoked
 from keyguard.testing.double import Fault, VendorDouble
 from tests.support_styles import SECRET, STYLES, status_of
@@ -86,6 +90,21 @@ def test_a_replayed_run_sends_the_same_keys(double: VendorDouble, style: str) ->
     assert all(key is not None and key.startswith("keyguard-") for key in sent)
     with keyguard.run("nightly"):
         assert counted(keyguard.install("sqlite://", run_usd_cap=100)) == (2 * USD, 0, 0) == (double.truth.charged(), 0, 0)
+
+
+def test_a_replays_span_says_that_it_cost_nothing(double: VendorDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The costs of all spans add up to what was charged: the second entry's request has cost 0, and is marked."""
+    spans, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr(telemetry, "_tracer", provider.get_tracer("keyguard"))
+    for _ in range(2):
+        with keyguard.run("nightly", replay=True):
+            keyguard.install("sqlite://", run_usd_cap=1)
+            create()
+    found = [(span.attributes or {}) for span in spans.get_finished_spans()]
+    provider.shutdown()
+
+    assert [(one["keyguard.cost.amount"], one.get("keyguard.cost.replayed")) for one in found] == [(1.0, None), (0.0, True)]
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -35,8 +35,8 @@ def absent() -> Finding:
     return Finding(words="nothing there", is_whole=True)
 
 
-def alike(*names: str) -> Finding:
-    return Finding(words=f"{len(names)} alike", candidates=tuple(candidate(name) for name in names), is_whole=True)
+def alike(*names: str, at: float = NOW - 2 * HOUR) -> Finding:
+    return Finding(words=f"{len(names)} alike", candidates=tuple(candidate(name, at) for name in names), is_whole=True)
 
 
 def endings(found: dict[str, Verdict]) -> dict[str, str]:
@@ -152,9 +152,9 @@ def test_another_credential_proves_nothing(finding: Finding) -> None:
 
 def test_one_candidate_settles_one_doubt() -> None:
     """The only object that looks like the only call in doubt is what it made, also before the margin."""
-    found = verdicts([asked(doubt(age=60), alike("pi_1"))], ())
+    found = verdicts([asked(doubt(age=60), alike("pi_1", at=NOW - 50))], ())
 
-    assert found["r1"].outcome == candidate("pi_1").outcome
+    assert endings(found) == {"r1": "settled"}
     assert found["r1"].objects == ("pi_1",)
 
 
@@ -164,6 +164,26 @@ def test_two_candidates_for_one_doubt_stay() -> None:
 
     assert endings(found) == {"r1": "doubt"}
     assert "2 objects (pi_1, pi_2) may be of this call" in found["r1"].words
+
+
+def test_an_older_lookalike_is_neither_taken_nor_overlooked() -> None:
+    """What seems to be from before the call settles nothing, and while nobody else has bought it nothing is taken for absent."""
+    older = Finding(words="1 alike", candidates=(candidate("pi_1", NOW - 5 * HOUR),), is_whole=True)
+
+    found = verdicts([asked(doubt(), older)], ())
+
+    assert endings(found) == {"r1": "doubt"}
+    assert "pi_1 looks like it and seems to be older" in found["r1"].words
+    assert endings(verdicts([asked(doubt(), older)], {"pi_1"})) == {"r1": "released"}
+
+
+def test_an_older_lookalike_keeps_interchangeable_doubts() -> None:
+    """Of two equal calls one was executed; the other may be the older one: neither is released."""
+    both = Finding(words="2 alike", candidates=(candidate("pi_1"), candidate("pi_2", NOW - 5 * HOUR)), is_whole=True)
+
+    found = verdicts([asked(doubt("r1"), both), asked(doubt("r2"), both)], ())
+
+    assert endings(found) == {"r1": "doubt", "r2": "doubt"}
 
 
 def test_as_many_candidates_as_doubts_settle_all() -> None:
@@ -186,7 +206,7 @@ def test_one_candidate_for_two_equal_doubts_of_a_run_settles_one() -> None:
 )
 def test_one_candidate_for_two_different_doubts_stays(other: Doubt) -> None:
     """Which run pays, or what may still come, is not guessed."""
-    found = verdicts([asked(doubt("r1"), alike("pi_1")), asked(other, alike("pi_1"))], ())
+    found = verdicts([asked(doubt("r1"), alike("pi_1", at=NOW - 50)), asked(other, alike("pi_1", at=NOW - 50))], ())
 
     assert endings(found) == {"r1": "doubt", "r2": "doubt"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -121,6 +122,26 @@ def test_a_retry_on_its_way_is_left_to_its_process(place: Place) -> None:
     assert answer.ending == "doubt"
     assert "still open" in answer.words
     ledger.shut()
+
+
+def test_an_attempt_that_was_made_while_the_vendor_was_asked_is_not_released(place: Place) -> None:
+    """The vendor showed nothing, then a retry was executed and its answer lost: what was read before says nothing about that one."""
+    with place.run(replay=True):
+        lost(place, 500, "close_before")
+    place.advance(2 * HOUR)
+    place.double.script(Fault("hold_after", method="GET", path="/v1/events"))
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(place.reconcile)
+        place.double.wait_until_held()
+        with place.run(replay=True):
+            lost(place)
+        place.double.release()
+        (answer,) = asking.result(30).answers
+
+    assert answer.ending == "doubt"
+    assert "another attempt" in answer.words
+    assert place.usage().doubt == place.double.truth.charged() == 5 * USD
+    assert [one.ending for one in place.reconcile().answers] == ["settled"]
 
 
 def test_a_vendor_that_cannot_be_asked_is_left_to_a_person(place: Place) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keyguard.context import RunRef
-from keyguard.identity import Slots, canonical, request_of
-from keyguard.model import Call
+from keyguard.identity import Slots, canonical, key_for, payee_of, principal_of, request_of, verdict
+from keyguard.model import Call, Identity
 
 CALL = Call("stripe", "POST", "https", "api.stripe.com", "/v1/charges", body=(("amount", "100"), ("currency", "usd")), account="acct_1")
 RUN = RunRef("run-1", "prefect", execution="e1")
@@ -74,3 +77,97 @@ def test_old_executions_are_forgotten() -> None:
 
     assert kept == 1
     assert forgotten == 0
+
+
+def test_what_came_to_nothing_gives_its_number_to_the_next() -> None:
+    """Sent again after a lost answer, in the same try of the same unit, a request is the same charge; beside it another is another."""
+    slots, first = Slots(), replace(RUN, unit="t1")
+    lost, other = slots.number("run:1", "a", first), slots.number("run:1", "a", first)
+    slots.give_back("run:1", "a", first, lost)
+    again, more = slots.number("run:1", "a", first), slots.number("run:1", "a", first)
+
+    assert (lost, other, again, more) == (0, 1, 0, 2)
+
+
+def test_a_number_given_back_is_no_other_units() -> None:
+    """A retry of its own unit will come for it; another unit's identical request is another charge."""
+    slots, first = Slots(), replace(RUN, unit="t1")
+    slots.give_back("run:1", "a", first, slots.number("run:1", "a", first))
+
+    assert slots.number("run:1", "a", replace(RUN, unit="t2")) == 1
+
+
+def test_an_older_try_gives_nothing_back() -> None:
+    """A thread of the first try that ends while the second runs does not take the second's number from it."""
+    slots, first, second = Slots(), replace(RUN, unit="t1"), replace(RUN, unit="t1", attempt=2)
+    slots.number("run:1", "a", first)
+    slots.number("run:1", "a", second)
+    slots.give_back("run:1", "a", first, 0)
+
+    assert slots.number("run:1", "a", second) == 1
+
+
+def test_a_number_of_another_process_is_passed_over() -> None:
+    """The ledger gave another one; it is this unit's in every try, and what comes next is counted from there."""
+    slots, first, retry = Slots(), replace(RUN, unit="t1"), replace(RUN, unit="t1", attempt=2)
+    slots.moved("run:1", "a", first, slots.number("run:1", "a", first), 4)
+
+    assert slots.number("run:1", "a", first) == 5
+    assert [slots.number("run:1", "a", retry) for _ in range(2)] == [4, 5]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["t1", "t2"]), st.booleans()), max_size=12))
+def test_every_retry_of_a_unit_takes_the_same_numbers(steps: list[tuple[str, bool]]) -> None:
+    """Whatever ended well and whatever was lost, a second try of each unit takes the first's numbers, and no two units share one."""
+    slots, taken = Slots(), {"t1": set[int](), "t2": set[int]()}
+    for unit, is_settled in steps:
+        run = replace(RUN, unit=unit)
+        n = slots.number("run:1", "a", run)
+        taken[unit].add(n)
+        if not is_settled:
+            slots.give_back("run:1", "a", run, n)
+    again = {unit: {slots.number("run:1", "a", replace(RUN, unit=unit, attempt=2)) for _ in numbers} for unit, numbers in taken.items()}
+
+    assert again == taken
+    assert taken["t1"].isdisjoint(taken["t2"])
+
+
+SETTLED, WINDOW = "settled", 82_800.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "state", "age", "expected"),
+    [
+        ({}, "open", 0.0, "attempt"), ({}, "doubt", 0.0, "attempt"), ({}, SETTLED, WINDOW - 1, "attempt"),
+        ({}, "released", 0.0, "next"), ({}, "released", 10 * WINDOW, "next"),
+        ({}, SETTLED, WINDOW, "already_charged"), ({}, "doubt", WINDOW, "doubt_pending"), ({}, "open", WINDOW, "doubt_pending"),
+        ({"is_own": True}, SETTLED, WINDOW - 1, "attempt"), ({"is_own": True}, SETTLED, WINDOW, "next"),
+        ({"fingerprint": "other"}, SETTLED, 0.0, "conflict"), ({"fingerprint": "other"}, "doubt", 10 * WINDOW, "conflict"),
+        ({"fingerprint": "other"}, "released", 0.0, "next"),
+        ({"window": 0.0, "resends": True}, "doubt", 0.0, "next"), ({"window": 0.0, "resends": False}, "doubt", 0.0, "doubt_pending"),
+        ({"window": 0.0, "resends": False}, "open", 0.0, "doubt_pending"), ({"window": 0.0, "resends": False}, SETTLED, 0.0, "next"),
+    ],
+)  # fmt: skip
+def test_what_a_further_request_is(fields: dict[str, Any], state: str, age: float, expected: str) -> None:
+    """By the state of its charge's reservation, its age, and the vendor's window."""
+    asked = replace(Identity("a" * 32, window=WINDOW), **fields)
+
+    assert verdict(asked, "", state, 1000.0, 1000.0 + age) == expected
+
+
+def test_keys_differ_by_number_and_generation_and_say_nothing() -> None:
+    """41 characters within what the vendors take, another for each charge and try, and nothing of the request in it."""
+    made = {key_for(request, n, generation) for request in ("a" * 32, "b" * 32) for n in (0, 1, 10) for generation in (0, 1)}
+
+    assert len(made) == 12
+    assert {len(key) for key in made} == {41}
+    assert all(key.startswith("keyguard-") and "aaaa" not in key for key in made)
+
+
+def test_owners_and_payees_are_hashed() -> None:
+    """Neither a secret nor a phone number can be read off; a payee of another run has another hash."""
+    hashed = {principal_of("sk_live_1"), principal_of("sk_live_2"), payee_of("run:1", "+12125550123"), payee_of("run:2", "+12125550123")}
+
+    assert len(hashed) == 4
+    assert all(re.fullmatch("[0-9a-f]{16}", text) for text in hashed)
+    assert (principal_of(""), payee_of("run:1", "")) == ("", "")

@@ -66,6 +66,20 @@ def test_a_charge_that_was_never_made_is_released_after_the_margin(place: Place,
     assert parts(place.usage()) == (place.double.truth.charged(), 0, 0) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_a_clock_that_was_wrong_hides_nothing(place: Place, hours: int) -> None:
+    """Three hours apart, our clock and the vendor's still mean the same charge: it is found by its key, and not taken for absent."""
+    place.double.advance(hours * HOUR)
+    with place.run():
+        lost(place)
+    place.advance(2 * HOUR)
+
+    done = place.reconcile()
+
+    assert [answer.ending for answer in done.answers] == ["settled"]
+    assert parts(place.usage()) == (place.double.truth.charged(), 0, 0)
+
+
 def test_age_frees_nothing(place: Place) -> None:
     """Years later nobody shows any more what was executed: it stays counted."""
     with place.run():

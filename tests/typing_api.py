@@ -48,7 +48,7 @@ def issue_use_and_revoke() -> int:
     key: VaultKey = keyguard.issue(run_usd_cap=5)
     with keyguard.use(key) as used:
         token: str = used.token
-    with keyguard.run(id="nightly", name="nightly billing") as ref:
+    with keyguard.run(id="nightly", name="nightly billing", replay=True) as ref, keyguard.idempotency_scope("order-42"):
         run_id: str | None = ref.run_id
     print(token, run_id)
     return keyguard.revoke(key) + keyguard.revoke("run-id", by="me") + keyguard.revoke(keyguard.install())

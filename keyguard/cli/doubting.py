@@ -125,7 +125,7 @@ def _whose(doubt: Doubt) -> str:
 def _known(doubt: Doubt) -> str:
     """Say what is known of it besides."""
     known = [f"{doubt.attempts} attempt{'' if doubt.attempts == 1 else 's'}"]
-    known.append(f"identity {doubt.identity[:8]}" if doubt.identity else "no identity of its own: found by what it looks like")
+    known.append(f"identity {doubt.identity[-8:]}" if doubt.identity else "no identity of its own: found by what it looks like")
     known += [f"account {doubt.account}"] if doubt.account else []
     known += [f"request {doubt.request_id}"] if doubt.request_id else []
     known.append(f"{doubt.ended} ended before the answer" if doubt.ended else "its call ended without an answer that says")

@@ -118,9 +118,10 @@ class Pass:
         if self.is_dry:
             return Answer(doubt, outcome.ending, verdict.words, _cost(outcome))
         try:
-            receipt = self.ledger.resolve(doubt.reservation_id, outcome, by=self.by, reason=_reason(doubt, verdict.words))
+            reason = _reason(doubt, verdict.words)
+            receipt = self.ledger.resolve(doubt.reservation_id, outcome, by=self.by, reason=reason, attempts=doubt.attempts)
         except ConfigurationError as error:
-            # Its call goes on again: a retry of it is on its way.
+            # Its call goes on again: a retry of it is on its way, or was made meanwhile.
             return Answer(doubt, "doubt", str(error), doubt.amount)
         if receipt.doubt:
             return Answer(doubt, "doubt", f"{verdict.words}, but that is counted for another reservation already", receipt.doubt)

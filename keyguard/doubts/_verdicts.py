@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from keyguard.model import Outcome
+from keyguard.vendors._inquiry import SKEW
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -65,10 +66,17 @@ class Verdict:
 
 @dataclass(slots=True)
 class _Group:
-    """Doubts that some vendor objects could belong to, each of them to any."""
+    """
+    Doubts that some vendor objects could belong to, each of them to any.
+
+    Attributes:
+        earlier: What looks like it and was made before it was asked for, as far as the two clocks agree: it settles nothing, and while it
+            is there nothing is taken for absent.
+    """
 
     asked: list[Asked] = field(default_factory=list["Asked"])
     candidates: dict[str, Candidate] = field(default_factory=dict[str, "Candidate"])
+    earlier: list[str] = field(default_factory=list[str])
 
 
 def verdicts(asked: Sequence[Asked], claimed: Collection[str]) -> dict[str, Verdict]:
@@ -112,11 +120,16 @@ def _groups(asked: list[Asked], taken: set[str]) -> Iterator[_Group]:
     """Put together what has a candidate in common; a doubt without any is a group of its own."""
     groups: list[_Group] = []
     for one in asked:
-        mine = _Group([one], {each.object_id: each for each in one.finding.candidates if each.object_id not in taken})
+        free = [each for each in one.finding.candidates if each.object_id not in taken]
+        begin = one.doubt.at - SKEW
+        mine = _Group(
+            [one], {each.object_id: each for each in free if each.at >= begin}, [each.object_id for each in free if each.at < begin]
+        )
         for group in [group for group in groups if group.candidates.keys() & mine.candidates.keys()]:
             groups.remove(group)
             mine.asked += group.asked
             mine.candidates |= group.candidates
+            mine.earlier += group.earlier
         groups.append(mine)
     yield from groups
 
@@ -128,13 +141,13 @@ def _alike(group: _Group, unread: list[Asked]) -> Iterator[tuple[str, Verdict]]:
     stays = next(filter(None, reasons.values()), "")
     if not group.candidates:
         (one,) = asked
-        stays = stays or _too_early(one)
+        stays = stays or _too_early(one) or _earlier(group)
         words = f"presumed absent: {one.finding.words}, {_since(one)} after it was sent"
         yield one.doubt.reservation_id, Verdict(None, stays) if stays else Verdict(_ABSENT, words)
         return
     if not stays and any(_is_rival(one, other) for one in asked for other in unread):
         stays = "another call in doubt looks the same, and could not be looked for; try again later"
-    pairs = {} if stays else _paired(asked, group.candidates)
+    pairs = {} if stays or (group.earlier and len(group.candidates) < len(asked)) else _paired(asked, group.candidates)
     for one in asked:
         name, candidate = one.doubt.reservation_id, pairs.get(one.doubt.reservation_id)
         if stays or (not pairs and group.candidates):
@@ -168,6 +181,13 @@ def _too_early(one: Asked) -> str:
     if now - one.doubt.at > one.history:
         return f"{words}, but it need not show any more what is so old; look there by hand"
     return ""
+
+
+def _earlier(group: _Group) -> str:
+    """Return why an object that seems too old may be of the call all the same; "" where there is none."""
+    if not group.earlier:
+        return ""
+    return f"{group.earlier[0]} looks like it and seems to be older; if the clocks differed then it may be of it: look, and decide by hand"
 
 
 def _is_rival(one: Asked, other: Asked) -> bool:

@@ -120,16 +120,18 @@ class Ledger(Protocol):
         """Say what the scope remembers of a vendor object, by any of its ids."""
         ...
 
-    def resolve(self, reservation_id: str, outcome: Outcome, *, by: str, reason: str) -> Receipt:
+    def resolve(self, reservation_id: str, outcome: Outcome, *, by: str, reason: str, attempts: int | None = None) -> Receipt:
         """
         End a reservation in doubt from outside, audited with who said so and why; `settled` or `released`.
 
         What is settled already, or was released, only takes more cost than it has (late truth); an open call is left to its process.
         An open intent learns from the facts as from a read, and what was settled at an estimate takes the vendor's price, also a lower one.
         An object that another reservation has bought settles nothing: then nothing changes, and the receipt says `replayed`.
+        `attempts` is how many there were when the vendor was asked: its answer says nothing about one that was made since.
 
         Raises:
-            ConfigurationError: no such reservation, one whose call is still open, or a doubt as the outcome.
+            ConfigurationError: no such reservation, one whose call is still open or that has had another attempt, or a doubt as the
+                outcome.
         """
         ...
 

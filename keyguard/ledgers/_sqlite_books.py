@@ -76,10 +76,10 @@ class Books:
         self._reserves_unmarked -= 1
         return self._reserves.reserve(order)
 
-    def resolve(self, name: str, outcome: Outcome, by: str, reason: str) -> Receipt:
+    def resolve(self, name: str, outcome: Outcome, by: str, reason: str, attempts: int | None) -> Receipt:
         """End a reservation in doubt from outside."""
         self.doubt_the_dead()
-        return self._closes.resolve(name, outcome, by, reason)
+        return self._closes.resolve(name, outcome, by, reason, attempts)
 
     def doubt_the_dead(self) -> None:
         """Put in doubt what ended processes had reserved and not closed."""

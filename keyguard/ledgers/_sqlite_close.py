@@ -158,16 +158,9 @@ class Closes:
 
     # -- what is said later -------------------------------------------------------------------------
 
-    def resolve(self, name: str, outcome: Outcome, by: str, reason: str) -> Receipt:
+    def resolve(self, name: str, outcome: Outcome, by: str, reason: str, attempts: int | None) -> Receipt:
         """End a reservation in doubt by what a vendor or a person said."""
-        attempt = self._charges.attempt(name)
-        hold = self._holds.find(attempt[0] if attempt is not None else name)
-        if hold is None:
-            raise ConfigurationError(f"no reservation {name!r} in this ledger; `keyguard doubts` lists those in doubt")
-        if outcome.ending == "doubt":
-            raise ConfigurationError("a doubt is ended by settling or releasing it")
-        if hold.state == "R" or (hold.tries > 1 and "R" in self._charges.others(hold, "")):
-            raise ConfigurationError(f"the call of reservation {name} is still open, in a process that lives: it ends by itself")
+        hold = self._resolvable(name, outcome, attempts)
         detail: dict[str, Any] = {"by": by, "reason": reason}
         if outcome.ending == "settled" and self._is_elses(hold, outcome):
             return replace(_receipt(hold), replayed=True)
@@ -184,6 +177,20 @@ class Closes:
         if hold.state == "S" and outcome.facts and self._execute("SELECT 1 FROM estimates WHERE hold = ?", (hold.id,)).fetchone():
             return self._corrected(hold, outcome, detail)
         return self._late(hold, outcome, detail)
+
+    def _resolvable(self, name: str, outcome: Outcome, attempts: int | None) -> Hold:
+        """Return a reservation that may be ended from outside."""
+        attempt = self._charges.attempt(name)
+        hold = self._holds.find(attempt[0] if attempt is not None else name)
+        if hold is None:
+            raise ConfigurationError(f"no reservation {name!r} in this ledger; `keyguard doubts` lists those in doubt")
+        if outcome.ending == "doubt":
+            raise ConfigurationError("a doubt is ended by settling or releasing it")
+        if hold.state == "R" or (hold.tries > 1 and "R" in self._charges.others(hold, "")):
+            raise ConfigurationError(f"the call of reservation {name} is still open, in a process that lives: it ends by itself")
+        if attempts is not None and hold.tries != attempts:
+            raise ConfigurationError(f"reservation {name} has had another attempt since the vendor was asked about it; ask again")
+        return hold
 
     def _is_elses(self, hold: Hold, outcome: Outcome) -> bool:
         """Say whether what a reservation is said to have bought is another one's: each object is counted once."""

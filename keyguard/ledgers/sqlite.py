@@ -354,9 +354,9 @@ class SqliteLedger:
         # Unchecked: nothing is decided, and whoever reserves next finds out that the file is gone.
         return self._run(lambda books: books.close(closing), checked=False)
 
-    def resolve(self, reservation_id: str, outcome: Outcome, *, by: str, reason: str) -> Receipt:
+    def resolve(self, reservation_id: str, outcome: Outcome, *, by: str, reason: str, attempts: int | None = None) -> Receipt:
         """End a reservation in doubt from outside; durable when it returns."""
-        return self._run(lambda books: books.resolve(reservation_id, outcome, by, reason), durable=True)
+        return self._run(lambda books: books.resolve(reservation_id, outcome, by, reason, attempts), durable=True)
 
     def doubts(self, scope: str | None = None, *, kind: Question = "doubt") -> list[Doubt]:
         """Return what the vendor can be asked about, oldest first."""

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from keyguard.errors import ConfigurationError
-from keyguard.model import Closing, Fact, Outcome, Quote
+from keyguard.model import Closing, Fact, Identity, Outcome, Quote
 from keyguard.testing._contract_base import DAY, Clock, ContractBase
 from keyguard.testing._till import Till, open_till, parts
 
-_SAID = {"by": "ada", "reason": "looked"}
+if TYPE_CHECKING:
+    from keyguard.model import Receipt
+
 _RELEASED = Outcome("released")
 
 
 def bought(object_id: str, amount: int, *aliases: str, held: int = 0) -> Outcome:
     """Return how a call ended that bought an object."""
     return Outcome("settled", facts=(Fact(object_id, amount, held, amount + held, aliases=aliases),))
+
+
+def said(till: Till, reservation: str, outcome: Outcome, attempts: int | None = None) -> Receipt:
+    """Let a person say how a call ended."""
+    return till.ledger.resolve(reservation, outcome, by="ada", reason="looked", attempts=attempts)
 
 
 def doubted(till: Till, amount: int = 60) -> str:
@@ -115,7 +123,7 @@ class DoubtsContract(ContractBase):
     def test_a_doubt_ends_as_it_is_said(self, till: Till, outcome: Outcome, expected: tuple[int, int, int], object_id: str | None) -> None:
         """Settled at its cost, also above what was held, or released; the log says by whom, and why."""
         reservation = doubted(till)
-        receipt = till.ledger.resolve(reservation, outcome, **_SAID)
+        receipt = said(till, reservation, outcome)
 
         assert parts(receipt) == parts(till.usage) == expected
         assert till.ledger.doubts() == []
@@ -127,10 +135,10 @@ class DoubtsContract(ContractBase):
     def test_a_doubt_ends_once(self, till: Till) -> None:
         """A second answer that says no more changes nothing; truth above what is known is added."""
         reservation = doubted(till)
-        till.ledger.resolve(reservation, bought("pi_1", 40), **_SAID)
+        said(till, reservation, bought("pi_1", 40))
         before = till.usage
-        again = till.ledger.resolve(reservation, bought("pi_1", 40), **_SAID)
-        till.ledger.resolve(reservation, _RELEASED, **_SAID)
+        again = said(till, reservation, bought("pi_1", 40))
+        said(till, reservation, _RELEASED)
 
         assert again.replayed
         assert till.usage == before
@@ -139,20 +147,35 @@ class DoubtsContract(ContractBase):
     def test_what_is_not_there_cannot_be_resolved(self, till: Till, name: str) -> None:
         """An unknown id is an error that says where the known ones are."""
         with pytest.raises(ConfigurationError, match="keyguard doubts"):
-            till.ledger.resolve(name, _RELEASED, **_SAID)
+            said(till, name, _RELEASED)
 
     def test_an_open_call_is_left_to_its_process(self, till: Till) -> None:
         """What is on the wire ends by itself."""
         reservation = till.hold(60)
         with pytest.raises(ConfigurationError, match="still open"):
-            till.ledger.resolve(reservation, _RELEASED, **_SAID)
+            said(till, reservation, _RELEASED)
 
         assert parts(till.usage) == (0, 60, 0)
+
+    @pytest.mark.parametrize("outcome", [_RELEASED, Outcome("settled", cost=40)])
+    def test_an_answer_says_nothing_about_a_later_attempt(self, till: Till, outcome: Outcome) -> None:
+        """What was asked before another attempt was made ends nothing; asked again, it does."""
+        identity = Identity("a" * 32, execution="e1", unit="t1", window=23 * 3600.0)
+        for attempt in (1, 2):
+            order = replace(till.order(Quote(60)), identity=replace(identity, attempt=attempt))
+            assert till.ledger.reserve(order).granted
+            till.doubt(order.reservation_id)
+        (doubt,) = till.ledger.doubts()
+        with pytest.raises(ConfigurationError, match="another attempt"):
+            said(till, doubt.reservation_id, outcome, attempts=1)
+
+        assert (doubt.attempts, parts(till.usage)) == (2, (0, 0, 60))
+        assert said(till, doubt.reservation_id, outcome, attempts=2).doubt == 0
 
     def test_a_doubt_is_no_answer(self, till: Till) -> None:
         """Only a settlement or a release ends a doubt."""
         with pytest.raises(ConfigurationError):
-            till.ledger.resolve(doubted(till), Outcome("doubt"), **_SAID)
+            said(till, doubted(till), Outcome("doubt"))
 
     # -- one object, one reservation --------------------------------------------------------------
 
@@ -163,7 +186,7 @@ class DoubtsContract(ContractBase):
         other = open_till(till.ledger, "run-2") if elsewhere else till
         other.charge("pi_1", 40, "ch_1")
         reservation = doubted(till, 40)
-        receipt = till.ledger.resolve(reservation, bought(name, 40), **_SAID)
+        receipt = said(till, reservation, bought(name, 40))
 
         assert (receipt.replayed, parts(receipt)) == (True, (0, 0, 40))
         assert [doubt.reservation_id for doubt in till.ledger.doubts()] == [reservation]
@@ -171,8 +194,8 @@ class DoubtsContract(ContractBase):
     def test_an_object_settles_the_first_of_two_doubts(self, till: Till) -> None:
         """Two that are told of one object: the first is settled, the second stays."""
         first, second = doubted(till, 40), doubted(till, 40)
-        till.ledger.resolve(first, bought("pi_1", 40), **_SAID)
-        receipt = till.ledger.resolve(second, bought("pi_1", 40), **_SAID)
+        said(till, first, bought("pi_1", 40))
+        receipt = said(till, second, bought("pi_1", 40))
 
         assert receipt.replayed
         assert parts(till.usage) == (40, 0, 40)
@@ -182,7 +205,7 @@ class DoubtsContract(ContractBase):
         till.open_intent("pi_1", 60)
         reservation = till.hold(60, object_id="pi_1")
         till.doubt(reservation)
-        till.ledger.resolve(reservation, bought("pi_1", 60), **_SAID)
+        said(till, reservation, bought("pi_1", 60))
 
         assert parts(till.usage) == (60, 0, 0)
 
@@ -209,7 +232,7 @@ class DoubtsContract(ContractBase):
     def test_an_open_intent_learns_what_became_of_it(self, till: Till, fact: Fact, expected: tuple[int, int, int]) -> None:
         """A final state ends its hold, in the windows of the reservation; a state that is not final keeps the rest of it."""
         reservation = till.open_intent("pi_1", 60)
-        receipt = till.ledger.resolve(reservation, Outcome("settled", facts=(fact,)), **_SAID)
+        receipt = said(till, reservation, Outcome("settled", facts=(fact,)))
 
         assert parts(receipt) == parts(till.usage) == expected
         assert bool(till.ledger.doubts(kind="open")) is (expected[1] > 0)
@@ -220,8 +243,8 @@ class DoubtsContract(ContractBase):
     def test_what_was_presumed_absent_is_listed_for_two_days(self, till: Till, clock: Clock) -> None:
         """A release that rests on the vendor's not showing the call can be asked about again, for a while; any other cannot."""
         presumed, known = doubted(till, 40), doubted(till, 40)
-        till.ledger.resolve(presumed, Outcome("released", is_presumed=True), **_SAID)
-        till.ledger.resolve(known, _RELEASED, **_SAID)
+        said(till, presumed, Outcome("released", is_presumed=True))
+        said(till, known, _RELEASED)
         (found,) = till.ledger.doubts(kind="presumed")
         clock.now += 2 * DAY + 1
         till.read()
@@ -232,8 +255,8 @@ class DoubtsContract(ContractBase):
     def test_truth_ends_the_presumption(self, till: Till) -> None:
         """What was executed after all is booked as overrun, and not asked about again."""
         reservation = doubted(till)
-        till.ledger.resolve(reservation, Outcome("released", is_presumed=True), **_SAID)
-        till.ledger.resolve(reservation, bought("pi_1", 40), **_SAID)
+        said(till, reservation, Outcome("released", is_presumed=True))
+        said(till, reservation, bought("pi_1", 40))
 
         assert (parts(till.usage), till.usage.overrun) == ((40, 0, 0), 40)
         assert till.ledger.doubts(kind="presumed") == []
@@ -244,7 +267,7 @@ class DoubtsContract(ContractBase):
     def test_the_vendor_s_price_takes_the_place_of_an_estimate(self, till: Till, price: int) -> None:
         """Lower or higher, it is what was spent; above what was held it is overrun. Then the reservation waits for nothing more."""
         reservation = estimated(till)
-        receipt = till.ledger.resolve(reservation, bought("SM1", price), **_SAID)
+        receipt = said(till, reservation, bought("SM1", price))
 
         assert parts(receipt) == parts(till.usage) == (price, 0, 0)
         assert till.usage.overrun == max(0, price - 60)
@@ -254,15 +277,15 @@ class DoubtsContract(ContractBase):
     def test_a_price_is_corrected_once(self, till: Till) -> None:
         """After the vendor's price only a higher one is booked: a lower one is not what was asked for."""
         reservation = estimated(till)
-        till.ledger.resolve(reservation, bought("SM1", 40), **_SAID)
-        till.ledger.resolve(reservation, bought("SM1", 30), **_SAID)
+        said(till, reservation, bought("SM1", 40))
+        said(till, reservation, bought("SM1", 30))
 
         assert parts(till.usage) == (40, 0, 0)
 
     def test_an_ordinary_settlement_is_never_lowered(self, till: Till) -> None:
         """What the vendor itself said it cost is not an estimate."""
         reservation = till.charge("pi_1", 60)
-        receipt = till.ledger.resolve(reservation, bought("pi_1", 20), **_SAID)
+        receipt = said(till, reservation, bought("pi_1", 20))
 
         assert (receipt.replayed, parts(till.usage)) == (True, (60, 0, 0))
 
@@ -271,6 +294,6 @@ class DoubtsContract(ContractBase):
         small = open_till(till.ledger, "run-2", run_usd_cap=100)
         reservation = estimated(small)
         before = small.ask(80).granted
-        small.ledger.resolve(reservation, bought("SM1", 20), **_SAID)
+        said(small, reservation, bought("SM1", 20))
 
         assert (before, small.ask(80).granted) == (False, True)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 # A list that is longer is not read to its end, and then proves nothing.
 MOST_PAGES = 100
 # The vendor's clock and ours need not agree: what it made may seem to be from before it was asked for.
-SKEW = 300.0
+SKEW = 900.0
+# From so long before a call on whatever looks like what it made is looked at: our clock may have been ahead when it was sent.
+AHEAD = 86_400.0
 _REFUSED, _TOO_MANY, _SERVER_ERROR = frozenset({401, 403}), 429, 500
 
 _T = TypeVar("_T")

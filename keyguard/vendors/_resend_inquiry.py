@@ -10,7 +10,7 @@ from keyguard.identity import payee_of
 from keyguard.model import Fact, Outcome
 from keyguard.vendors import _resend_money as money
 from keyguard.vendors import _resend_paths as paths
-from keyguard.vendors._inquiry import SKEW, Candidate, Finding, listing
+from keyguard.vendors._inquiry import AHEAD, Candidate, Finding, listing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -48,7 +48,7 @@ def inquire(doubt: Doubt, _now: float, _owners: Collection[str] = ()) -> Inquiry
     """Look for whatever a call may have sent: to the same recipients, at that time."""
     if doubt.operation != "emails.send" or not doubt.payee:
         return Finding(words=f"it cannot be asked what became of a {doubt.operation}; look in its dashboard")
-    since = doubt.at - SKEW
+    since = doubt.at - AHEAD
     found = yield from listing(
         "/emails?limit=100",
         lambda page: page.get("data"),

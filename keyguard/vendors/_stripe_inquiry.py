@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from keyguard.identity import key_for, request_of_key
 from keyguard.model import Call, Outcome, Reply
 from keyguard.vendors import _stripe_replies as replies
-from keyguard.vendors._inquiry import SKEW, Finding, Listing, Unread, document
+from keyguard.vendors._inquiry import AHEAD, Finding, Listing, Unread, document
 from keyguard.vendors._stripe_likeness import by_likeness
 from keyguard.vendors._stripe_made import MADE, MARGIN, Made, listed, outcome_of
 
@@ -30,7 +30,7 @@ absence_margin: float | None = MARGIN
 history = 29 * 86_400.0
 is_by_account = False
 _HOUR = 3600.0
-# By its key a call is found whenever it was executed; Stripe forgets a key that it has not seen for a day, so no later event is of it.
+# By its key a call is found whenever it was executed: Stripe forgets a key that it has not seen for a day.
 _LATEST = 2 * 86_400.0
 _DECLINED = "payment_intent.payment_failed"
 # By state alone: what such a call does shows in the object that it is about.
@@ -146,7 +146,7 @@ def _by_key(doubt: Doubt, made: Made | None, now: float, owners: Collection[str]
 
 def _events(doubt: Doubt, made: Made | None) -> Asking[Listing]:
     # In whole hours, so that doubts of the same time ask the same question, whose answer is had already.
-    since = int((doubt.at - SKEW) // _HOUR * _HOUR)
+    since = int((doubt.at - AHEAD) // _HOUR * _HOUR)
     until = int(-((doubt.sent_at + _LATEST) // -_HOUR) * _HOUR)
     types = [(f"types[{index}]", name) for index, name in enumerate(made.events)] if made is not None else []
     return listed("/v1/events", [("created[gte]", str(since)), ("created[lte]", str(until)), *types])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from keyguard.identity import payee_of
 from keyguard.vendors import _stripe_money as money
-from keyguard.vendors._inquiry import SKEW, Candidate, Finding
+from keyguard.vendors._inquiry import AHEAD, SKEW, Candidate, Finding
 from keyguard.vendors._stripe_made import MARGIN, Made, listed, outcome_of
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def by_likeness(doubt: Doubt, made: Made) -> Inquiry:
     """Look for whatever the call may have made: of its amount, its customer, its time."""
-    since, until = int(doubt.at - SKEW), int(doubt.sent_at + MARGIN + SKEW) + 1
+    since, until = int(doubt.at - AHEAD), int(doubt.sent_at + MARGIN + SKEW) + 1
     query = [("created[gte]", str(since)), ("created[lte]", str(until))]
     if made.kind == "refund" and doubt.object_id:
         query.append(("payment_intent" if doubt.object_id.startswith("pi_") else "charge", doubt.object_id))

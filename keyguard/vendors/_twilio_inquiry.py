@@ -17,7 +17,7 @@ from keyguard.model import Fact, Outcome
 from keyguard.vendors import _twilio_paths as paths
 from keyguard.vendors import _twilio_places as places
 from keyguard.vendors import _twilio_replies as replies
-from keyguard.vendors._inquiry import SKEW, Candidate, Finding, Listing, listing
+from keyguard.vendors._inquiry import AHEAD, Candidate, Finding, Listing, listing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -57,7 +57,7 @@ def inquire(doubt: Doubt, _now: float, _owners: Collection[str] = ()) -> Inquiry
     if not resource or not paths.is_object_id(doubt.account) or not doubt.payee:
         return Finding(words=f"it cannot be asked what became of a {doubt.operation}; look in its Console")
     path = f"/2010-04-01/Accounts/{doubt.account}/{resource}.json"
-    since = doubt.at - SKEW
+    since = doubt.at - AHEAD
     found = yield from _listed(path, name, since)
     if not found.is_whole:
         return Finding(words=found.why)

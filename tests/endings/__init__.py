@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.endings.world import Room, World
 
 # Seconds: for what must come, and for what never comes.
-PATIENCE, IMPATIENCE = 20.0, 0.1
+PATIENCE, IMPATIENCE = 20.0, 0.15
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,13 +63,16 @@ async def _passing(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandle
     return await handler(request)
 
 
-def _stripe(kind: Callable[..., stripe.HTTPClient], **options: Any) -> Callable[[Ask], int]:
+def _stripe(kind: Callable[..., stripe.HTTPClient], **more: Any) -> Callable[[Ask], int]:
     def call(ask: Ask) -> int:
-        own = kind(timeout=ask.timeout, **_options(kind, ask), **options)
+        options = _options(kind, ask)
+        own = kind(timeout=ask.timeout, **options, **more)
         try:
             _asked(ask, own)
         finally:
             own.close()  # type: ignore[no-untyped-call]  # -- stripe's own
+            if "session" in options:
+                options["session"].close()
         return 200
 
     return call
@@ -77,11 +80,14 @@ def _stripe(kind: Callable[..., stripe.HTTPClient], **options: Any) -> Callable[
 
 def _astripe(kind: Callable[..., stripe.HTTPClient]) -> Callable[[Ask], int]:
     async def call(ask: Ask) -> int:
-        own = kind(timeout=ask.timeout, **_options(kind, ask))
+        options = _options(kind, ask)
+        own = kind(timeout=ask.timeout, **options)
         try:
             await _asked(ask, own, "_async")
         finally:
             await own.close_async()  # type: ignore[no-untyped-call]  # -- stripe's own
+            if "session" in options:
+                await options["session"].close()
         return 200
 
     return run(call)

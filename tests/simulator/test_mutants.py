@@ -12,20 +12,18 @@ from keyguard.testing.simulator.runner import Report, simulate
 
 # A seed that is known to find it soon; the search begins there.
 SOON = {
-    "release-by-last-exception": 1,
-    "lost-close-forgotten": 2,
-    "identity-without-account": 27,
-    "execution-reset": 13,
-    "key-without-number": 1,
-    "settle-twice": 2,
-    "day-window-on-settle": 3,
-    "overrun-capped-at-hold": 23,
-    "adoption-without-release-rule": 4,
-    "generation-without-cas": 6,
-    "window-ignored": 47,
-    "dead-owner-releases": 2,
-    "ledger-clock-goes-back": 2,
-    "cap-off-by-one": 5,
+    "stale-ticket": 1,
+    "unsent-by-class-name": 1,
+    "dead-ticket-releases": 3,
+    "lost-close-forgotten": 23,
+    "identity-without-account": 24,
+    "check-then-add": 1,
+    "settle-twice": 49,
+    "day-window-on-settle": 1,
+    "overrun-capped-at-hold": 5,
+    "generation-without-cas": 12,
+    "window-ignored": 52,
+    "dead-owner-releases": 1,
 }
 # Which promise each of them breaks first is luck; that money is miscounted, or a wrong call let through or stopped, is not.
 PROMISES = {"I1", "I2", "I3", "I4", "I6", "I7", "once", "clock", "unexpected"}

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from keyguard.model import Decision, Leg, Order, Usage
     from keyguard.testing.simulator.machine import SimulatedLedger
-    from keyguard.testing.simulator.truth import Charge, Record, Run
+    from keyguard.testing.simulator.runs import Run
+    from keyguard.testing.simulator.truth import Charge, Record
     from keyguard.testing.simulator.vendor import Vendor
 
     Legs = list[tuple[Leg, tuple[str, str]]]

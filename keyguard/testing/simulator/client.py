@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from keyguard.context import Ticket
     from keyguard.guard import Flow, Step
+    from keyguard.testing.simulator.exchange import Answer, Request
     from keyguard.testing.simulator.machine import Process
-    from keyguard.testing.simulator.vendor import Answer, Request
 
     Running: TypeAlias = Generator["Request | None", "Answer | None", Any]
 

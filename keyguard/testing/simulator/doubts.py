@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from keyguard.errors import ConfigurationError
 from keyguard.model import Outcome
-from keyguard.testing.simulator.vendor import Answer, shown
+from keyguard.testing.simulator.exchange import Answer, shown
 from keyguard.vendors._stripe_replies import intent_fact
 
 if TYPE_CHECKING:

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from keyguard.errors import LedgerUnavailable
 from keyguard.testing.simulator.doubts import ask_about, resolve
+from keyguard.testing.simulator.exchange import CENT
 from keyguard.testing.simulator.fleet import Fleet
 from keyguard.testing.simulator.machine import STEPS, Fault
 from keyguard.testing.simulator.swarm import draw_plan
-from keyguard.testing.simulator.vendor import CENT
 from keyguard.testing.simulator.world import HOUR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from keyguard.testing.simulator.truth import Run
-    from keyguard.testing.simulator.vendor import Intent
+    from keyguard.testing.simulator.exchange import Intent
+    from keyguard.testing.simulator.runs import Run
 
 _DAY = 86_400.0
 

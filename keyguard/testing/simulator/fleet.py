@@ -15,8 +15,8 @@ from keyguard.testing.simulator.world import World
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from keyguard.testing.simulator.exchange import Answer
     from keyguard.testing.simulator.swarm import Plan
-    from keyguard.testing.simulator.vendor import Answer
 
 
 @dataclass(slots=True, eq=False)

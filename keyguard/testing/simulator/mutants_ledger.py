@@ -16,6 +16,7 @@ from keyguard.ledgers import sqlite
 from keyguard.ledgers._sqlite_charges import Charges
 from keyguard.ledgers._sqlite_close import Closes
 from keyguard.ledgers._sqlite_holds import Hold, Holds
+from keyguard.ledgers._sqlite_keys import Keys
 from keyguard.ledgers._sqlite_log import Log
 from keyguard.ledgers._sqlite_objects import Objects
 from keyguard.ledgers._sqlite_reserve import Reserves
@@ -34,7 +35,7 @@ _of = {name: vars(owner)[name] for owner, names in {
     Holds: ("change",),
     Log: ("begin", "append"),
     LocalBackend: ("find", "reserve"),
-    Reserves: ("_refused",),
+    Reserves: ("_refused", "_attempted"),
 }.items() for name in names}  # fmt: skip
 _CHECKED = "AND (NOT NEW.enforce OR cap IS NULL OR spent + held + doubt + NEW.held <= cap)"
 
@@ -63,6 +64,16 @@ def _change_up_to_the_hold(
 ) -> None:
     spent = min(spent, max(0, hold.amount - held - doubt))
     _of["change"](self, hold, kind, state, spent, held, doubt, *args, **more)
+
+
+def _attempted_unseen(self: Reserves, *args: Any) -> Decision:
+    with replaced(Keys, "why", lambda _self, _order: ""):
+        decision: Decision = _of["_attempted"](self, *args)
+    return decision
+
+
+def _adopted_stays(self: Holds, hold: Hold, kind: str, state: Any, spent: int, held: int, doubt: int, *args: Any, **more: Any) -> None:
+    _of["change"](self, hold, kind, state, spent, hold.held if kind == "adopt" else held, doubt, *args, **more)
 
 
 def _release_all(self: Closes, hold: Hold, detail: dict[str, Any]) -> None:
@@ -178,5 +189,7 @@ MUTANTS = {mutant.name: mutant for mutant in (
         "revoke-not-checked", "a reserve does not look at its key",
         _schema(lambda text: text.replace("SELECT RAISE(ABORT, 'kg:key') WHERE", "SELECT 1 WHERE")),
     ),
+    Mutant("attempt-of-a-revoked-key", "another attempt does not look at its key", replacing(Reserves, "_attempted", _attempted_unseen)),
+    Mutant("adoption-holds-twice", "what is adopted stays held beside the call that adopts it", replacing(Holds, "change", _adopted_stays)),
     Mutant("cap-off-by-one", "what fits exactly is refused", _schema(lambda text: text.replace("+ NEW.held <= cap", "+ NEW.held < cap"))),
 )}  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keyguard.testing.simulator.judge import Violation
+from keyguard.testing.simulator.checks import Violation
 from keyguard.testing.simulator.simulation import Simulation
 
 if TYPE_CHECKING:

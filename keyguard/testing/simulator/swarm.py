@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keyguard.model import Policy
-from keyguard.testing.simulator.vendor import CENT, draw_odds
+from keyguard.testing.simulator.exchange import CENT
+from keyguard.testing.simulator.vendor import draw_odds
 from keyguard.testing.simulator.work import Job, draw_jobs
 
 if TYPE_CHECKING:

@@ -10,104 +10,18 @@ that's executing concurrently, we don't save"; docs.stripe.com/api/idempotent_re
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from keyguard.testing.simulator.exchange import CENT, Answer, Intent, Request, failure, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-CENT = 10_000  # micro-USD
 # "Keys can be removed from the system automatically after they're at least 24 hours old" (same page).
 _KEPT_SECONDS = 24 * 3600
-Status = Literal["requires_confirmation", "requires_action", "requires_payment_method", "requires_capture", "succeeded", "canceled"]
 _CONFIRMABLE = frozenset({"requires_confirmation", "requires_action", "requires_payment_method"})
-
-
-@dataclass(slots=True)
-class Intent:
-    """
-    One PaymentIntent as the vendor has it; amounts in micro-USD.
-
-    Attributes:
-        received: What was really charged.
-        is_loose: Its very creation was declined: nobody but the vendor knows its id.
-        version: Grows with each change, so that an older answer can be told from a newer one.
-    """
-
-    id: str
-    account: str
-    amount: int
-    is_manual: bool
-    received: int = 0
-    refunded: int = 0
-    status: Status = "requires_confirmation"
-    is_loose: bool = False
-    version: int = 0
-
-    @property
-    def open(self) -> int:
-        """What it may still cost."""
-        return 0 if self.status in {"succeeded", "canceled"} else self.amount - self.received
-
-
-@dataclass(slots=True)
-class Request:
-    """
-    One request on its way: `wire`, `running`, or `done`.
-
-    Attributes:
-        by: Whoever must know of its effects (the judge's record); opaque here.
-        answer: What the vendor answered, once it has.
-        luck: How it will go: drawn when it is made, so that its path does not change another's.
-    """
-
-    number: int
-    method: str
-    path: str
-    params: tuple[tuple[str, str], ...]
-    key: str | None
-    account: str
-    by: Any
-    luck: float = 0.0
-    state: Literal["wire", "running", "done"] = "wire"
-    answer: Answer | None = None
-    client: Any = None
-
-    @property
-    def words(self) -> list[str]:
-        """The path's parts behind the version."""
-        return self.path.split("/")[2:]
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What an answer shows of an intent, and how old that is."""
-
-    intent: Intent
-    spent: int
-    open: int
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """
-    One answer.
-
-    Attributes:
-        seen: The intent in its body, if any.
-        refund: Micro-USD that it says were given back, by the refund `refund_id`.
-        is_replay: It is the stored answer of an earlier request.
-    """
-
-    status: int
-    body: bytes
-    seen: Seen | None = None
-    refund: int = 0
-    refund_id: str = ""
-    is_replay: bool = False
-    headers: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(slots=True)
@@ -180,14 +94,14 @@ class Vendor:
         asked = (request.method, request.path, request.params)
         known = self._known(name)
         if known is not None and known.asked != asked:
-            request.answer = _error(400, "idempotency_error")
+            request.answer = failure(400, "idempotency_error")
         elif known is not None and known.answer is None:
-            request.answer = _error(409, "idempotency_key_in_use")
+            request.answer = failure(409, "idempotency_key_in_use")
         elif known is not None and known.answer is not None:
             old = known.answer
             request.answer = replace(old, is_replay=True, headers={"idempotent-replayed": "true"})
         elif request.luck < self._odds.busy:
-            request.answer = _error(429, "rate_limit")
+            request.answer = failure(429, "rate_limit")
         elif (problem := self._problem(request)) is not None:
             request.answer = problem
         else:
@@ -225,15 +139,15 @@ class Vendor:
         if words[0] == "refunds":
             intent = self.intents.get((request.account, params["payment_intent"]))
             if intent is None:
-                return _error(404, "resource_missing")
-            return _error(400, "charge_already_refunded") if self._refundable(intent) < int(params["amount"]) * CENT else None
+                return failure(404, "resource_missing")
+            return failure(400, "charge_already_refunded") if self._refundable(intent) < int(params["amount"]) * CENT else None
         if len(words) == 1:
             return None
         intent = self.intents.get((request.account, words[1]))
         if intent is None:
-            return _error(404, "resource_missing")
+            return failure(404, "resource_missing")
         verb = words[2] if len(words) > 2 else "update"
-        return None if intent.status in _FITTING[verb] else _error(400, "payment_intent_unexpected_state")
+        return None if intent.status in _FITTING[verb] else failure(400, "payment_intent_unexpected_state")
 
     def _execute(self, request: Request) -> Answer:
         # The state may have changed since the request was begun.
@@ -242,9 +156,9 @@ class Vendor:
             return problem
         odds, luck = self._odds, request.luck - self._odds.busy
         if luck < odds.fails_before:
-            return _error(500, "api_error")
+            return failure(500, "api_error")
         answer = self._done(request, luck - odds.fails_before - odds.fails_after)
-        return _error(500, "api_error") if luck < odds.fails_before + odds.fails_after else answer
+        return failure(500, "api_error") if luck < odds.fails_before + odds.fails_after else answer
 
     def _done(self, request: Request, luck: float) -> Answer:
         words, params = request.words, dict(request.params)
@@ -280,7 +194,7 @@ class Vendor:
         intent.version += 1
         if 0 <= luck < self._odds.decline:
             intent.status = "requires_payment_method"
-            return _error(402, "card_declined")
+            return failure(402, "card_declined")
         if 0 <= luck - self._odds.decline < self._odds.action:
             intent.status = "requires_action"
         elif intent.is_manual:
@@ -309,8 +223,8 @@ class Vendor:
     def _read(self, request: Request) -> Answer:
         intent = self.intents.get((request.account, request.words[1]))
         if request.luck < self._odds.fails_before:
-            return _error(500, "api_error")
-        return _error(404, "resource_missing") if intent is None else shown(intent)
+            return failure(500, "api_error")
+        return failure(404, "resource_missing") if intent is None else shown(intent)
 
     # -- what happens elsewhere ---------------------------------------------------------------------
 
@@ -331,20 +245,6 @@ _FITTING: dict[str, frozenset[str]] = {
     "increment_authorization": frozenset({"requires_capture"}),
     "cancel": _CONFIRMABLE | {"requires_capture"},
 }
-
-
-def shown(intent: Intent) -> Answer:
-    """Return an intent as an answer shows it now."""
-    body = {
-        "id": intent.id, "object": "payment_intent", "amount": intent.amount // CENT, "amount_received": intent.received // CENT,
-        "amount_capturable": intent.amount // CENT if intent.status == "requires_capture" else 0, "currency": "usd",
-        "status": intent.status, "latest_charge": f"ch_{intent.id[3:]}" if intent.status in {"requires_capture", "succeeded"} else None,
-    }  # fmt: skip
-    return Answer(200, json.dumps(body).encode(), Seen(intent, intent.received, intent.open, intent.version))
-
-
-def _error(status: int, code: str) -> Answer:
-    return Answer(status, json.dumps({"error": {"code": code}}).encode())
 
 
 def draw_odds(rng: Random) -> Odds:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from keyguard.testing.simulator.client import Running, Thread
-    from keyguard.testing.simulator.vendor import Answer
+    from keyguard.testing.simulator.exchange import Answer
 
 Kind = Literal["charge", "hold", "intent", "refund", "foreign_refund", "read"]
 _KINDS: tuple[Kind, ...] = ("charge", "hold", "intent", "refund", "foreign_refund", "read")

@@ -12,18 +12,19 @@ import httpx
 
 from keyguard.model import Reply
 from keyguard.testing.simulator.client import Network, Thread
+from keyguard.testing.simulator.exchange import Request
 from keyguard.testing.simulator.judge import Judge
 from keyguard.testing.simulator.machine import Process, SimulatedLedger
 from keyguard.testing.simulator.swarm import draw_weather
-from keyguard.testing.simulator.vendor import Request, Vendor
+from keyguard.testing.simulator.vendor import Vendor
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from keyguard.context import Ticket
     from keyguard.model import Call
-    from keyguard.testing.simulator.truth import Run
-    from keyguard.testing.simulator.vendor import Answer
+    from keyguard.testing.simulator.exchange import Answer
+    from keyguard.testing.simulator.runs import Run
 
 NOON = 20_000 * 86_400.0 + 43_200.0
 HOUR = 3600.0
