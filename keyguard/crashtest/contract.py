@@ -17,8 +17,16 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _PARTS = ("refusals", "is_shared", "call", "spent")
-# What an adapter may have besides; the events that need it are "n/a" without.
-EXTRAS = ("daily", "entry", "hold_store", "reconcile", "revoke", "verify")
+# What an adapter may have besides, and what is said of one that has it not where an event needs it.
+EXTRAS = {
+    "clock": "the guard's clock cannot be stepped",
+    "daily": "the guard has no cap of a day",
+    "entry": "the guard cannot make charges over again",
+    "hold_store": "the guard's store has no lock to be held",
+    "reconcile": "the guard cannot ask the vendor",
+    "revoke": "the guard cannot revoke",
+    "verify": "the guard has no log to refold",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +89,7 @@ class Guard(Protocol):
     Optional methods: `revoke()` ends the run's right to spend; `reconcile()` asks the vendor, and returns how many calls are still in
     doubt; `verify()` refolds the log and returns what is wrong; `entry()` is a context in which the same charges are made
     over again; `hold_store()` keeps every other process from the store until this one ends. An attribute `daily = True` says that
-    caps of a UTC day are known.
+    caps of a UTC day are known, and `clock = True` that the time is `time.time()`, which is what can be stepped.
 
     Attributes:
         refusals: What is raised instead of sending.

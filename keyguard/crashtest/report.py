@@ -34,7 +34,12 @@ class RichReport:
     """Prints each row when it is there, then what held."""
 
     def __init__(self, plan: Plan, console: Console | None = None) -> None:
-        self._console = console or Console()
+        self._plan, self._console = plan, console or Console()
+        self._has_begun = False
+
+    def _begin(self) -> None:
+        # Not before there is a row: until then it may turn out that something is not installed.
+        self._has_begun, plan = True, self._plan
         form = "the short form, " if plan.is_quick else ""
         place = f"runs of its own in {plan.ledger}" if plan.ledger else "a ledger of its own for each event"
         self._say(f"crash test of [bold]{escape(plan.guard)}[/], {form}seed {plan.seed}, {escape(place)}")
@@ -46,6 +51,8 @@ class RichReport:
 
     def row(self, row: Row) -> None:
         """Print an event."""
+        if not self._has_begun:
+            self._begin()
         if row.skipped:
             self._say(f"[dim]{row.event:<22}{'':>54}  n/a: {escape(row.skipped)}[/]")
             return

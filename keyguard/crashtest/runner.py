@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from keyguard.crashtest.contract import Shop, Terms, check_name
+from keyguard.crashtest.contract import EXTRAS, Shop, Terms, check_name
 from keyguard.crashtest.events import EVENTS, Event
 from keyguard.crashtest.judge import Findings, Row
 from keyguard.crashtest.nursery import Nursery, WorkerFailed
@@ -157,7 +157,7 @@ class Played:
         row = Row(event.name, event.words)
         lacking = event.needs - set(known["extras"])
         if lacking:
-            row.skipped = f"the guard has no {', '.join(sorted(lacking))}"
+            row.skipped = "; ".join(EXTRAS[name] for name in sorted(lacking))
         elif self.plan.ledger and event.spares:
             row.skipped = event.spares
         elif self.plan.ledger and event.is_of_files and not self.plan.ledger.startswith("sqlite"):

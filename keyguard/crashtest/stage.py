@@ -231,7 +231,7 @@ class Stage:
             row.broke("run", f"{show(row.vendor)} were charged, and calls failed: {row.failed}")
         twice = sum(count > 1 for count in self.till.by_customer.values())
         if twice:
-            row.broke("once", f"{twice} customers were charged more than once")
+            row.broke("once", f"customers charged more than once: {twice}")
         if "verify" in self.extras:
             row.tested |= {"books"}
             for wrong in self.clerk.ask("verify")["wrong"]:

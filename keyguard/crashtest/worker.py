@@ -66,7 +66,7 @@ class Worker:
         self._guard: Any = None
         self._client: Any = None
         self._offset = 0.0
-        # The system's clock as all code of this process sees it; a guard binds it when it is opened.
+        # The clock of this process, which can be stepped; a guard may bind it when it is opened.
         time.time = lambda: _real_time() + self._offset
 
     def work(self) -> None:

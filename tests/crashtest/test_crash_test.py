@@ -101,7 +101,7 @@ def test_no_guard_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     row = next(line for line in out.splitlines() if line.startswith("processes"))
     assert row.split()[:6] == ["processes", "$40.00", "$80.00", "$0.00", "0", "n/a"]
     assert "$40.00 over the cap" in row
-    assert "n/a: the guard has no revoke" in next(line for line in out.splitlines() if line.startswith("revoke"))
+    assert "n/a: the guard cannot revoke" in next(line for line in out.splitlines() if line.startswith("revoke"))
     assert "BROKEN  I1" in out
     assert "processes: $80.00 were charged on a cap of $40.00" in out
     assert "n/a     I6" in out

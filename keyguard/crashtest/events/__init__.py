@@ -53,8 +53,8 @@ EVENTS: tuple[Event, ...] = (
     Event("lost-answers", "charged, answer lost, retries=3", answers.lost, is_faulty=True),
     Event("retry-storm", "every answer is a 500, a 409 or late", answers.storm, is_faulty=True),
     Event("second-process", "the same run twice at once, declines", races.second_process, is_faulty=True),
-    Event("clock-step", "the clock steps back and forward", clocks.step, spares=_CLOCK),
-    Event("midnight", "a day's cap over midnight, two days", clocks.midnight, frozenset({"daily"}), _CLOCK, is_daily=True),
+    Event("clock-step", "the clock steps back and forward", clocks.step, frozenset({"clock"}), _CLOCK),
+    Event("midnight", "a day's cap over midnight, two days", clocks.midnight, frozenset({"clock", "daily"}), _CLOCK, is_daily=True),
     Event(
         "disk-full", "no file may grow (RLIMIT_FSIZE)", stores.full,
         is_of_files=True, is_faulty=True, justified=frozenset({"LedgerUnavailable"}),

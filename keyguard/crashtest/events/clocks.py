@@ -1,4 +1,4 @@
-"""Clocks that step, and the seam between two days. The clock is the process's own, as all code in it sees it."""
+"""Clocks that step, and the seam between two days. The clock is `time.time()` of a process, before the guard is opened and after."""
 
 from __future__ import annotations
 

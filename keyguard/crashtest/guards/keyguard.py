@@ -24,7 +24,7 @@ class Guard:
     refusals = (KeyguardError,)
     cap_errors = (SpendCapExceeded,)
     is_shared = True
-    daily = True
+    daily = clock = True
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
