@@ -246,7 +246,6 @@ class Bookings(Checks):
         if seen.version < thing.told_version:
             thing.hear_again(seen.open, charge)
             return
-        run.overrun += max(0, seen.spent - max(thing.known, thing.told_spent))
         if seen.spent > thing.told_spent:
             # It counts where it was told: of several calls with one key, the first that was answered; or with what is open under another.
             is_elses = thing.told_open > 0 and thing.holder is not charge
