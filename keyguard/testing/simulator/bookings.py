@@ -246,12 +246,12 @@ class Bookings(Checks):
         if seen.version < thing.told_version:
             thing.hear_again(seen.open, charge)
             return
-        run.overrun += max(0, seen.spent - max(thing.known, thing.told_spent))
         if seen.spent > thing.told_spent:
             # It counts where it was told: of several calls with one key, the first that was answered; or with what is open under another.
             is_elses = thing.told_open > 0 and thing.holder is not charge
             thing.day = charge.day if charge.buys and not is_elses else thing.holder.day
-        if charge.adopts and not charge.is_over and not thing.told_open:
+        is_first = charge.adopts or (charge.buys and thing.told_version < 0)
+        if is_first and not charge.is_over and not thing.told_open:
             # Nothing else was open: it has what is open from now on.
             thing.holder = charge
         # Whether a call that may have been closed has let the open hold go already, nobody can say.

@@ -18,6 +18,7 @@ class Intent:
     Attributes:
         received: What was really charged.
         is_loose: Its very creation was declined: nobody but the vendor knows its id.
+        raised: What somebody elsewhere has added to its amount, since it was last set from here.
         version: Grows with each change, so that an older answer can be told from a newer one.
     """
 
@@ -30,6 +31,7 @@ class Intent:
     status: Status = "requires_confirmation"
     is_loose: bool = False
     version: int = 0
+    raised: int = 0
 
     @property
     def open(self) -> int:

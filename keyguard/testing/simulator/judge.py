@@ -68,9 +68,10 @@ class Judge(Bookings):
         run.touch(thing)
         run.charged += amount
         thing.charger = request.by if request is not None else None
-        over = run.overrun + sum(max(0, one.intent.received - one.known) for one in run.active.values())
-        if run.charged - over > run.top:
-            raise self.broken("I1", f"{run.run_id} was charged {run.charged}, {over} of it unforeseeable, on a cap of at most {run.top}")
+        run.overrun += min(amount, intent.raised)
+        if run.charged - run.overrun > run.top:
+            over = f"{run.overrun} of it unforeseeable"
+            raise self.broken("I1", f"{run.run_id} was charged {run.charged}, {over}, on a cap of at most {run.top}")
 
     def refunded(self, request: Request, intent: Intent, amount: int) -> None:
         """Money was given back."""

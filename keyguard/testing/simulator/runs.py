@@ -31,7 +31,7 @@ class Run:
         live: Its reservations whose end nobody has told.
         pending: Its requests at the vendor that may still have an effect.
         charged, refunded: What the vendor really charged, and gave back of it. Refunds of other runs' charges are in `foreign`.
-        overrun: How far charges went above what anybody here could know.
+        overrun: What was charged above what was asked for here: somebody elsewhere had raised it.
         wanted: How many charges of a kind its flow means to make; `made`, how many were.
     """
 

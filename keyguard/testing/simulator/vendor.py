@@ -177,7 +177,7 @@ class Vendor:
         elif verb == "cancel":
             intent.status = "canceled"
         else:
-            intent.amount = int(params["amount"]) * CENT
+            intent.amount, intent.raised = int(params["amount"]) * CENT, 0
         return shown(intent)
 
     def _create(self, request: Request, params: dict[str, str], luck: float) -> Answer:
@@ -235,6 +235,7 @@ class Vendor:
     def raise_elsewhere(self, intent: Intent, amount: int) -> None:
         """Let somebody add to what an intent costs, in the dashboard."""
         intent.amount += amount
+        intent.raised += amount
         intent.version += 1
 
 
