@@ -75,7 +75,7 @@ def test_the_short_form_holds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     # Two before, three after; what came in between was refused.
     assert (events["locked"]["vendor_usd"], events["locked"]["refused"]) == (5.0, 2)
     assert events["disk-full"]["refused"] > 0
-    assert sum(events["lost-answers"]["failed"].values()) == 20 * 4
+    assert sum(events["lost-answers"]["failed"].values()) == 15 * 4
     assert events["revoke"]["refused"] == 123 - events["revoke"]["vendor_usd"]
 
 

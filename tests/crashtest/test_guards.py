@@ -82,19 +82,19 @@ def test_no_guard_spends_it_all(findings: Callable[..., Findings]) -> None:
     whole = findings("none", "race", "kill-after-answer", "lost", "midnight")
 
     spent = {row.event: (row.cap // USD, row.vendor // USD, row.ledger) for row in whole.rows if not row.skipped}
-    # 200 calls of 50 threads; two killed, one of them again, and eight more at $10; forty charges with four tries each.
-    assert spent == {"race": (40, 200, 0), "kill-after-answer": (40, 110, 0), "lost-answers": (20, 160, 0)}
+    # 200 calls of 50 threads; two killed, one of them again, and eight more at $10; thirty charges with four tries each.
+    assert spent == {"race": (40, 200, 0), "kill-after-answer": (40, 110, 0), "lost-answers": (15, 120, 0)}
     assert [(row.event, row.verdict) for row in whole.rows if row.skipped] == [("midnight", "n/a")]
     assert whole.promises == {"I1": False, "I2": False, "I3": None, "I4": True, "I6": None, "once": False, "books": None, "run": True}
 
 
 def test_a_guard_of_others_is_put_to_the_same_test(findings: Callable[..., Findings]) -> None:
-    """One from PyPI holds its cap between processes, and gives the money back where an answer is lost: $160 on a cap of $20."""
+    """One from PyPI holds its cap between processes, and gives the money back where an answer is lost: $120 on a cap of $15."""
     whole = findings("floe-guard", "processes", "lost-answers")
 
     race, lost = whole.rows
     assert (race.vendor, race.ledger, race.verdict) == (40 * USD, 40 * USD, "held")
-    assert (lost.vendor, lost.ledger, lost.doubts) == (160 * USD, 0, None)
+    assert (lost.vendor, lost.ledger, lost.doubts) == (120 * USD, 0, None)
     assert (whole.promises["I1"], whole.promises["I2"], whole.promises["I4"], whole.exit_code) == (False, False, True, 1)
 
 

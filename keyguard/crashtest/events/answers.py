@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 def lost(stage: Stage) -> None:
     """Every charge is made and every answer is lost; each caller tries three times again, as a task with `retries=3`."""
-    stage.cap(stage.of(100, 20))
+    stage.cap(stage.of(100, 15))
     stage.double.script(
         Fault("reset_after", method="POST", every=3, times=0),
         Fault("truncate", method="POST", every=3, times=0),
         Fault("close_after", method="POST", times=0),
     )
     worker = stage.worker()
-    spending = stage.spend(worker, stage.names(stage.of(300, 40)), 1, threads=8, tries=4)
+    spending = stage.spend(worker, stage.names(stage.of(300, 30)), 1, threads=8, tries=4)
     stage.fills(1, spending)
     stage.was_struck()
     stage.reconcile()
