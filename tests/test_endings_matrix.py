@@ -25,8 +25,8 @@ pytestmark = [
     # Stripe's client hands its body to httpx in the old way.
     pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
 ]
-# SDKs, and each raw library to one vendor; the same libraries' files with the other vendors' plugs are for .ci/run alone.
-_PLAIN = {client.name for client in CLIENTS if client.is_sdk or (client.kind.name == "stripe" and not client.name.startswith("httpx2"))}
+# SDKs, and one raw library; the other libraries, and the same one with the other vendors' plugs, are for .ci/run alone.
+_PLAIN = {client.name for client in CLIENTS if client.is_sdk} | {"httpx_to_stripe"}
 POSSIBLE = [(client, fault) for client, fault in cells() if not isinstance(fault.expected(client), Impossible)]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from keyguard.testing.ledger_contract import LedgerContract
 from tests.support_ledgers import SqliteFile, SqliteMemory
 
@@ -21,6 +23,8 @@ class TestSqliteProcess(LedgerContract):
         return SqliteFile(folder, "process")
 
 
+# The same code as of the other file, but for its syncs.
+@pytest.mark.ci
 class TestSqlitePower(LedgerContract):
     """A SQLite file that survives a power cut."""
 

@@ -215,7 +215,7 @@ def test_a_retry_that_differs_only_in_its_note_is_refused(flows: Any, double: Ve
     assert (len(flows.keys_sent(double)), double.truth.charged(), of_run(url, state).doubt) == (1, USD, USD)
 
 
-@pytest.mark.parametrize("is_declined", [False, True], ids=["all-well", "one-declined"])
+@pytest.mark.parametrize("is_declined", [pytest.param(False, id="all-well", marks=pytest.mark.ci), pytest.param(True, id="one-declined")])
 def test_two_processes_of_one_flow_run_charge_once(flows: Any, url: str, prefect_server: str, tmp_path: Path, *, is_declined: bool) -> None:
     """Two workers execute the same flow run at once, one of them is declined at its first try: each logical charge is made once."""
     from prefect.client.orchestration import get_client
