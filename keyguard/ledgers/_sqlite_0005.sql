@@ -6,8 +6,17 @@ ALTER TABLE holds ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE holds ADD COLUMN tries INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE holds ADD COLUMN payee TEXT NOT NULL DEFAULT '';
 ALTER TABLE holds ADD COLUMN principal TEXT NOT NULL DEFAULT '';
+-- Who asked for the charge first.
+ALTER TABLE holds ADD COLUMN execution TEXT NOT NULL DEFAULT '';
+ALTER TABLE holds ADD COLUMN unit TEXT NOT NULL DEFAULT '';
+ALTER TABLE holds ADD COLUMN task TEXT NOT NULL DEFAULT '';
+ALTER TABLE holds ADD COLUMN persists INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE holds ADD COLUMN fingerprint TEXT NOT NULL DEFAULT '';
+-- One reservation for each try of a charge: a further request finds out by this that it is none of the first.
+CREATE UNIQUE INDEX holds_charge ON holds (identity, n, generation) WHERE n >= 0;
 
 -- Who asked for a charge in each execution of the run, and the reservation that the charge has now; NULL once that was released.
+-- Begun with the second request of a charge, or with its first release: most charges are asked for once, and have no row here.
 CREATE TABLE slots (
   identity TEXT NOT NULL, n INTEGER NOT NULL, execution TEXT NOT NULL, unit TEXT NOT NULL, task TEXT NOT NULL,
   persists INTEGER NOT NULL, fingerprint TEXT NOT NULL, hold TEXT, generation INTEGER NOT NULL, PRIMARY KEY (identity, n, execution)

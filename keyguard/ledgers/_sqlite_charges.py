@@ -63,8 +63,20 @@ class Charges:
             n += 1
 
     def _slots(self, request: str, n: int) -> list[Slot]:
-        rows = self._log.execute(f"SELECT {_SLOT} FROM slots WHERE identity = ? AND n = ?", (request, n)).fetchall()
+        query = f"SELECT {_SLOT} FROM slots WHERE identity = ? AND n = ?"
+        rows = self._log.execute(query, (request, n)).fetchall()
+        if not rows:
+            self._begin_slots(request, n)
+            rows = self._log.execute(query, (request, n)).fetchall()
         return [Slot(*cast("Any", row)) for row in rows]
+
+    def _begin_slots(self, request: str, n: int) -> None:
+        """Give a charge its first slot, of whom its first reservation is, where it has a reservation and no slot yet."""
+        self._log.execute(
+            f"INSERT OR IGNORE INTO slots (identity, n, {_SLOT}) SELECT identity, n, execution, unit, task, persists, fingerprint, id, 0 "
+            "FROM holds WHERE identity = ? AND n = ? AND generation = 0",
+            (request, n),
+        )
 
     def is_ambiguous(self, identity: Identity, place: Place) -> bool:
         """
@@ -79,9 +91,11 @@ class Charges:
         if slot.task != identity.task:
             return True
         found = self._log.execute(
-            "SELECT count(DISTINCT unit) FROM slots WHERE identity = ? AND execution = ?", (identity.request, slot.execution)
+            "SELECT count(*) FROM (SELECT unit FROM slots WHERE identity = ? AND execution = ? "
+            "UNION SELECT unit FROM holds WHERE identity = ? AND n >= 0 AND execution = ?)",
+            (identity.request, slot.execution, identity.request, slot.execution),
         ).fetchone()
-        return found is not None and found[0] > 1
+        return found is not None and cast("int", found[0]) > 1
 
     def take(self, identity: Identity, n: int, hold_id: str, generation: int) -> None:
         """Say that this execution has asked for a charge, and which reservation it has; for all executions where it is a later one."""
@@ -99,13 +113,18 @@ class Charges:
         )  # fmt: skip
 
     def move(self, hold: Hold, to: str) -> None:
-        """Give a charge another reservation of the same generation, and its attempts with it."""
+        """Give a charge another reservation of the same generation, and its attempts with it; `leave` comes before."""
         self._log.execute("UPDATE slots SET hold = ? WHERE identity = ? AND n = ? AND hold = ?", (to, hold.identity, hold.n, hold.id))
         self._log.execute("UPDATE attempts SET hold = ? WHERE hold = ?", (to, hold.id))
+
+    def leave(self, hold: Hold) -> None:
+        """Take a reservation from its charge, whose place it would keep from another one of the same generation."""
+        self._log.execute("UPDATE holds SET n = -1 WHERE id = ?", (hold.id,))
 
     def end_generation(self, hold: Hold) -> None:
         """Let the charge's next request be a new try: compared with the reservation that has just been released."""
         if hold.n >= 0:
+            self._begin_slots(hold.identity, hold.n)
             self._log.execute("UPDATE slots SET hold = NULL WHERE identity = ? AND n = ? AND hold = ?", (hold.identity, hold.n, hold.id))
 
     def lookalike(self, order: Order) -> tuple[str, float] | None:
@@ -115,8 +134,9 @@ class Charges:
             return None
         row: Any = self._log.execute(
             "SELECT id, at FROM holds WHERE scope = ? AND state = 'U' AND operation = ? AND amount = ? AND payee = ? AND identity <> ? "
-            "AND EXISTS (SELECT 1 FROM slots WHERE slots.identity = holds.identity AND slots.n = holds.n AND execution = ? AND unit = ?)",
-            (order.scope, order.operation, order.quote.amount, order.payee, identity.request, identity.execution, identity.unit),
+            "AND ((execution = ? AND unit = ?) OR EXISTS (SELECT 1 FROM slots s WHERE s.identity = holds.identity AND s.n = holds.n "
+            "AND s.execution = ? AND s.unit = ?))",
+            (order.scope, order.operation, order.quote.amount, order.payee, identity.request, *(identity.execution, identity.unit) * 2),
         ).fetchone()
         return None if row is None else (str(row[0]), float(row[1]))
 

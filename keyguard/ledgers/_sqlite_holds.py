@@ -15,7 +15,7 @@ _COLUMNS = (
     "id, key_id, scope, leg0, leg1, leg2, count_leg, vendor, account, method, pot, object_id, adopts, prior, operation, amount, adopted, "
     "spent, held, doubt, overrun, refundable, state, unit_leg, units, recurring, identity, n, generation, tries, at"
 )
-_ADD = "INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,?,0,0,0,1,'R',?,?,?,?,?,?,1,?,?)"
+_ADD = "INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,?,0,0,0,1,'R',?,?,?,?,?,?,1,?,?,?,?,?,?,?)"
 _CHANGE = (
     "UPDATE holds SET state = ?, spent = ?, held = ?, doubt = ?, overrun = ?, refundable = ?, sent = ?, units = ? "
     "WHERE id = ? AND state = ? AND tries = ?"
@@ -23,10 +23,12 @@ _CHANGE = (
 # All as of the reservation that the late truth is about, but its id, what it counts, and when.
 _LATE = (
     "INSERT INTO holds SELECT ?, key_id, version, scope, leg0, leg1, leg2, NULL, vendor, account, operation, method, pot, object_id, 0, "
-    "prior, identity, enforce, owner, 0, 0, 0, 0, 0, 0, 0, 1, 'S', ?, NULL, 0, 0, -1, generation, 1, payee, principal "
+    "prior, identity, enforce, owner, 0, 0, 0, 0, 0, 0, 0, 1, 'S', ?, NULL, 0, 0, -1, generation, 1, payee, principal, "
+    "'', '', '', 0, '' "
     "FROM holds WHERE id = ?"
 )
 _FRESH_KEPT = 1000
+_NOBODY = ("", "", "", 0, "")
 
 
 class HoldMoved(Exception):
@@ -144,7 +146,9 @@ class Holds:
         quote = order.quote
         leg0, leg1, leg2 = (*legs, None, None, None)[:3]
         units = 0 if unit_leg is None else quote.units
-        identity = order.identity.request if order.identity is not None else ""
+        named = order.identity
+        identity = named.request if named is not None else ""
+        asker = _NOBODY if named is None or n < 0 else (named.execution, named.unit, named.task, named.persists, named.fingerprint)
         hold = Hold(
             order.reservation_id, order.key_id, order.scope, leg0, leg1, leg2, count_leg, order.vendor, order.account, order.method,
             quote.pot, quote.object_id, quote.adopts, quote.prior, order.operation, amount, adopted, 0, amount, 0, 0, 0, "R",
@@ -155,7 +159,7 @@ class Holds:
             (
                 hold.id, hold.key_id, order.version, hold.scope, leg0, leg1, leg2, count_leg, hold.vendor, hold.account, hold.operation,
                 hold.method, hold.pot, hold.object_id, hold.adopts, hold.prior, identity, order.enforce, self._owner, amount, adopted,
-                amount, self._log.at, unit_leg, units, quote.recurring, n, generation, order.payee, order.principal,
+                amount, self._log.at, unit_leg, units, quote.recurring, n, generation, order.payee, order.principal, *asker,
             ),
         )  # fmt: skip
         if len(self._fresh) >= _FRESH_KEPT:

@@ -24,6 +24,10 @@ _FIRST = {"R": "R", "U": "U", "X": "X"}
 _REASONS: dict[str, Reason] = {"conflict": "conflict", "already_charged": "already_charged", "doubt_pending": "doubt_pending"}
 
 
+class _ChargedBefore(Exception):
+    """A charge has a reservation of this generation already."""
+
+
 class Reserves:
     """Reserves orders. Not thread-safe: the queue runs one batch at a time."""
 
@@ -36,18 +40,24 @@ class Reserves:
         identity = order.identity
         if identity is None or not identity.is_kept:
             return self._hold(order)
+        if identity.attempt == 1:
+            try:
+                # As the first request of its charge, which most are; the schema says where it is not.
+                return self._hold(order, n=identity.n)
+            except _ChargedBefore:
+                pass
         place = self._charges.place(identity)
         if place.slot is None:
-            return self._first(order, identity, place)
+            return self._first(order, place)
         return self._further(order, identity, place, place.slot)
 
     # -- logical charges --------------------------------------------------------------------------
 
-    def _first(self, order: Order, identity: Identity, place: Place) -> Decision:
+    def _first(self, order: Order, place: Place) -> Decision:
         like = self._charges.lookalike(order)
         if like is not None and order.enforce:
             return self._stopped(order, "doubt_pending", *like, n=place.n)
-        return self._taken(self._hold(order, n=place.n), order, identity)
+        return self._hold(order, n=place.n)
 
     def _further(self, order: Order, identity: Identity, place: Place, slot: Slot) -> Decision:
         """Answer a request of a charge that was asked for before."""
@@ -109,6 +119,7 @@ class Reserves:
             self._charges.add_attempt(order.reservation_id, hold, first)
             self._holds.share(hold)
             self._holds.change(hold, "adopt", "A", hold.spent, 0, 0, {"by": order.reservation_id}, units=0)
+            self._charges.leave(hold)
             decision = self._booked(order, hold.amount, hold.adopted, n=hold.n, generation=hold.generation)
             self._charges.move(hold, order.reservation_id)
         except apsw.ConstraintError as error:
@@ -204,7 +215,11 @@ class Reserves:
         except apsw.ConstraintError as error:
             self._log.execute("ROLLBACK TO adopting")
             self._log.back_to(mark)
-            decision = self._refused(order, amount, str(error))
+            try:
+                decision = self._refused(order, amount, str(error))
+            finally:
+                self._log.execute("RELEASE adopting")
+            return decision
         self._log.execute("RELEASE adopting")
         return decision
 
@@ -214,6 +229,8 @@ class Reserves:
             # Triggers run in no promised order: a key's end is the reason also where nothing fits.
             reason = self._keys.why(order)
             decision = Decision(granted=False, reason=reason, requested=amount) if reason else self._budgets.why(order, amount)
+        elif "holds.identity" in message:
+            raise _ChargedBefore
         elif "holds.id" in message and (known := self._holds.find(order.reservation_id)) is not None:
             return self._again(order, known)
         else:
