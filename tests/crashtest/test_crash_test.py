@@ -55,6 +55,7 @@ def check_figures(events: dict[str, Any]) -> None:
         assert event["seconds"] > 0, event
 
 
+@pytest.mark.ci
 @pytest.mark.timeout(300)
 def test_the_short_form_holds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Every event, every promise; the vendor's truth and the ledger agree to the cent, and nothing that fitted was refused."""
