@@ -143,6 +143,7 @@ def test_after_reconcile_the_ledger_is_the_vendor_s_truth(patch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @settings(max_examples=1000, suppress_health_check=list(HealthCheck))
 @given(st.lists(steps, min_size=1, max_size=30))
 def test_after_reconcile_the_ledger_is_the_vendor_s_truth_long(patch: pytest.MonkeyPatch, history: list[Step]) -> None:

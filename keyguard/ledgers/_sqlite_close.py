@@ -145,7 +145,7 @@ class Closes:
         if target is None or target.state not in {"O", "S"} or (known.open_id is None and not spent):
             return
         held = fact.held if known.open_id is not None else target.held
-        if 0 < held < target.held and fact.amount < known.amount:
+        if not spent and 0 < held < target.held and fact.amount < known.amount:
             # A replay, or a slow answer, shows the object as it was before it was raised; it may still cost what it does now.
             fact, held = replace(fact, amount=known.amount), target.held
         if spent or held != target.held:
