@@ -30,7 +30,7 @@ Verdict: TypeAlias = Literal["attempt", "next", "already_charged", "doubt_pendin
 def canonical(call: Call) -> bytes:
     """Return the part of an identity that the request alone gives; equal for requests that mean the same."""
     pairs = sorted((*call.query, *(call.body or ())))
-    return _parts(call.vendor, call.account, call.method, call.path, *[part for pair in pairs for part in pair])
+    return ascii((call.vendor, call.account, call.method, call.path, pairs)).encode()
 
 
 def fingerprint(call: Call) -> str:
@@ -39,8 +39,8 @@ def fingerprint(call: Call) -> str:
 
 
 def _parts(*fields: str) -> bytes:
-    # Each part carries its length, so that no two different lists of parts give the same bytes.
-    return b"".join([b"%d:%s" % (len(part), part) for part in [field.encode("utf-8", "surrogatepass") for field in fields]])
+    # Quoted, so that no two different lists of parts give the same bytes; in ASCII, which is the same in every version of Python.
+    return ascii(fields).encode()
 
 
 def request_of(scope: str, principal: str, request: bytes) -> str:
