@@ -134,11 +134,14 @@ class Slots:
 
     def number(self, scope: str, request: str, run: RunRef) -> int:
         """Return n for one request of a run's execution, from 0."""
-        unit = (scope, run.execution, run.unit)
+        execution, unit = (scope, run.execution), (scope, run.execution, run.unit)
         with self._lock:
-            given = self._given.setdefault(unit[:2], {})
-            self._given.move_to_end(unit[:2])
-            self._forget_old()
+            given = self._given.get(execution)
+            if given is None:
+                given = self._given[execution] = {}
+                self._forget_old()
+            else:
+                self._given.move_to_end(execution)
             held = self._units.setdefault(unit, {}).setdefault(request, [])
             taken = self._taken_in(unit, run.attempt).setdefault(request, set())
             free = next((n for n in held if n not in taken), None)

@@ -238,15 +238,15 @@ def identity(armed: Armed, ticket: context.Ticket, key: VaultKey) -> Identity | 
     is_kept = ticket.window > 0 and ticket.takes_key and policy.idempotency == "derive"
     is_told = call.body is not None and (scope is not None or (run is not None and bool(run.execution)))
     if is_told and (is_kept or (not ticket.window and policy.on_doubt == "refuse")):
-        return _numbered(armed, ticket, key, is_kept=is_kept)
+        return _numbered(armed, ticket, key, scope, is_kept=is_kept)
     if call.idempotency_key is None:
         return None
     # A key of the SDK's own making: nothing will be sent with it again, but the vendor can be asked for it.
     return Identity(request_of_key(key.scope, ticket.principal, call.vendor, call.account, call.idempotency_key))
 
 
-def _numbered(armed: Armed, ticket: context.Ticket, key: VaultKey, *, is_kept: bool) -> Identity:
-    call, run, scope = ticket.call, ticket.run, context.idempotency_scope()
+def _numbered(armed: Armed, ticket: context.Ticket, key: VaultKey, scope: context.IdempotencyScope | None, *, is_kept: bool) -> Identity:
+    call, run = ticket.call, ticket.run
     window, resends = (ticket.window, True) if is_kept else (0.0, False)
     if scope is not None:
         request = request_in_scope(key.scope, ticket.principal, call, scope.name)
