@@ -125,6 +125,7 @@ def _told(history: History) -> None:
         assert usage.refunded == refunded
 
 
+@pytest.mark.ci
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(st.lists(steps, min_size=1, max_size=12))
 def test_after_reconcile_the_ledger_is_the_vendor_s_truth(patch: pytest.MonkeyPatch, history: list[Step]) -> None:

@@ -88,6 +88,7 @@ def test_no_guard_spends_it_all(findings: Callable[..., Findings]) -> None:
     assert whole.promises == {"I1": False, "I2": False, "I3": None, "I4": True, "I6": None, "once": False, "books": None, "run": True}
 
 
+@pytest.mark.ci
 def test_a_guard_of_others_is_put_to_the_same_test(findings: Callable[..., Findings]) -> None:
     """One from PyPI holds its cap between processes, and gives the money back where an answer is lost: $120 on a cap of $15."""
     whole = findings("floe-guard", "processes", "lost-answers")
