@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 _STATES = {"R": "open", "U": "doubt", "S": "settled", "O": "settled", "A": "settled", "X": "released"}
 # The state of a reservation as that of its only attempt so far.
-_FIRST = {"R": "R", "U": "U", "X": "X"}
-_REASONS: dict[str, Reason] = {"conflict": "conflict", "already_charged": "already_charged", "doubt_pending": "doubt_pending"}
+_FIRST = {"R": "R", "U": "U"}
 
 
 class _ChargedBefore(Exception):
@@ -74,7 +73,7 @@ class Reserves:
         assert hold is not None
         if found == "attempt":
             return self._attempted(order, identity, hold, place)
-        return self._stopped(order, _REASONS[found], hold.id, at, n=place.n)
+        return self._stopped(order, found, hold.id, at, n=place.n)
 
     def _taken(self, decision: Decision, order: Order, identity: Identity) -> Decision:
         if decision.granted:

@@ -12,7 +12,7 @@ import sys
 import weakref
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import httpx
 
@@ -52,7 +52,7 @@ class APIConnectionError(Exception):
     """What an SDK makes of a transport's error, whichever it was; the name says nothing of what was sent."""
 
 
-class Network:
+class Network(Protocol):
     """What the clients send through; the simulation."""
 
     def post(self, thread: Thread, call: Call) -> Request:
@@ -62,7 +62,7 @@ class Network:
         Raises:
             httpx.ConnectError: nothing left.
         """
-        raise NotImplementedError
+        ...
 
     def ask(self, thread: Thread, path: str) -> Reply:
         """
@@ -71,27 +71,27 @@ class Network:
         Raises:
             httpx.TransportError: no answer came.
         """
-        raise NotImplementedError
+        ...
 
     def new_id(self) -> str:
         """Make a reservation's id."""
-        raise NotImplementedError
+        ...
 
     def uptime(self) -> float:
         """Return seconds of true time."""
-        raise NotImplementedError
+        ...
 
     def note(self, text: str) -> None:
         """Remember what happened."""
-        raise NotImplementedError
+        ...
 
     def lost(self, ticket: Ticket) -> None:
         """Take note that an exception struck beside the guard of a call."""
-        raise NotImplementedError
+        ...
 
     def attempt_ended(self, ticket: Ticket, request: Request | None, answer: Answer | None) -> None:
         """Take note that a client's attempt ended: without a request it was never sent, without an answer nobody knows."""
-        raise NotImplementedError
+        ...
 
 
 @dataclass(slots=True)
