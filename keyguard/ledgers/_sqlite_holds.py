@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
+    from keyguard.ledgers._sqlite_budgets import Legs
     from keyguard.ledgers._sqlite_log import Log
     from keyguard.model import Money, Order
 
@@ -90,9 +91,9 @@ class Hold:
         return bool(self.recurring) and self.state in {"O", "U", "S"}
 
     @property
-    def legs(self) -> str:
-        """The budgets as the log writes them."""
-        return legs_text(self.leg0, self.leg1, self.leg2, self.count_leg, self.unit_leg)
+    def legs(self) -> Legs:
+        """The budgets, as `Holds.add` takes them."""
+        return self.leg0, self.leg1, self.leg2, self.count_leg, self.unit_leg
 
 
 @lru_cache(maxsize=4096)
@@ -134,9 +135,8 @@ class Holds:
         return [Hold(*cast("Any", row)) for row in rows.fetchall()]
 
     def add(
-        self, order: Order, amount: Money, adopted: Money, legs: list[int], count_leg: int | None, unit_leg: int | None, *,
-        n: int = -1, generation: int = 0,
-    ) -> Hold:  # fmt: skip
+        self, order: Order, amount: Money, adopted: Money, legs: Legs, *, n: int = -1, generation: int = 0
+    ) -> Hold:
         """
         Book a reservation on all its budgets.
 
@@ -144,7 +144,7 @@ class Holds:
             apsw.ConstraintError: the schema's triggers refuse it ("kg:key", "kg:cap"), or its id is taken.
         """
         quote = order.quote
-        leg0, leg1, leg2 = (*legs, None, None, None)[:3]
+        leg0, leg1, leg2, count_leg, unit_leg = legs
         units = 0 if unit_leg is None else quote.units
         named = order.identity
         identity = named.request if named is not None else ""
@@ -229,6 +229,5 @@ class Holds:
         """Append what became of a reservation to the log."""
         if hold.unit_leg is not None:
             detail = {**detail, "units": hold.units}
-        self._log.append(
-            kind, hold.id, hold.key_id, hold.scope, hold.operation, hold.legs, hold.amount, hold.spent, hold.held, hold.doubt, detail
-        )  # fmt: skip
+        about = (hold.id, hold.key_id, hold.scope, hold.operation, legs_text(*hold.legs))
+        self._log.append(kind, about, hold.amount, hold.spent, hold.held, hold.doubt, detail)

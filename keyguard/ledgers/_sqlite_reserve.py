@@ -154,17 +154,8 @@ class Reserves:
             return self._refused(order, order.quote.amount, str(error))
 
     def _booked(self, order: Order, amount: Money, adopted: Money, *, n: int, generation: int) -> Decision:
-        legs: list[int] = []
-        counts: dict[str, int | None] = {"call": None, "email": None}
-        for leg in order.legs:
-            if leg.unit == "usd":
-                legs.append(self._budgets.row(leg))
-            else:
-                counts[leg.unit] = self._budgets.row(leg)
-        hold = self._holds.add(order, amount, adopted, legs, counts["call"], counts["email"], n=n, generation=generation)
+        hold = self._holds.add(order, amount, adopted, self._budgets.rows(order.legs), n=n, generation=generation)
         detail: dict[str, Any] = {}
-        if hold.identity:
-            detail["identity"] = hold.identity
         if n > 0:
             detail["n"] = n
         if generation:
