@@ -17,14 +17,16 @@ _COLUMNS = (
     "spent, held, doubt, overrun, refundable, state, unit_leg, units, recurring, identity, n, generation, tries, at"
 )
 _ADD = "INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,?,0,0,0,1,'R',?,?,?,?,?,?,1,?,?,?,?,?,?,?)"
-_CHANGE = (
-    "UPDATE holds SET state = ?, spent = ?, held = ?, doubt = ?, overrun = ?, refundable = ?, sent = ?, units = ? "
+_DOUBT = (
+    "UPDATE holds SET state = ?, spent = ?, held = ?, doubt = ?, overrun = ?, refundable = ?, sent = min(sent, ?), units = ? "
     "WHERE id = ? AND state = ? AND tries = ?"
 )
+# Whom the call pays is asked of the vendor only while it is in doubt.
+_CHANGE = _DOUBT.replace(" WHERE", ", payee = '' WHERE")
 # All as of the reservation that the late truth is about, but its id, what it counts, and when.
 _LATE = (
     "INSERT INTO holds SELECT ?, key_id, version, scope, leg0, leg1, leg2, NULL, vendor, account, operation, method, pot, object_id, 0, "
-    "prior, identity, enforce, owner, 0, 0, 0, 0, 0, 0, 0, 1, 'S', ?, NULL, 0, 0, -1, generation, 1, payee, principal, "
+    "prior, identity, enforce, owner, 0, 0, 0, 0, 0, 0, 0, 1, 'S', ?, NULL, 0, 0, -1, generation, 1, '', principal, "
     "'', '', '', 0, '' "
     "FROM holds WHERE id = ?"
 )
@@ -134,9 +136,7 @@ class Holds:
         )
         return [Hold(*cast("Any", row)) for row in rows.fetchall()]
 
-    def add(
-        self, order: Order, amount: Money, adopted: Money, legs: Legs, *, n: int = -1, generation: int = 0
-    ) -> Hold:
+    def add(self, order: Order, amount: Money, adopted: Money, legs: Legs, *, n: int = -1, generation: int = 0) -> Hold:
         """
         Book a reservation on all its budgets.
 
@@ -208,7 +208,8 @@ class Holds:
         """
         Give a reservation new parts; the schema moves the differences to its own windows.
 
-        `bought` may be refunded; `units` is what it counts from now on, None = as before.
+        `bought` may be refunded; `units` is what it counts from now on, None = as before. With `unsent` or `moved` in the detail it
+        is no call any more: no byte of it left, or it is counted with the reservation that its charge has now.
 
         Raises:
             HoldMoved: it was closed by somebody else; nothing was written.
@@ -216,8 +217,10 @@ class Holds:
         overrun = max(0, spent + held + doubt - hold.amount)
         refundable = hold.refundable + (bought if hold.pot == "run" else 0)
         counted = hold.units if units is None else units
+        is_call = "unsent" not in detail and "moved" not in detail
         self._log.execute(
-            _CHANGE, (state, spent, held, doubt, overrun, refundable, "unsent" not in detail, counted, hold.id, hold.state, hold.tries)
+            _DOUBT if state == "U" else _CHANGE,
+            (state, spent, held, doubt, overrun, refundable, is_call, counted, hold.id, hold.state, hold.tries),
         )
         if self._log.db.changes() != 1:
             raise HoldMoved(hold.id)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import apsw
@@ -109,7 +109,7 @@ class Log:
         hold, *rest = about
         # As `chained` would have it.
         row = f"[{seq}, {self.at!r}, {kind!r}, {hold!r}, {_listed(*rest)}, {amount}, {spent}, {held}, {doubt}, {text!r}]"
-        self._hash = hashlib.sha256(self._hash + row.encode()).digest()
+        self._hash = sha256(self._hash + row.encode()).digest()
         try:
             self.execute(_ENTER, (seq, self.at, kind, *about, amount, spent, held, doubt, text, self._hash))
         except apsw.ConstraintError as error:
@@ -164,4 +164,4 @@ def _listed(*values: str | None) -> str:
 
 def chained(previous: bytes, row: list[Any]) -> bytes:
     """Return the hash of a row of the log after the one before it; `repr` of plain values is exact and unambiguous."""
-    return hashlib.sha256(previous + repr(row).encode()).digest()
+    return sha256(previous + repr(row).encode()).digest()

@@ -71,6 +71,8 @@ class Reserves:
         if found == "next":
             return self._taken(self._hold(order, n=place.n, generation=slot.generation + 1), order, identity)
         assert hold is not None
+        if found == "attempt" and state == "settled" and self._charges.is_unanswered(hold):
+            return self._stopped(order, "unanswerable", hold.id, at, n=place.n)
         if found == "attempt":
             return self._attempted(order, identity, hold, place)
         return self._stopped(order, found, hold.id, at, n=place.n)
@@ -117,7 +119,7 @@ class Reserves:
             first = _FIRST.get(hold.state, "S")
             self._charges.add_attempt(order.reservation_id, hold, first)
             self._holds.share(hold)
-            self._holds.change(hold, "adopt", "A", hold.spent, 0, 0, {"by": order.reservation_id}, units=0)
+            self._holds.change(hold, "adopt", "A", hold.spent, 0, 0, {"by": order.reservation_id, "moved": True}, units=0)
             self._charges.leave(hold)
             decision = self._booked(order, hold.amount, hold.adopted, n=hold.n, generation=hold.generation)
             self._charges.move(hold, order.reservation_id)
