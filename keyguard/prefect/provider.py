@@ -21,6 +21,7 @@ from uuid import uuid4
 
 from keyguard import context
 from keyguard.context import RunRef
+from keyguard.prefect import engine
 
 ROOT_LABEL = "keyguard.root"
 EXECUTION_LABEL = "keyguard.execution"
@@ -59,8 +60,14 @@ _reads: dict[int, _Read] = {}
 
 
 def activate() -> None:
-    """Make Prefect's runs known to keyguard; calling it again changes nothing."""
+    """Make Prefect's runs known to keyguard, and refusals to Prefect's engine; calling it again changes nothing."""
     context.register_provider("prefect", provider)
+    engine.patch()
+
+
+def deactivate() -> None:
+    """Leave Prefect as it was found; its runs stay known, so that what is armed next finds them."""
+    engine.unpatch()
 
 
 def provider() -> RunRef | None:
