@@ -176,7 +176,7 @@ def _set_flow_state(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
 
 def _has_retries(engine: Any) -> bool:
     # As the server counts (RetryFailedFlows): the first run is number one.
-    return engine.flow_run.run_count <= (engine.flow_run.empirical_policy.retries or 0)
+    return bool(engine.flow_run.run_count <= (engine.flow_run.empirical_policy.retries or 0))
 
 
 def _without_retries(engine: Any) -> Any:

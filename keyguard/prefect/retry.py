@@ -34,7 +34,8 @@ def retry_unless_refused(task: Any, task_run: Any, state: Any) -> bool:
     refusal = find_refusal(state.data)
     if refusal is None:
         return True
-    say_not_retried(_run_logger(), getattr(task_run, "name", None) or getattr(task, "name", "task"), refusal)
+    name: str = getattr(task_run, "name", None) or getattr(task, "name", None) or "task"
+    say_not_retried(_run_logger(), name, refusal)
     return False
 
 
