@@ -257,6 +257,13 @@ def _activate_prefect(_module: Any) -> None:
     prefect.mark_root()
 
 
+def _deactivate_prefect() -> None:
+    if "keyguard.prefect" in sys.modules:
+        from keyguard import prefect
+
+        prefect.deactivate()
+
+
 def _run_of_environment() -> context.RunRef | None:
     run_id = _armed.settings.run_id
     return context.RunRef(run_id, "env") if run_id else None
@@ -281,6 +288,7 @@ def uninstall() -> None:
         context.set_unit_prices({})
         context.set_price_files({})
         patches.disarm()
+        _deactivate_prefect()
         for backend in dict.fromkeys(_armed.backends.values()):
             backend.shut()
         _armed.forget()
