@@ -4,42 +4,38 @@ It sits on the hot path of every guarded call. It never imports Prefect and neve
 `prefect.runtime.flow_run.root_flow_run_id` does HTTP, and hangs for ever on Prefect's own event loop.
 
 A root flow run is its own `flow_run.id`, a task run outside any flow is its own `task_run.id`, a
-subflow belongs to the root that it was entered under. Contexts are followed upwards by the token
-that Prefect keeps while a context is entered; what was found is written to the in-memory labels of
-the flow run, which travel with it into worker processes.
+subflow belongs to the root that it was entered under (`marking.py`).
 """
 
 from __future__ import annotations
 
-import logging
 import sys
-from contextvars import Token
-from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 from keyguard import context
 from keyguard.context import RunRef
-
-ROOT_LABEL = "keyguard.root"
-EXECUTION_LABEL = "keyguard.execution"
-
-_log = logging.getLogger("keyguard")
-
-
-@dataclass(slots=True)
-class _State:
-    """Whether the log line about a Prefect that hides its tokens was written."""
-
-    warned: bool = False
-
-
-_state = _State()
+from keyguard.prefect import carrying, roots
+from keyguard.prefect.marking import ancestors, entered_flow, is_root, mark, marks_of
 
 
 def activate() -> None:
     """Make Prefect's runs known to keyguard; calling it again changes nothing."""
-    context.register_provider("prefect", provider)
+    context.register_provider("prefect", provider, roots.resolve)
+    carrying.watch()
+
+
+def deactivate() -> None:
+    """Take away what `activate()` hooked into Prefect; runs stay known."""
+    carrying.unwatch()
+
+
+def tell(ledger: str) -> None:
+    """Mark the running flow run with the ledger where its key is, and the server's record of it where it is a root."""
+    entered = entered_flow()
+    marks = mark(entered, ledger)
+    # A context that was made by hand has no flow, and belongs to no server.
+    if entered is not None and marks is not None and is_root(entered.flow_run) and entered.flow is not None:
+        roots.record(marks)
 
 
 def provider() -> RunRef | None:
@@ -59,32 +55,32 @@ def provider() -> RunRef | None:
 
 def mark_root() -> None:
     """Write the root's id to the labels of the running flow run, so that contexts sent to other processes carry it."""
-    provider()
+    mark(entered_flow())
 
 
 def _in_flow(flow_context: Any, task_context: Any, task_run: Any) -> RunRef:
     flow_run = flow_context.flow_run
-    is_root = _is_root(flow_run)
-    run_id, execution = _root_labels(flow_run) if is_root else _child_labels(flow_context)
+    marks = marks_of(flow_context)
     flow = flow_context.flow
     return RunRef(
-        run_id=run_id,
+        run_id=None if marks is None else marks.root,
         engine="prefect",
         name=flow_run.name or "",
         flow_name=flow.name if flow is not None else "",
-        is_root=is_root,
-        execution=execution,
+        is_root=is_root(flow_run),
+        execution="" if marks is None else marks.execution,
         unit="" if task_run is None else str(task_run.id),
         attempt=1 if task_run is None else max(1, task_run.run_count),
         task="" if task_run is None else _task_key(task_context),
         persists=task_run is not None and _persists(task_context),
         attributes=_attributes(flow_run, flow, task_run),
+        ledger="" if marks is None else marks.ledger,
     )
 
 
 def _in_task(task_context: Any, task_run: Any) -> RunRef:
     """Describe a task run that has no flow context here; its run is the outermost task, unless a flow elsewhere owns it."""
-    *_, outermost = _ancestors(task_context)
+    *_, outermost = ancestors(task_context)
     owner = outermost.task_run
     return RunRef(
         # A task run of a flow whose context did not travel: the flow may be a subflow, so its id is no answer.
@@ -115,67 +111,6 @@ def _persists(task_context: Any) -> bool:
     # Without a policy there is no key under which it would be found, unless the task names one itself.
     has_policy = policy is not None and type(policy).__name__ != "_None"
     return has_policy or getattr(task, "cache_key_fn", None) is not None or getattr(task, "result_storage_key", None) is not None
-
-
-def _is_root(flow_run: Any) -> bool:
-    return getattr(flow_run, "parent_task_run_id", None) is None
-
-
-def _root_labels(flow_run: Any) -> tuple[str, str]:
-    """Return a root's id and execution token, both written to its labels; Prefect reads the run anew for each attempt."""
-    run_id, labels = str(flow_run.id), _labels(flow_run)
-    labels[ROOT_LABEL] = run_id
-    # setdefault is atomic: threads that race for the first call of an attempt agree on one token.
-    execution = labels.get(EXECUTION_LABEL) or labels.setdefault(EXECUTION_LABEL, uuid4().hex)
-    return run_id, str(execution)
-
-
-def _child_labels(flow_context: Any) -> tuple[str | None, str]:
-    labels = _labels(flow_context.flow_run)
-    if ROOT_LABEL not in labels:
-        roots = [ancestor.flow_run for ancestor in _ancestors(flow_context) if ancestor.flow_run is not None]
-        if not _is_root(roots[-1]):
-            inherited = _labels(roots[-1])
-            if ROOT_LABEL not in inherited:
-                return None, ""
-            labels |= {ROOT_LABEL: inherited[ROOT_LABEL], EXECUTION_LABEL: inherited.get(EXECUTION_LABEL, "")}
-        else:
-            labels[ROOT_LABEL], labels[EXECUTION_LABEL] = _root_labels(roots[-1])
-    return str(labels[ROOT_LABEL]), str(labels.get(EXECUTION_LABEL, ""))
-
-
-def _labels(flow_run: Any) -> dict[str, Any]:
-    labels: dict[str, Any] | None = getattr(flow_run, "labels", None)
-    return {} if labels is None else labels
-
-
-def _ancestors(entered: Any) -> list[Any]:
-    """
-    Return a context and those it was entered under, innermost first.
-
-    Prefect keeps the token of `ContextVar.set` while a context is entered and drops it at the exit,
-    so the chain ends at a context that is not entered any more.
-    """
-    chain = [entered]
-    while (above := _above(chain[-1])) is not None:
-        chain.append(above)
-    return chain
-
-
-def _above(entered: Any) -> Any:
-    try:
-        token = entered._token  # noqa: SLF001 -- Prefect shows the outer context nowhere else
-    except AttributeError:
-        _warn_once()
-        return None
-    above = token.old_value if isinstance(token, Token) else None
-    return None if above is Token.MISSING else above
-
-
-def _warn_once() -> None:
-    if not _state.warned:
-        _state.warned = True
-        _log.warning("this version of Prefect hides which run a subflow belongs to; guarded calls in subflows will be refused")
 
 
 def _attributes(flow_run: Any, flow: Any, task_run: Any) -> tuple[tuple[str, str], ...]:
