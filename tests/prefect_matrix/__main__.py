@@ -1,4 +1,4 @@
-"""`python -m tests.prefect_matrix [WORD …]` plays and prints the matrix, or its cells in whose names (`stage room way`) all the words are."""
+"""`python -m tests.prefect_matrix [WORD …]` plays and prints the matrix, or its cells in whose `stage room way` all the words are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user writes who never thought of other processes: it does not import keyguard. Imports Prefect, so it is imported in stages only."""
+"""What a user writes who never thought of other processes: it does not import keyguard. Imports Prefect; for stages only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ async def acharge(base: str, customer: str) -> str:
     http = stripe.HTTPXClient()
     client = stripe.StripeClient("sk_test_1", base_addresses={"api": base}, max_network_retries=0, http_client=http)
     made: Any = await client.v1.payment_intents.create_async(_params(customer))
-    await http.close_async()
     return str(made.id)
 
 

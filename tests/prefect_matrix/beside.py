@@ -43,7 +43,7 @@ def worker() -> None:
     for name in _NAMES.values():
         source: Any = Flow.from_source(os.getcwd(), "tests/prefect_matrix/flows.py:started")  # noqa: PTH109 -- as users write it
         source.deploy(name, work_pool_name="matrix", print_next_steps=False, ignore_warnings=True)
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "matrix", "--query-seconds" if False else "--name", "w"]
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "matrix", "--name", "matrix"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr)
     threading.Thread(target=_end_with, args=(process,), daemon=True).start()
     _ready()
@@ -51,7 +51,7 @@ def worker() -> None:
 
 
 def _ready() -> None:
-    sys.__stdout__ and print(json.dumps({"ready": True}), file=sys.__stdout__, flush=True)
+    print(json.dumps({"ready": True}), file=sys.__stdout__, flush=True)
 
 
 def _end_with(process: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Starts the stages of the matrix and what they need beside them, asks them for cells, judges by the vendor's truth, and prints the table."""
+"""Starts the stages and what they need beside them, asks them for cells, judges by the vendor's truth, and prints the table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.prefect_matrix import STAGES, WAYS, Cell, Outcome, Played, Room, Way
 from tests.support_prefect import ENVIRONMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from keyguard.testing.double import Controls
 

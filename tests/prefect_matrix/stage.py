@@ -1,4 +1,4 @@
-"""A process in which cells are played, one after the other, beside a root run that is none of theirs: `python -m tests.prefect_matrix.stage`.
+"""A process in which cells are played one by one, beside a root run that is none of theirs: `python -m tests.prefect_matrix.stage`.
 
 Reads lines of JSON from stdin, one a cell, and answers each with a line on stdout. The neighbour's run has a key of its own and goes on
 until stdin ends, so that no call can be taken for one of the only run of the process.
