@@ -117,7 +117,7 @@ async def _first(made: AsyncGenerator[str, str]) -> str:
 
 def test_a_guarded_function_is_what_it_was() -> None:
     """Each kind stays its kind, with its name, signature and docstring: orchestrators ask for them."""
-    kinds = [inspect.isfunction, inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction]
+    kinds: list[Any] = [inspect.isfunction, inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction]
     functions: list[Any] = [function, coroutine, generator, asyncgen]
 
     assert [kind(one) for kind, one in zip(kinds, functions, strict=True)] == [True] * 4

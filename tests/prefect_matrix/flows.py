@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import keyguard.prefect
 from tests.prefect_matrix.bare import acharge, bare_acharge, bare_charge, charge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 guarded_charge: Any = task(name="charge-guarded")(keyguard.guarded(charge))
 guarded_acharge: Any = task(name="acharge-guarded")(keyguard.guarded(acharge))
@@ -26,6 +27,16 @@ our_charge: Any = keyguard.prefect.task(name="charge-ours", retries=2, retry_del
 our_acharge: Any = keyguard.prefect.task(name="acharge-ours")(acharge)
 CHARGES = {"@task": bare_charge, "plugin": bare_charge, "no install": bare_charge, "@guarded": guarded_charge, "keyguard": our_charge}
 ACHARGES = {"@task": bare_acharge, "plugin": bare_acharge, "no install": bare_acharge, "@guarded": guarded_acharge, "keyguard": our_acharge}
+
+
+def charge_and_yield(base: str, customer: str) -> Iterator[str]:
+    """Charge twice, and yield between."""
+    yield charge(base, customer)
+    yield charge(base, customer)
+
+
+_bare_generator: Any = task(charge_and_yield)
+GENERATORS = {"@task": _bare_generator, "no install": _bare_generator, "keyguard": keyguard.prefect.task(charge_and_yield)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +73,20 @@ def current_id() -> str:
 
 
 @flow(name="cell", log_prints=False)
-def cell(room: str, way: str, base: str, customer: str, ledger: str, cap: float = 100) -> None:
-    """Be a root run: arm, but for the way without, and play a room."""
+def cell(room: str, way: str, base: str, customer: str, ledger: str) -> str:
+    """Be a root run: arm, but for the way without, and play a room; returns the id of the root run that is to pay."""
     if way != "no install":
-        keyguard.install(ledger, run_usd_cap=cap)
-    globals()[room](Act(way, base, customer, ledger))
+        keyguard.install(ledger, run_usd_cap=100)
+    return globals()[room](Act(way, base, customer, ledger)) or current_id()
 
 
 @flow(name="acell")
-async def acell(room: str, way: str, base: str, customer: str, ledger: str) -> None:
+async def acell(room: str, way: str, base: str, customer: str, ledger: str) -> str:
     """Be an async root run."""
     if way != "no install":
         keyguard.install(ledger, run_usd_cap=100)
     await globals()[room](Act(way, base, customer, ledger))
+    return current_id()
 
 
 # -- in the flow's process ---------------------------------------------------------------------------
@@ -118,6 +130,17 @@ def _outer_submitting(way: str, base: str, customer: str) -> None:
 def nested(act: Act) -> None:
     """A task that calls a task."""
     _outer(act.way, *act.to)
+
+
+def nested_in_runner(act: Act) -> None:
+    """A submitted task that calls a task."""
+    _outer.submit(act.way, *act.to).result()
+
+
+def generated(act: Act) -> None:
+    """A task that yields, and charges between."""
+    for _ in GENERATORS[act.way](*act.to):
+        pass
 
 
 def nested_submitted(act: Act) -> None:
@@ -231,6 +254,21 @@ def _named(way: str, base: str, customer: str) -> Any:
     return CHARGES[way].fn(base, customer)
 
 
+def spawned_with_key(act: Act) -> None:
+    """The same, where the environment names the key that pays."""
+    key = keyguard.install(act.ledger, run_usd_cap=100).key
+    os.environ |= {"KEYGUARD_KEY": key.token, "KEYGUARD_URL": act.ledger}
+    try:
+        spawned(act)
+    finally:
+        del os.environ["KEYGUARD_KEY"], os.environ["KEYGUARD_URL"]
+
+
+def delayed_async(act: Act) -> None:
+    """An async task for a task worker."""
+    act.atask.delay(*act.to).result(timeout=120)
+
+
 def delayed(act: Act) -> None:
     """A task for a task worker."""
     act.task.delay(*act.to).result(timeout=120)
@@ -246,12 +284,18 @@ def deployed_installing(act: Act) -> None:
     _run_deployment(f"started/{act.way.strip('@')}", act, installs=True)
 
 
-def _run_deployment(name: str, act: Act, *, installs: bool) -> None:
+def deployed_apart(act: Act) -> str:
+    """The same, as a run of its own: returns its id, because it is the one that pays."""
+    return _run_deployment(f"started/{act.way.strip('@')}", act, installs=True, as_subflow=False)
+
+
+def _run_deployment(name: str, act: Act, *, installs: bool, as_subflow: bool = True) -> str:
     from prefect.deployments import run_deployment
 
     parameters = {"way": act.way, "base": act.base, "customer": act.customer, "installs": act.ledger if installs else ""}
-    ended: Any = run_deployment(name, parameters=parameters, poll_interval=0.5, timeout=150)
+    ended: Any = run_deployment(name, parameters=parameters, poll_interval=0.5, timeout=150, as_subflow=as_subflow)
     ended.state.result(raise_on_failure=True)
+    return str(ended.id)
 
 
 @flow(name="started")

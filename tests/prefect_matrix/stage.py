@@ -76,15 +76,13 @@ def play(stage: str, room: str, way: str, base: str, customer: str, ledger: str)
     try:
         arguments = (room, way, base, customer, ledger)
         called = of_cell(*arguments)
-        if room in _ASYNC:
-            # On a loop of its own, as a script of the user's would.
-            asyncio.run(called)
+        # On a loop of its own, as a script of the user's would.
+        return str(asyncio.run(called) if room in _ASYNC else called), ""
     except KeyguardError as error:
         return seen[0], type(error).__name__
     except Exception as error:
         refusal = keyguard.refusal_of(error)
         return seen[0] if seen else "", f"{type(error).__name__}: {error}" if refusal is None else type(refusal).__name__
-    return seen[0], ""
 
 
 def main() -> None:
