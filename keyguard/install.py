@@ -162,11 +162,12 @@ def _install_run(backend: Backend, asked: Policy, run: context.RunRef) -> Instal
         raise ConfigurationError("install() was called inside a run whose root is not known in this process; call it in the root flow")
     asked = _named(asked, run)
     if not run.is_root:
-        return _install_child(asked, run.run_id)
+        return _install_child(asked, run, run.run_id)
     return _issued(backend, asked, run.run_id)
 
 
-def _install_child(asked: Policy, run_id: str) -> Installation:
+def _install_child(asked: Policy, run: context.RunRef, run_id: str) -> Installation:
+    payer_of(_armed, run)
     earlier = _armed.asked.get(run_id)
     # A child flow has another name; what it may not change is anything else.
     if earlier is None or asked.model_copy(update={"name": earlier.name}).stored() != earlier.stored():

@@ -167,9 +167,12 @@ def test_prefects_own_serialisation_marks(url: str) -> None:
 
     @flow
     def root() -> Any:
-        return serialize_context()["flow_run_context"]["flow_run"]["labels"]
+        sent: Any = serialize_context()
+        return sent["flow_run_context"]["flow_run"]["labels"]
 
-    assert root()[labels.LEDGER_LABEL] == url
+    found: Any = root()
+
+    assert found[labels.LEDGER_LABEL] == url
 
 
 # -- arriving ------------------------------------------------------------------------------------------

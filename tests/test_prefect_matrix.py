@@ -1,4 +1,4 @@
-"""The matrix of runners: a call of a run is paid by the right run or refused, wherever Prefect executes it; the vendor's truth is the judge."""
+"""The matrix of runners: a call of a run is paid by the right run or refused, wherever Prefect executes it, says the vendor's truth."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from tests.prefect_matrix.matrix import _judged, table, walk
 from tests.prefect_matrix.rooms import ROOMS, cells
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 FAST = [(room, way) for room, way in cells() if room.is_fast and way in {"@task", "no install"}]
 
 
-def played(wanted: list[tuple[Room, str]], place: Path, api: str) -> None:
+def played(wanted: Sequence[tuple[Room, str]], place: Path, api: str) -> None:
     """Play cells, print them, and fail where one is not as it must be."""
     with VendorDouble() as double:
         found = walk([(room, way) for room, way in cells() if (room, way) in wanted], double, place, api)
@@ -40,7 +41,7 @@ def test_a_call_is_paid_by_its_run_or_refused(tmp_path: Path, prefect_server: st
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_runner_guards_or_refuses(stage: str, tmp_path: Path, prefect_server: str) -> None:
-    """Every room of a stage by every way: the right run, or refused; only a process that was never told, and has no way in it, does not know."""
+    """Every room of a stage by every way: the right run, or refused; only a process with none of the ways in it does not know."""
     played([(room, way) for room, way in cells() if room.stage == stage], tmp_path, prefect_server)
 
 
