@@ -15,7 +15,7 @@ import logging
 import sys
 from contextvars import Token
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 from keyguard import context
@@ -27,11 +27,22 @@ EXECUTION_LABEL = "keyguard.execution"
 _log = logging.getLogger("keyguard")
 
 
+class Watcher(Protocol):
+    """Who wants to know of each flow run whose context calls are made in (keyguard.prefect.cancellation); `entered` has those it knows."""
+
+    entered: dict[int, Any]
+
+    def meet(self, flow_contexts: list[Any], root_id: str | None) -> None:
+        """Learn of a context with a flow run, the innermost first, and of those it was entered under."""
+        ...
+
+
 @dataclass(slots=True)
 class _State:
-    """Whether the log line about a Prefect that hides its tokens was written."""
+    """Whether the log line about a Prefect that hides its tokens was written, and who watches the runs that are seen."""
 
     warned: bool = False
+    watcher: Watcher | None = None
 
 
 _state = _State()
@@ -39,7 +50,15 @@ _state = _State()
 
 def activate() -> None:
     """Make Prefect's runs known to keyguard; calling it again changes nothing."""
+    from keyguard.prefect import cancellation
+
     context.register_provider("prefect", provider)
+    cancellation.activate()
+
+
+def set_watcher(watcher: Watcher) -> None:
+    """Let somebody know of each flow run that is seen here."""
+    _state.watcher = watcher
 
 
 def provider() -> RunRef | None:
@@ -57,6 +76,13 @@ def provider() -> RunRef | None:
     return None if task_run is None else _in_task(task_context, task_run)
 
 
+def flow_context() -> Any:
+    """Return Prefect's innermost flow context of the calling code that has a run; None where there is none."""
+    kind = getattr(sys.modules.get("prefect.context"), "FlowRunContext", None)
+    found = None if kind is None else kind.get()
+    return None if found is None or found.flow_run is None else found
+
+
 def mark_root() -> None:
     """Write the root's id to the labels of the running flow run, so that contexts sent to other processes carry it."""
     provider()
@@ -66,6 +92,8 @@ def _in_flow(flow_context: Any, task_context: Any, task_run: Any) -> RunRef:
     flow_run = flow_context.flow_run
     is_root = _is_root(flow_run)
     run_id, execution = _root_labels(flow_run) if is_root else _child_labels(flow_context)
+    if _state.watcher is not None and id(flow_run) not in _state.watcher.entered:
+        _state.watcher.meet([entered for entered in _ancestors(flow_context) if entered.flow_run is not None], run_id)
     flow = flow_context.flow
     return RunRef(
         run_id=run_id,
