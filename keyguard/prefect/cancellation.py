@@ -102,7 +102,6 @@ class Watch:
             ids.append(root_id)
         try:
             self._listener = leaving.control_listener()
-            leaving.tell(self.left)
             for at, one in enumerate(flow_contexts):
                 self._enter(one, tuple(ids[at:]))
             self._poller.begin(source_of(flow_contexts[0]))
@@ -117,6 +116,7 @@ class Watch:
         if is_here:
             # A new execution: whatever stopped the one before it, Prefect has let this one begin.
             self.stopped.pop(lineage[0], None)
+            leaving.tell(flow_context, self.left)
         # The callback runs before the object's number can be another's.
         entered[number] = Entered(weakref.ref(flow_run, lambda _: entered.pop(number, None)), lineage, is_here)
         self._judge()
@@ -206,7 +206,6 @@ class Watch:
     def end(self) -> None:
         """Leave off watching, and forget what was seen."""
         self._poller.end()
-        leaving.tell(None)
         self._forget()
 
     def begin_anew(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,8 @@ _CHAIN = 10
 
 @dataclass(slots=True)
 class _State:
-    """Who is told of flows that end, and what was said of this version of Prefect."""
+    """What was said of this version of Prefect."""
 
-    left: Callable[[Any, str], None] | None = None
     said: set[str] = field(default_factory=set[str])
 
 
@@ -97,33 +97,31 @@ def _termination_signals() -> tuple[type[BaseException], ...]:
     return (found,) if isinstance(found, type) else ()
 
 
-def tell(left: Callable[[Any, str], None] | None) -> None:
+def tell(flow_context: Any, left: Callable[[Any, str], None]) -> None:
     """
-    Let somebody know of each flow run whose body has ended, and by what exception that no code of it raised; None = nobody.
+    Let somebody know when a flow's body has ended, and by what exception that no code of it raised.
 
-    A flow leaves its `FlowRunContext` before it waits for the tasks that it has submitted, and only after them Prefect says
-    that it crashed.
+    A flow ends its task runner after its body, its hooks and its context, and before Prefect says that it crashed: the runner waits there
+    for the tasks that were submitted. Only a runner that can cancel them (threads of this process) has the method that is called then.
     """
-    _state.left = left
-    if left is None:
+    runner = getattr(flow_context, "task_runner", None)
+    original = getattr(runner, "cancel_all", None)
+    if runner is None or original is None or "cancel_all" in vars(runner):
         return
-    from prefect.context import FlowRunContext
+    ended = weakref.ref(flow_context.flow_run)
 
-    original = FlowRunContext.__exit__
-    if getattr(original, "_is_keyguards", False):
-        return
-
-    def leave(self: Any, kind: type[BaseException] | None = None, *more: Any) -> Any:
-        """Leave the context, and say so; nothing is said any more when nobody wants to know."""
+    def cancel_all() -> Any:
+        """Say so, and cancel them."""
         try:
-            if _state.left is not None and self.flow_run is not None:
-                _state.left(self.flow_run, _ended_by(kind))
+            flow_run = ended()
+            if flow_run is not None:
+                left(flow_run, _ended_by(sys.exc_info()[0]))
         except Exception:
             _log.debug("a flow's end was not understood", exc_info=True)
-        return original(self, kind, *more)
+        return original()
 
-    leave._is_keyguards = True  # type: ignore[attr-defined]  # noqa: SLF001 -- a mark on a function of ours
-    FlowRunContext.__exit__ = leave  # type: ignore[method-assign]  # -- the one place where every flow passes, sync or async
+    # Of this very runner, which Prefect has made for this execution: contexts are left by methods that were looked up at their beginning.
+    runner.cancel_all = cancel_all
 
 
 def _ended_by(kind: type[BaseException] | None) -> str:

@@ -112,7 +112,10 @@ class Poller:
             self._close()
             self._failures += 1
             if self._failures == 1:
-                _log.info("Prefect's API does not say which runs were cancelled; it is asked again (%s: %s)", type(error).__name__, error)
+                words = (
+                    "Prefect's API does not say which runs were cancelled, so a cancellation may be seen late; it is asked again (%s: %s)"
+                )
+                _log.warning(words, type(error).__name__, error)
             return min(_period() * 2.0 ** min(self._failures, 10), max(_BACK_OFF_SECONDS, _period()))
         self._failures = 0
         if not told.is_set():

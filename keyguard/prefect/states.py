@@ -141,10 +141,14 @@ class Asker:
         Raises:
             Exception: the API did not answer, in whatever way.
         """
+        from prefect.client.schemas.sorting import FlowRunSort
+
         wanted = sorted(run_ids)
         found: dict[str, State] = {}
         for first in range(0, len(wanted), _PAGE):
-            page = self._client.read_flow_runs(flow_run_filter=_ended_of(wanted[first : first + _PAGE]), limit=_PAGE)
+            some = _ended_of(wanted[first : first + _PAGE])
+            # Without a sort the server refuses the question.
+            page = self._client.read_flow_runs(flow_run_filter=some, sort=FlowRunSort.ID_DESC, limit=_PAGE)
             found.update((str(flow_run.id), state_of(flow_run)) for flow_run in page)
         return found
 
