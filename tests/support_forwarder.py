@@ -45,7 +45,9 @@ class Forwarder:
                     self.close_connection = True
                     return
                 behind = HTTPConnection(door._behind)
-                behind.request(self.command, self.path, body, {name: value for name, value in self.headers.items() if name != "Host"})
+                # Unpacked, because what is packed would have to be told.
+                kept = {name: value for name, value in self.headers.items() if name.lower() not in {"host", "accept-encoding"}}
+                behind.request(self.command, self.path, body, kept)
                 answer = behind.getresponse()
                 payload = answer.read()
                 self.send_response(answer.status)

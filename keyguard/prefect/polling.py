@@ -22,7 +22,7 @@ _LOOK_SECONDS = 0.1
 # Seconds for which the thread stays when no run is at work: in a pool's child one task comes after the other.
 _LINGER_SECONDS = 10.0
 # The longest rest between two requests that fail, seconds.
-_BACK_OFF_SECONDS = 30.0
+_BACK_OFF_SECONDS = 10.0
 # Seconds that `end` waits for a request under way; the thread ends by itself after it.
 _ENDING_SECONDS = 2.0
 

@@ -23,7 +23,7 @@ _GRACE_SECONDS = 60.0
 def main(arguments: list[str]) -> None:
     """Measure each set-up twice, and print the table."""
     word = arguments[arguments.index("--only") + 1] if "--only" in arguments else ""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("set-up", "last call, without", "calls after, without", "last call, keyguard", "calls after, keyguard", "run ended, without/with")
     ]
     with tempfile.TemporaryDirectory() as place:
