@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from keyguard import context, policy, telemetry
 from keyguard.drivers import adrive, drive, whole
 from keyguard.errors import Refused, told_while_observing
-from keyguard.guard import Finder, Identify, answered, guarded
+from keyguard.guard import Finder, Identify, answered, check_stop, guarded
 from keyguard.vendors import vendor_named
 
 _logger = logging.getLogger("keyguard")
@@ -69,11 +69,22 @@ def _never_sent(_ticket: context.Ticket) -> Any:
 
 
 def _check_again(ticket: context.Ticket) -> None:
-    """Refuse a further attempt where its key has ended since, or the vendor may take it for a new request."""
+    """Refuse a further attempt where its run was stopped or its key has ended since, or the vendor may take it for a new request."""
     key, operation = ticket.key, ticket.operation
     if key is None or operation is None or key.policy.mode == "observe":
         return
+    check_stop(ticket, key)
     policy.check_again(ticket.backend.find(key_id=key.key_id, fresh=True) or key, operation, ticket.good_until, time.time())
+
+
+def _inquire(ticket: context.Ticket, reservation_id: str) -> None:
+    """Ask the vendor what became of a reservation in doubt, and let the ledger book it; blocks for some seconds at most."""
+    # Loaded where something is asked: it brings an HTTP client.
+    from keyguard.doubts._at_once import asker
+
+    ledger = getattr(ticket.backend, "ledger", None)
+    if ledger is not None:
+        asker.ask(ledger, reservation_id)
 
 
 async def _acheck_again(ticket: context.Ticket) -> None:
@@ -137,6 +148,7 @@ class CallHandler:
     def _opened(self, outgoing: Outgoing, vendor: Vendor) -> tuple[context.Ticket, Flow]:
         ticket = context.Ticket(outgoing.call)
         ticket.is_writable, ticket.takes_key, ticket.has_own_key = outgoing.is_writable, outgoing.takes_key, outgoing.has_own_key
+        ticket.inquire = _inquire
         flow = guarded(ticket, vendor, self._finder_for(outgoing), identity=self._identity)
         ticket.flow = weakref.ref(flow)
         return ticket, flow

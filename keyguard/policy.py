@@ -57,6 +57,13 @@ _DUPLICATES: dict[str, tuple[type[Refused], str]] = {
             "made twice. Another charge is made in a new run, or under a name: with keyguard.idempotency_scope('order-43'): ..."
         ),
     ),
+    "unanswerable": (
+        AlreadyCharged,
+        (
+            "this charge was made (reservation {hold}, {when}), but the vendor keeps an error as its answer to it, and would give it to "
+            "every further request. The row of the ledger's log that settled it names what it bought, which can be read at the vendor."
+        ),
+    ),
     "doubt_pending": (
         DoubtPending,
         (
@@ -293,6 +300,11 @@ def revoked(key: VaultKey, operation: Operation, state: str) -> KeyRevoked:
         f"See: keyguard status{_run_option(key)}. A revoked key stays revoked: start a new run.",
         **_who(key, operation),
     )
+
+
+def stopped(key: VaultKey, operation: Operation, why: str) -> KeyRevoked:
+    """Return the error for a call of a run that its orchestrator has stopped; `why` is a clause with a remedy (`context.StopSign`)."""
+    return KeyRevoked(f"{operation.name} was not sent: {why} See: keyguard status{_run_option(key)}", **_who(key, operation))
 
 
 def _cap_message(decision: Decision, key: VaultKey, operation: Operation, remaining: int) -> str:
