@@ -271,7 +271,7 @@ def test_a_host_is_guarded_as_soon_as_its_registration_returns(monkeypatch: pyte
 
 def test_a_seams_memory_of_a_host_is_no_older_than_its_registration(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that had just found the host to be nobody's leaves no memory of that behind either."""
-    found, go_on, look = threading.Event(), threading.Event(), _wire.claimant
+    found, go_on, look = threading.Event(), threading.Event(), vendors.claimant
     answers: list[str | None] = []
 
     def slow(host: str) -> str | None:
