@@ -81,7 +81,7 @@ def patch() -> None:
 def unpatch() -> None:
     """Put Prefect's own methods back; a wrapper that somebody wrapped over stays, and passes everything through."""
     _state.is_active = False
-    for placed in tuple(_state.placed):
+    for placed in reversed(_state.placed.copy()):
         if vars(placed.owner).get(placed.method) is placed.wrapper:
             setattr(placed.owner, placed.method, placed.original)
             _state.placed.remove(placed)
