@@ -256,6 +256,7 @@ def test_the_server_has_a_refused_task_run_by_its_name(refused: Any) -> None:
 
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter
+    from prefect.client.schemas.sorting import TaskRunSort
 
     state = refused.ended(refused.flow_of(refused.Body("state of a task")))
     task_state, pause, found = state.data.result, threading.Event(), list[Any]()
@@ -264,7 +265,7 @@ def test_the_server_has_a_refused_task_run_by_its_name(refused: Any) -> None:
         # The server writes what events tell it in batches.
         while not found or not found[0].state.is_final():
             pause.wait(0.1)
-            found = client.read_task_runs(task_run_filter=wanted)
+            found = client.read_task_runs(task_run_filter=wanted, sort=TaskRunSort.ID_DESC, limit=1)
 
     told = found[0].state
     assert (told.type.value, told.name, told.message) == ("FAILED", "SpendCapExceeded", task_state.message)
