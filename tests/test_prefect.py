@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from keyguard.context import RunRef
 
 pytestmark = pytest.mark.usefixtures("prefect_home")
+marking = sys.modules["keyguard.prefect.marking"]
 provider_module = sys.modules["keyguard.prefect.provider"]
 
 
@@ -200,7 +201,7 @@ def test_a_flow_run_without_labels_still_names_its_root() -> None:
 
 def test_a_prefect_that_hides_its_tokens_is_said_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Without the private token a subflow has no known root, and one warning says so."""
-    monkeypatch.setattr(provider_module._state, "warned", False)
+    monkeypatch.setattr(marking._state, "warned", False)
     tokenless = SimpleNamespace(flow_run=flow_run(is_child=True), flow=None)
     with caplog.at_level(logging.WARNING, logger="keyguard"):
         refs = [provider_module._in_flow(tokenless, None) for _ in range(2)]

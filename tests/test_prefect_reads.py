@@ -11,7 +11,7 @@ import pytest
 
 from keyguard.prefect import provider
 from keyguard.prefect import provider as provider_function
-from keyguard.prefect.provider import EXECUTION_LABEL, ROOT_LABEL
+from keyguard.prefect.labels import EXECUTION_LABEL, ROOT_LABEL
 from tests.support_prefect import flow_run, in_flow, in_task, task_run
 
 if TYPE_CHECKING:

@@ -4,39 +4,22 @@ It sits on the hot path of every guarded call. It never imports Prefect and neve
 `prefect.runtime.flow_run.root_flow_run_id` does HTTP, and hangs for ever on Prefect's own event loop.
 
 A root flow run is its own `flow_run.id`, a task run outside any flow is its own `task_run.id`, a
-subflow belongs to the root that it was entered under. Contexts are followed upwards by the token
-that Prefect keeps while a context is entered; what was found is written to the in-memory labels of
-the flow run, which travel with it into worker processes.
+subflow belongs to the root that it was entered under (`marking.py`). What was read of a run object is
+remembered while it lives: a task's calls learn their run in two microseconds.
 """
 
 from __future__ import annotations
 
-import logging
 import sys
 import weakref
-from contextvars import Token
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 from keyguard import context
 from keyguard.context import RunRef
-from keyguard.prefect import engine
-
-ROOT_LABEL = "keyguard.root"
-EXECUTION_LABEL = "keyguard.execution"
-
-_log = logging.getLogger("keyguard")
-
-
-@dataclass(slots=True)
-class _State:
-    """Whether the log line about a Prefect that hides its tokens was written."""
-
-    warned: bool = False
-
-
-_state = _State()
+from keyguard.prefect import carrying, engine, roots
+from keyguard.prefect.labels import EXECUTION_LABEL, LEDGER_LABEL, ROOT_LABEL
+from keyguard.prefect.marking import ancestors, entered_flow, is_root, mark, marks_of
 
 
 @dataclass(slots=True)
@@ -61,13 +44,24 @@ _reads: dict[int, _Read] = {}
 
 def activate() -> None:
     """Make Prefect's runs known to keyguard, and refusals to Prefect's engine; calling it again changes nothing."""
-    context.register_provider("prefect", provider)
+    context.register_provider("prefect", provider, roots.resolve)
+    carrying.watch()
     engine.patch()
 
 
 def deactivate() -> None:
     """Leave Prefect as it was found; its runs stay known, so that what is armed next finds them."""
     engine.unpatch()
+    carrying.unwatch()
+
+
+def tell(ledger: str) -> None:
+    """Mark the running flow run with the ledger where its key is, and the server's record of it where it is a root."""
+    entered = entered_flow()
+    marks = mark(entered, ledger)
+    # A context that was made by hand has no flow, and belongs to no server.
+    if entered is not None and marks is not None and is_root(entered.flow_run) and entered.flow is not None:
+        roots.record(marks)
 
 
 def provider() -> RunRef | None:
@@ -86,7 +80,7 @@ def provider() -> RunRef | None:
 
 def mark_root() -> None:
     """Write the root's id to the labels of the running flow run, so that contexts sent to other processes carry it."""
-    provider()
+    mark(entered_flow())
 
 
 def _in_flow(flow_context: Any, task_context: Any) -> RunRef:
@@ -99,12 +93,17 @@ def _in_flow(flow_context: Any, task_context: Any) -> RunRef:
 
 
 def _flow_ref(flow_context: Any) -> RunRef:
-    flow_run, flow = flow_context.flow_run, flow_context.flow
-    is_root = _is_root(flow_run)
-    run_id, execution = _root_labels(flow_run) if is_root else _child_labels(flow_context)
-    name, flow_name = flow_run.name or "", flow.name if flow is not None else ""
-    own_id = run_id if is_root and run_id is not None else str(flow_run.id)
-    return RunRef(run_id, "prefect", name, flow_name, is_root, execution, attributes=_attributes(flow_run, own_id, flow))
+    flow_run, flow, marks = flow_context.flow_run, flow_context.flow, marks_of(flow_context)
+    return RunRef(
+        run_id=None if marks is None else marks.root,
+        engine="prefect",
+        name=flow_run.name or "",
+        flow_name=flow.name if flow is not None else "",
+        is_root=is_root(flow_run),
+        execution="" if marks is None else marks.execution,
+        attributes=_attributes(flow_run, flow),
+        ledger="" if marks is None else marks.ledger,
+    )
 
 
 def _in_task(task_context: Any) -> RunRef:
@@ -112,7 +111,7 @@ def _in_task(task_context: Any) -> RunRef:
     task_run = task_context.task_run
     read = _reads.get(id(task_run))
     if read is None or read.of() is not task_run:
-        *_, outermost = _ancestors(task_context)
+        *_, outermost = ancestors(task_context)
         owner = outermost.task_run
         # A task run of a flow whose context did not travel: the flow may be a subflow, so its id is no answer.
         run_id = str(owner.id) if getattr(owner, "flow_run_id", None) is None else None
@@ -130,6 +129,7 @@ def _of_task(read: _Read, task_context: Any, task_run: Any) -> RunRef:
     told = RunRef(
         shared.run_id, shared.engine, shared.name, shared.flow_name, shared.is_root, shared.execution,
         unit, attempt, _task_key(task_context), _persists(task_context), (*shared.attributes, ("prefect.task_run.id", unit)),
+        ledger=shared.ledger,
     )  # fmt: skip
     read.last = (weakref.ref(task_run), told)
     return told
@@ -142,6 +142,15 @@ def _remembered(run: Any, shared: RunRef) -> _Read:
     key = id(run)
     read = _reads[key] = _Read(weakref.ref(run, lambda _: _reads.pop(key, None)), shared)
     return read
+
+
+def _is_labelled(flow_run: Any, shared: RunRef) -> bool:
+    """Say whether the labels that name a run's root, execution and ledger are still those that were read."""
+    labels = getattr(flow_run, "labels", None)
+    if labels is None:
+        return True
+    is_same = labels.get(ROOT_LABEL) == shared.run_id and labels.get(EXECUTION_LABEL, "") == shared.execution
+    return bool(is_same and labels.get(LEDGER_LABEL, "") == shared.ledger)
 
 
 def _task_key(task_context: Any) -> str:
@@ -160,77 +169,10 @@ def _persists(task_context: Any) -> bool:
     return has_policy or getattr(task, "cache_key_fn", None) is not None or getattr(task, "result_storage_key", None) is not None
 
 
-def _is_labelled(flow_run: Any, shared: RunRef) -> bool:
-    """Say whether the labels that name a run's root and execution are still those that were read."""
-    labels = getattr(flow_run, "labels", None)
-    return labels is None or (labels.get(ROOT_LABEL) == shared.run_id and labels.get(EXECUTION_LABEL) == shared.execution)
-
-
-def _is_root(flow_run: Any) -> bool:
-    return getattr(flow_run, "parent_task_run_id", None) is None
-
-
-def _root_labels(flow_run: Any) -> tuple[str, str]:
-    """Return a root's id and execution token, both written to its labels; Prefect reads the run anew for each attempt."""
-    run_id, labels = str(flow_run.id), _labels(flow_run)
-    labels[ROOT_LABEL] = run_id
-    # setdefault is atomic: threads that race for the first call of an attempt agree on one token.
-    execution = labels.get(EXECUTION_LABEL) or labels.setdefault(EXECUTION_LABEL, uuid4().hex)
-    return run_id, str(execution)
-
-
-def _child_labels(flow_context: Any) -> tuple[str | None, str]:
-    labels = _labels(flow_context.flow_run)
-    if ROOT_LABEL not in labels:
-        roots = [ancestor.flow_run for ancestor in _ancestors(flow_context) if ancestor.flow_run is not None]
-        if not _is_root(roots[-1]):
-            inherited = _labels(roots[-1])
-            if ROOT_LABEL not in inherited:
-                return None, ""
-            labels |= {ROOT_LABEL: inherited[ROOT_LABEL], EXECUTION_LABEL: inherited.get(EXECUTION_LABEL, "")}
-        else:
-            labels[ROOT_LABEL], labels[EXECUTION_LABEL] = _root_labels(roots[-1])
-    return str(labels[ROOT_LABEL]), str(labels.get(EXECUTION_LABEL, ""))
-
-
-def _labels(flow_run: Any) -> dict[str, Any]:
-    labels: dict[str, Any] | None = getattr(flow_run, "labels", None)
-    return {} if labels is None else labels
-
-
-def _ancestors(entered: Any) -> list[Any]:
-    """
-    Return a context and those it was entered under, innermost first.
-
-    Prefect keeps the token of `ContextVar.set` while a context is entered and drops it at the exit,
-    so the chain ends at a context that is not entered any more.
-    """
-    chain = [entered]
-    while (above := _above(chain[-1])) is not None:
-        chain.append(above)
-    return chain
-
-
-def _above(entered: Any) -> Any:
-    try:
-        token = entered._token  # noqa: SLF001 -- Prefect shows the outer context nowhere else
-    except AttributeError:
-        _warn_once()
-        return None
-    above = token.old_value if isinstance(token, Token) else None
-    return None if above is Token.MISSING else above
-
-
-def _warn_once() -> None:
-    if not _state.warned:
-        _state.warned = True
-        _log.warning("this version of Prefect hides which run a subflow belongs to; guarded calls in subflows will be refused")
-
-
-def _attributes(flow_run: Any, own_id: str, flow: Any) -> tuple[tuple[str, str], ...]:
+def _attributes(flow_run: Any, flow: Any) -> tuple[tuple[str, str], ...]:
     """Return the span attributes; their names are documented in the attribute table of telemetry."""
     deployment = getattr(flow_run, "deployment_id", None)
-    pairs = [("prefect.flow_run.id", own_id), ("prefect.flow_run.name", flow_run.name or "")]
+    pairs = [("prefect.flow_run.id", str(flow_run.id)), ("prefect.flow_run.name", flow_run.name or "")]
     if flow is not None:
         pairs.append(("prefect.flow.name", flow.name))
     if deployment is not None:
