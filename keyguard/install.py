@@ -167,7 +167,10 @@ def _install_run(backend: Backend, asked: Policy, run: context.RunRef) -> Instal
 
 
 def _install_child(asked: Policy, run: context.RunRef, run_id: str) -> Installation:
-    payer_of(_armed, run)
+    try:
+        payer_of(_armed, run)
+    except Refused as error:
+        raise ConfigurationError(f"install() in a subflow shares the budget of its root run. {error}") from error
     earlier = _armed.asked.get(run_id)
     # A child flow has another name; what it may not change is anything else.
     if earlier is None or asked.model_copy(update={"name": earlier.name}).stored() != earlier.stored():

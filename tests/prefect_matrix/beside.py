@@ -42,7 +42,7 @@ def worker() -> None:
         client.create_work_pool(WorkPoolCreate(name="matrix", type="process"))
     for name in _NAMES.values():
         source: Any = Flow.from_source(os.getcwd(), "tests/prefect_matrix/flows.py:started")  # noqa: PTH109 -- as users write it
-        source.deploy(name, work_pool_name="matrix", print_next_steps=False, ignore_warnings=True)
+        source.to_deployment(name, work_pool_name="matrix").apply()
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "matrix", "--name", "matrix"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr)
     threading.Thread(target=_end_with, args=(process,), daemon=True).start()
