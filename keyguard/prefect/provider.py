@@ -10,22 +10,47 @@ subflow belongs to the root that it was entered under (`marking.py`).
 from __future__ import annotations
 
 import sys
+import weakref
+from dataclasses import dataclass
 from typing import Any
 
 from keyguard import context
 from keyguard.context import RunRef
-from keyguard.prefect import carrying, roots
+from keyguard.prefect import carrying, engine, roots
+from keyguard.prefect.labels import EXECUTION_LABEL, LEDGER_LABEL, ROOT_LABEL
 from keyguard.prefect.marking import ancestors, entered_flow, is_root, mark, marks_of
 
 
+@dataclass(slots=True)
+class _Read:
+    """
+    What was read of a run object of Prefect's, for as long as that object lives; a retry of a flow has another object.
+
+    Attributes:
+        of: The flow run, or the task run where there is no flow.
+        shared: What holds in the run itself, and in every task of it.
+        last: The task run that was last asked for, and what was told of its attempt. One, because most tasks make one call.
+    """
+
+    of: weakref.ref[Any]
+    shared: RunRef
+    last: tuple[weakref.ref[Any], RunRef] | None = None
+
+
+# By the identity of the run object, which is told by the weak reference: contexts and runs of Prefect's are not hashable.
+_reads: dict[int, _Read] = {}
+
+
 def activate() -> None:
-    """Make Prefect's runs known to keyguard; calling it again changes nothing."""
+    """Make Prefect's runs known to keyguard, and refusals to Prefect's engine; calling it again changes nothing."""
     context.register_provider("prefect", provider, roots.resolve)
+    engine.patch()
     carrying.watch()
 
 
 def deactivate() -> None:
-    """Take away what `activate()` hooked into Prefect; runs stay known."""
+    """Leave Prefect as it was found; its runs stay known, so that what is armed next finds them."""
+    engine.unpatch()
     carrying.unwatch()
 
 
@@ -47,10 +72,9 @@ def provider() -> RunRef | None:
     if flow_context_type is None or task_context_type is None:
         return None
     flow_context, task_context = flow_context_type.get(), task_context_type.get()
-    task_run = None if task_context is None else task_context.task_run
     if flow_context is not None and flow_context.flow_run is not None:
-        return _in_flow(flow_context, task_context, task_run)
-    return None if task_run is None else _in_task(task_context, task_run)
+        return _in_flow(flow_context, task_context)
+    return None if task_context is None or task_context.task_run is None else _in_task(task_context)
 
 
 def mark_root() -> None:
@@ -58,43 +82,60 @@ def mark_root() -> None:
     mark(entered_flow())
 
 
-def _in_flow(flow_context: Any, task_context: Any, task_run: Any) -> RunRef:
+def _in_flow(flow_context: Any, task_context: Any) -> RunRef:
     flow_run = flow_context.flow_run
-    marks = marks_of(flow_context)
-    flow = flow_context.flow
-    return RunRef(
-        run_id=None if marks is None else marks.root,
-        engine="prefect",
-        name=flow_run.name or "",
-        flow_name=flow.name if flow is not None else "",
-        is_root=is_root(flow_run),
-        execution="" if marks is None else marks.execution,
-        unit="" if task_run is None else str(task_run.id),
-        attempt=1 if task_run is None else max(1, task_run.run_count),
-        task="" if task_run is None else _task_key(task_context),
-        persists=task_run is not None and _persists(task_context),
-        attributes=_attributes(flow_run, flow, task_run),
-        ledger="" if marks is None else marks.ledger,
-    )
+    read = _reads.get(id(flow_run))
+    if read is None or read.of() is not flow_run or not _is_labelled(flow_run, read.shared):
+        read = _remembered(flow_run, _flow_ref(flow_context))
+    task_run = None if task_context is None else task_context.task_run
+    return read.shared if task_run is None else _of_task(read, task_context, task_run)
 
 
-def _in_task(task_context: Any, task_run: Any) -> RunRef:
+def _flow_ref(flow_context: Any) -> RunRef:
+    flow_run, flow = flow_context.flow_run, flow_context.flow
+    marks, is_own = marks_of(flow_context), is_root(flow_run)
+    name, flow_name, attributes = flow_run.name or "", flow.name if flow is not None else "", _attributes(flow_run, flow)
+    if marks is None:
+        return RunRef(None, "prefect", name, flow_name, is_own, attributes=attributes)
+    return RunRef(marks.root, "prefect", name, flow_name, is_own, marks.execution, attributes=attributes, ledger=marks.ledger)
+
+
+def _in_task(task_context: Any) -> RunRef:
     """Describe a task run that has no flow context here; its run is the outermost task, unless a flow elsewhere owns it."""
-    *_, outermost = ancestors(task_context)
-    owner = outermost.task_run
-    return RunRef(
+    task_run = task_context.task_run
+    read = _reads.get(id(task_run))
+    if read is None or read.of() is not task_run:
+        *_, outermost = ancestors(task_context)
+        owner = outermost.task_run
         # A task run of a flow whose context did not travel: the flow may be a subflow, so its id is no answer.
-        run_id=str(owner.id) if getattr(owner, "flow_run_id", None) is None else None,
-        engine="prefect",
-        name=owner.name or "",
-        is_root=owner is task_run,
-        execution=str(owner.id),
-        unit=str(task_run.id),
-        attempt=max(1, task_run.run_count),
-        task=_task_key(task_context),
-        persists=_persists(task_context),
-        attributes=(("prefect.task_run.id", str(task_run.id)),),
-    )
+        run_id = str(owner.id) if getattr(owner, "flow_run_id", None) is None else None
+        shared = RunRef(run_id, "prefect", owner.name or "", is_root=owner is task_run, execution=str(owner.id))
+        read = _remembered(task_run, shared)
+    return _of_task(read, task_context, task_run)
+
+
+def _of_task(read: _Read, task_context: Any, task_run: Any) -> RunRef:
+    """Return what is told of the calling attempt of a task."""
+    shared, last, attempt = read.shared, read.last, max(1, task_run.run_count)
+    if last is not None and last[0]() is task_run and last[1].attempt == attempt:
+        return last[1]
+    unit = str(task_run.id)
+    told = RunRef(
+        shared.run_id, shared.engine, shared.name, shared.flow_name, shared.is_root, shared.execution,
+        unit, attempt, _task_key(task_context), _persists(task_context), (*shared.attributes, ("prefect.task_run.id", unit)),
+        shared.ledger,
+    )  # fmt: skip
+    read.last = (weakref.ref(task_run), told)
+    return told
+
+
+def _remembered(run: Any, shared: RunRef) -> _Read:
+    """Keep what was read of a run while it lives; not that its root is unknown, which may come to be known."""
+    if shared.run_id is None:
+        return _Read(weakref.ref(run), shared)
+    key = id(run)
+    read = _reads[key] = _Read(weakref.ref(run, lambda _: _reads.pop(key, None)), shared)
+    return read
 
 
 def _task_key(task_context: Any) -> str:
@@ -113,14 +154,22 @@ def _persists(task_context: Any) -> bool:
     return has_policy or getattr(task, "cache_key_fn", None) is not None or getattr(task, "result_storage_key", None) is not None
 
 
-def _attributes(flow_run: Any, flow: Any, task_run: Any) -> tuple[tuple[str, str], ...]:
+def _is_labelled(flow_run: Any, shared: RunRef) -> bool:
+    """Say whether the labels that name a run's root, execution and ledger are still those that were read."""
+    labels = getattr(flow_run, "labels", None)
+    return labels is None or (
+        labels.get(ROOT_LABEL) == shared.run_id
+        and labels.get(EXECUTION_LABEL) == shared.execution
+        and labels.get(LEDGER_LABEL, "") == shared.ledger
+    )
+
+
+def _attributes(flow_run: Any, flow: Any) -> tuple[tuple[str, str], ...]:
     """Return the span attributes; their names are documented in the attribute table of telemetry."""
     deployment = getattr(flow_run, "deployment_id", None)
     pairs = [("prefect.flow_run.id", str(flow_run.id)), ("prefect.flow_run.name", flow_run.name or "")]
     if flow is not None:
         pairs.append(("prefect.flow.name", flow.name))
-    if task_run is not None:
-        pairs.append(("prefect.task_run.id", str(task_run.id)))
     if deployment is not None:
         pairs.append(("prefect.deployment.id", str(deployment)))
     return tuple(pairs)
