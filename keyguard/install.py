@@ -266,7 +266,7 @@ def _activate_prefect(_module: Any) -> None:
     prefect.mark_root()
 
 
-def _deactivate_prefect() -> None:
+def _leave_prefect() -> None:
     if "keyguard.prefect" in sys.modules:
         from keyguard import prefect
 
@@ -366,7 +366,7 @@ def uninstall() -> None:
         context.set_price_files({})
         patches.disarm()
         leave_contexts()
-        _deactivate_prefect()
+        _leave_prefect()
         for backend in dict.fromkeys(_armed.backends.values()):
             backend.shut()
         _armed.forget()
