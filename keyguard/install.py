@@ -130,14 +130,15 @@ def install(
         _armed.settings = load_settings()
         _pin(pinned_rates(_armed.settings, fx))
         _watch_prefect()
-        run = context.resolved_run() or _run_of_environment()
+    # An orchestrator may have to be asked, before and after: not while other threads wait for the lock.
+    run = context.resolved_run()
+    with _armed.lock:
+        run = run or _run_of_environment()
         backend = _armed.open(url)
         _arm()
-        if run is None:
-            return _install_process(backend, asked)
-        installed = _install_run(backend, asked, run)
-        _tell_prefect(backend.url)
-        return installed
+        installed = _install_process(backend, asked) if run is None else _install_run(backend, asked, run)
+    _tell_prefect()
+    return installed
 
 
 def _pin(rates: Rates | None) -> None:
@@ -273,12 +274,12 @@ def _leave_prefect() -> None:
         prefect.deactivate()
 
 
-def _tell_prefect(ledger: str) -> None:
+def _tell_prefect() -> None:
     """Let what Prefect sends to other processes say where the current run's key is."""
     if "keyguard.prefect" in sys.modules and "prefect" in sys.modules:
         from keyguard import prefect
 
-        prefect.tell(ledger)
+        prefect.tell(paying_ledger())
 
 
 def _run_of_environment() -> context.RunRef | None:
@@ -313,6 +314,7 @@ def require_payer() -> None:
 
     Raises:
         Refused: nobody pays for the calling code here; the process is then as it was. BackendError: its ledger cannot be asked.
+            Neither where everything armed only observes.
     """
     is_armed = context.handler() is not None
     if not is_armed:
@@ -323,7 +325,12 @@ def require_payer() -> None:
             _watch_prefect()
             if _armed.settings.url or _armed.settings.key or _armed.settings.run_id:
                 _armed.open(None)
-    payer_of(_armed, context.resolved_run())
+    try:
+        payer_of(_armed, context.resolved_run())
+    except (Refused, BackendError) as error:
+        handler = context.handler()
+        if handler is None or not handler.tolerates(error):
+            raise
     if not is_armed:
         with _armed.lock:
             _arm()
