@@ -48,6 +48,8 @@ class RunRef:
         unit: The retryable unit (task run) within it, and `attempt`, its number from 1.
         task: What the unit is called in every execution; `persists` = its result may be kept, so that the next one skips it.
         attributes: Span attributes of that engine (`prefect.flow_run.id`, …).
+        ledger: The URL under which its budget is counted, where that came along with the run (another process took it over);
+            `env:NAME` = it was kept back because it holds a password, and the setting NAME must say it here; "" = nobody said.
     """
 
     run_id: str | None
@@ -61,6 +63,7 @@ class RunRef:
     task: str = ""
     persists: bool = False
     attributes: tuple[tuple[str, str], ...] = ()
+    ledger: str = ""
 
 
 class RunProvider(Protocol):
@@ -321,6 +324,7 @@ class _State:
     stop_signs: dict[str, StopSign] = field(default_factory=dict[str, StopSign])
     asked_signs: tuple[StopSign, ...] = ()
     state_poll: float = 0.0
+    resolvers: dict[str, Callable[[], None]] = field(default_factory=dict[str, "Callable[[], None]"])
     vendor_hosts: dict[str, str] = field(default_factory=dict[str, str])
     rates: Rates | None = None
     unit_prices: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -424,9 +428,15 @@ def renew_lock() -> None:
     _state.registering = threading.RLock()
 
 
-def register_provider(name: str, provider: RunProvider) -> None:
-    """Add or replace a run-context provider; they are asked in the order of registration."""
+def register_provider(name: str, provider: RunProvider, resolve: Callable[[], None] | None = None) -> None:
+    """
+    Add or replace a run-context provider; they are asked in the order of registration.
+
+    `resolve` finds out, by whatever it takes, the root of a run that the provider could not name; then the provider can, or never will.
+    """
     _state.providers[name] = provider
+    if resolve is not None:
+        _state.resolvers[name] = resolve
 
 
 def current_run() -> RunRef | None:
@@ -471,6 +481,22 @@ def state_poll() -> float:
 def set_state_poll(seconds: float) -> None:
     """Set how often it is asked (`KEYGUARD_STATE_POLL_SECONDS`)."""
     _state.state_poll = seconds
+
+
+def resolved_run() -> RunRef | None:
+    """
+    Return the run that the calling code belongs to, its root asked of its orchestrator where that is needed. Never within a call.
+
+    Raises:
+        WouldBlock: inside `without_blocking`, where it is needed.
+    """
+    found = current_run()
+    if found is None or found.run_id is not None:
+        return found
+    check_may_block()
+    for resolve in tuple(_state.resolvers.values()):
+        resolve()
+    return current_run()
 
 
 def key_in_use() -> VaultKey | None:

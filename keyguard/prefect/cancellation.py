@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from keyguard import context
 from keyguard.prefect import leaving
+from keyguard.prefect.marking import entered_flow
 from keyguard.prefect.polling import Poller
-from keyguard.prefect.provider import flow_context, provider, set_watcher
+from keyguard.prefect.provider import provider, set_watcher
 from keyguard.prefect.states import CANCELLED, STOPPED, Entered, Stop, source_of, state_of
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ class Watch:
         return None
 
     def _lineage(self) -> tuple[str, ...]:
-        found = flow_context()
-        entered = None if found is None else self.entered.get(id(found.flow_run))
+        found = entered_flow()
+        entered = None if found is None or found.flow_run is None else self.entered.get(id(found.flow_run))
         return () if entered is None else entered.lineage
 
     def _knows(self, run_ids: tuple[str | None, ...]) -> bool:
