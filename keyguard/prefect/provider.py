@@ -20,16 +20,6 @@ from keyguard.prefect.labels import EXECUTION_LABEL, LEDGER_LABEL, ROOT_LABEL
 from keyguard.prefect.marking import ancestors, is_root, marks_of
 
 
-class Watcher(Protocol):
-    """Who wants to know of each flow run whose context calls are made in (keyguard.prefect.cancellation); `entered` has those it knows."""
-
-    entered: dict[int, Any]
-
-    def meet(self, flow_contexts: list[Any], root_id: str | None) -> None:
-        """Learn of a context with a flow run, the innermost first, and of those it was entered under."""
-        ...
-
-
 @dataclass(slots=True)
 class _Read:
     """
