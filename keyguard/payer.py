@@ -12,6 +12,7 @@ from keyguard import context
 from keyguard.backends.local import LocalBackend
 from keyguard.errors import BackendError, ConfigurationError, EndpointNotAllowed, Refused, Unattributed, UnknownKey, told_while_observing
 from keyguard.identity import Slots, canonical, fingerprint, principal_of, request_in_scope, request_of, request_of_key
+from keyguard.joining import joined
 from keyguard.ledgers import open_ledger
 from keyguard.model import TOKEN_PREFIX, Identity
 from keyguard.settings import Settings, default_url
@@ -159,7 +160,17 @@ def _of_run(armed: Armed, run: context.RunRef, *, fresh: bool) -> tuple[Backend,
         if key is not None:
             armed.runs.setdefault(run.run_id, (backend.url, key.key_id))
             return backend, key
-    return _from_default(armed, run, run.run_id)
+    return joined(armed, run, run.run_id) if run.ledger else _from_default(armed, run, run.run_id)
+
+
+def payer_of(armed: Armed, run: context.RunRef | None) -> tuple[Backend, VaultKey]:
+    """
+    Say who pays for a call that the calling code might make now with the vendor's own credentials.
+
+    Raises:
+        Refused: nobody does. BackendError: the ledger cannot be asked.
+    """
+    return _payer(armed, "", run, fresh=False)
 
 
 def _from_default(armed: Armed, run: context.RunRef, run_id: str) -> tuple[Backend, VaultKey]:
