@@ -159,6 +159,7 @@ def _of_run(armed: Armed, run: context.RunRef, *, fresh: bool) -> tuple[Backend,
         key = backend.find(run_id=run.run_id)
         if key is not None:
             armed.runs.setdefault(run.run_id, (backend.url, key.key_id))
+            armed.asked.setdefault(run.run_id, key.policy)
             return backend, key
     return joined(armed, run, run.run_id) if run.ledger else _from_default(armed, run, run.run_id)
 
