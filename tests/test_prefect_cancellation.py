@@ -628,6 +628,18 @@ def test_a_stop_is_a_runs_and_of_what_runs_in_it(armed: cancellation.Watch) -> N
     assert inherited is not None
 
 
+def test_a_copy_that_was_left_again_is_not_asked_about(armed: cancellation.Watch) -> None:
+    """A pool's child or a task worker that has ended a task asks nothing more, whenever Python collects what is left of the run."""
+    run = flow_run()
+    copy = in_flow(run)
+    copy.detached = True
+    with copy:
+        assert why() is None
+        during = armed.look()
+
+    assert (during, armed.look()) == ({str(run.id)}, set())
+
+
 @pytest.mark.parametrize(("name", "here", "elsewhere"), [
     ("Cancelled", [True, True], [True, True]), ("Crashed", [True, True], [True, True]), ("Completed", [False, True], [False, False]),
     ("Failed", [False, True], [False, False]),
