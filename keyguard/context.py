@@ -321,16 +321,17 @@ class _State:
 
     handler: Handler | None = None
     providers: dict[str, RunProvider] = field(default_factory=dict[str, RunProvider])
+    resolvers: dict[str, Callable[[], None]] = field(default_factory=dict[str, "Callable[[], None]"])
     stop_signs: dict[str, StopSign] = field(default_factory=dict[str, StopSign])
     asked_signs: tuple[StopSign, ...] = ()
     state_poll: float = 0.0
-    resolvers: dict[str, Callable[[], None]] = field(default_factory=dict[str, "Callable[[], None]"])
     vendor_hosts: dict[str, str] = field(default_factory=dict[str, str])
     rates: Rates | None = None
     unit_prices: Mapping[str, int] = field(default_factory=dict[str, int])
     price_files: Mapping[str, Path] = field(default_factory=dict[str, "Path"])
     vendors: Mapping[str, Vendor] = field(default_factory=dict[str, "Vendor"])
     registering: threading.RLock = field(default_factory=threading.RLock)
+    memories: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
 _state = _State()
@@ -372,10 +373,22 @@ def vendor_hosts() -> Mapping[str, str]:
 def set_vendor_hosts(hosts: Mapping[str, str]) -> None:
     """Replace the listed hosts (`KEYGUARD_VENDOR_HOSTS`)."""
     listed = _state.vendor_hosts
-    # In this order: a host that stays on the list is never off it for another thread.
-    listed.update(hosts)
-    for name in listed.keys() - hosts.keys():
-        del listed[name]
+    with _state.registering:
+        # In this order: a host that stays on the list is never off it for another thread.
+        listed.update(hosts)
+        for name in listed.keys() - hosts.keys():
+            del listed[name]
+        _forget()
+
+
+def remembers_hosts(memory: dict[str, Any]) -> None:
+    """Empty a memory of what was found of hosts whenever that may have changed; it is filled under `registering()`."""
+    _state.memories.append(memory)
+
+
+def _forget() -> None:
+    for memory in _state.memories:
+        memory.clear()
 
 
 def rates() -> Rates | None:
@@ -416,10 +429,11 @@ def registered_vendors() -> Mapping[str, Vendor]:
 def set_registered_vendors(vendors: Mapping[str, Vendor]) -> None:
     """Replace the registered vendors; by who holds `registering()`."""
     _state.vendors = vendors
+    _forget()
 
 
 def registering() -> threading.RLock:
-    """Return the lock of those who change what is registered, or remember what they found in it."""
+    """Return the lock of those who change what is registered or listed, or remember what they found in it."""
     return _state.registering
 
 
@@ -449,6 +463,22 @@ def current_run() -> RunRef | None:
         if found is not None:
             return found
     return None
+
+
+def resolved_run() -> RunRef | None:
+    """
+    Return the run that the calling code belongs to, its root asked of its orchestrator where that is needed. Never within a call.
+
+    Raises:
+        WouldBlock: inside `without_blocking`, where it is needed.
+    """
+    found = current_run()
+    if found is None or found.run_id is not None:
+        return found
+    check_may_block()
+    for resolve in tuple(_state.resolvers.values()):
+        resolve()
+    return current_run()
 
 
 def register_stop(name: str, sign: StopSign) -> None:
@@ -481,22 +511,6 @@ def state_poll() -> float:
 def set_state_poll(seconds: float) -> None:
     """Set how often it is asked (`KEYGUARD_STATE_POLL_SECONDS`)."""
     _state.state_poll = seconds
-
-
-def resolved_run() -> RunRef | None:
-    """
-    Return the run that the calling code belongs to, its root asked of its orchestrator where that is needed. Never within a call.
-
-    Raises:
-        WouldBlock: inside `without_blocking`, where it is needed.
-    """
-    found = current_run()
-    if found is None or found.run_id is not None:
-        return found
-    check_may_block()
-    for resolve in tuple(_state.resolvers.values()):
-        resolve()
-    return current_run()
 
 
 def key_in_use() -> VaultKey | None:

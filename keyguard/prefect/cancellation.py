@@ -86,7 +86,7 @@ class Watch:
 
     def _lineage(self) -> tuple[str, ...]:
         found = entered_flow()
-        entered = None if found is None or found.flow_run is None else self.entered.get(id(found.flow_run))
+        entered = None if found is None else self.entered.get(id(found.flow_run))
         return () if entered is None else entered.lineage
 
     def _knows(self, run_ids: tuple[str | None, ...]) -> bool:

@@ -15,11 +15,9 @@ import weakref
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from keyguard import context
 from keyguard.context import RunRef
-from keyguard.prefect import carrying, engine, roots
 from keyguard.prefect.labels import EXECUTION_LABEL, LEDGER_LABEL, ROOT_LABEL
-from keyguard.prefect.marking import ancestors, entered_flow, is_root, mark, marks_of
+from keyguard.prefect.marking import ancestors, is_root, marks_of
 
 
 @dataclass(slots=True)
@@ -60,34 +58,9 @@ _state = _State()
 _reads: dict[int, _Read] = {}
 
 
-def activate() -> None:
-    """Make Prefect's runs known to keyguard, and refusals to Prefect's engine; calling it again changes nothing."""
-    from keyguard.prefect import cancellation
-
-    context.register_provider("prefect", provider, roots.resolve)
-    carrying.watch()
-    engine.patch()
-    cancellation.activate()
-
-
-def deactivate() -> None:
-    """Leave Prefect as it was found; its runs stay known, so that what is armed next finds them."""
-    engine.unpatch()
-    carrying.unwatch()
-
-
 def set_watcher(watcher: Watcher) -> None:
     """Let somebody know of each flow run that is seen here."""
     _state.watcher = watcher
-
-
-def tell(ledger: str) -> None:
-    """Mark the running flow run with the ledger where its key is, and the server's record of it where it is a root."""
-    entered = entered_flow()
-    marks = mark(entered, ledger)
-    # A context that was made by hand has no flow, and belongs to no server.
-    if entered is not None and marks is not None and is_root(entered.flow_run) and entered.flow is not None:
-        roots.record(marks)
 
 
 def provider() -> RunRef | None:
@@ -102,11 +75,6 @@ def provider() -> RunRef | None:
     if flow_context is not None and flow_context.flow_run is not None:
         return _in_flow(flow_context, task_context)
     return None if task_context is None or task_context.task_run is None else _in_task(task_context)
-
-
-def mark_root() -> None:
-    """Write the root's id to the labels of the running flow run, so that contexts sent to other processes carry it."""
-    mark(entered_flow())
 
 
 def _in_flow(flow_context: Any, task_context: Any) -> RunRef:
