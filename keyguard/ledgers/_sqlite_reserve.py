@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -10,6 +11,8 @@ from keyguard.identity import verdict
 from keyguard.model import Decision
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from keyguard.ledgers._sqlite_budgets import Budgets
     from keyguard.ledgers._sqlite_charges import Charges, Place, Slot
     from keyguard.ledgers._sqlite_holds import Hold, Holds
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from keyguard.ledgers._sqlite_objects import Objects
     from keyguard.model import Identity, Money, Order, Reason
 
+# Of `holds`, for money: what has no place in them stands in `above`.
+_COLUMNS = 3
 _STATES = {"R": "open", "U": "doubt", "S": "settled", "O": "settled", "A": "settled", "X": "released"}
 # The state of a reservation as that of its only attempt so far.
 _FIRST = {"R": "R", "U": "U"}
@@ -99,7 +104,7 @@ class Reserves:
             self._holds.attempts.add(order.reservation_id)
             self._holds.log_change(target, "attempt", {"attempt": order.reservation_id})
         self._charges.take(identity, place.n, target.id, target.generation)
-        limit, remaining = self._budgets.left(order.scope)
+        limit, remaining = self._left(order)
         amount = target.amount if is_held else 0
         return Decision(
             granted=True, held_amount=amount, adopted=amount, requested=order.quote.amount, limit=limit, remaining=remaining, n=target.n,
@@ -108,9 +113,11 @@ class Reserves:
 
     def _moved(self, order: Order, hold: Hold) -> Hold | Decision | None:
         """Move a hold of an earlier day to today, where its charge may be executed now; the whole must fit, else nothing moves."""
-        days = [self._budgets.row(leg) for leg in order.legs if leg.per == "day"]
-        if not days or all(row in {hold.leg0, hold.leg1, hold.leg2} for row in days):
+        is_childs = bool(order.budgets) or hold.above is not None
+        days = self._budgets.todays(hold.rows) if is_childs else [self._budgets.row(leg) for leg in order.legs if leg.per == "day"]
+        if not set(days).difference({hold.leg0, hold.leg1, hold.leg2} if not is_childs else hold.rows):
             return None
+        also = self._also(hold, order)
         mark = self._log.mark()
         self._log.execute("SAVEPOINT moving")
         try:
@@ -119,12 +126,12 @@ class Reserves:
             self._holds.share(hold)
             self._holds.change(hold, "adopt", "A", hold.spent, 0, 0, {"by": order.reservation_id}, units=0)
             self._charges.leave(hold)
-            decision = self._booked(order, hold.amount, hold.adopted, n=hold.n, generation=hold.generation)
+            decision = self._booked(order, hold.amount, hold.adopted, n=hold.n, generation=hold.generation, also=also)
             self._charges.move(hold, order.reservation_id)
         except apsw.ConstraintError as error:
             self._log.execute("ROLLBACK TO moving")
             self._log.back_to(mark)
-            decision = self._refused(order, hold.amount, str(error))
+            decision = self._refused(order, hold.amount, str(error), also)
         self._log.execute("RELEASE moving")
         if not decision.granted:
             return decision
@@ -132,6 +139,18 @@ class Reserves:
         assert found is not None
         self._holds.share(found)
         return found
+
+    def _also(self, earlier: Hold, order: Order) -> list[int]:
+        """
+        Return on which more budgets than its own an order is booked that takes over an earlier reservation's money.
+
+        What a child's call has held is the child's money too, whoever goes on with it; its budgets of a day are today's.
+        """
+        if earlier.above is None:
+            # Of a run's own call, whose budgets are those of every order of the run.
+            return []
+        own = {self._budgets.row(leg) for leg in order.legs}
+        return [row for row in self._budgets.todays(earlier.rows) if row not in own]
 
     def _stopped(self, order: Order, reason: Reason, hold_id: str, at: float, *, n: int) -> Decision:
         return self._logged(
@@ -153,15 +172,24 @@ class Reserves:
         except apsw.ConstraintError as error:
             return self._refused(order, order.quote.amount, str(error))
 
-    def _booked(self, order: Order, amount: Money, adopted: Money, *, n: int, generation: int) -> Decision:
+    def _booked(self, order: Order, amount: Money, adopted: Money, *, n: int, generation: int, also: Sequence[int] = ()) -> Decision:
         legs: list[int] = []
         counts: dict[str, int | None] = {"call": None, "email": None}
+        above = [*also]
         for leg in order.legs:
+            row = self._budgets.row(leg)
             if leg.unit == "usd":
-                legs.append(self._budgets.row(leg))
+                legs.append(row)
+            elif counts[leg.unit] is None:
+                counts[leg.unit] = row
             else:
-                counts[leg.unit] = self._budgets.row(leg)
-        hold = self._holds.add(order, amount, adopted, legs, counts["call"], counts["email"], n=n, generation=generation)
+                above.append(row)
+        if above or len(legs) > _COLUMNS:
+            above += legs[_COLUMNS:]
+        hold = self._holds.add(
+            order, amount, adopted, legs, counts["call"], counts["email"], n=n, generation=generation,
+            above=str(above) if above else None,
+        )  # fmt: skip
         detail: dict[str, Any] = {}
         if hold.identity:
             detail["identity"] = hold.identity
@@ -177,11 +205,18 @@ class Reserves:
         return self._granted(order, amount, adopted, n, generation)
 
     def _granted(self, order: Order, amount: Money, adopted: Money, n: int, generation: int) -> Decision:
-        limit, remaining = self._budgets.left(order.scope)
+        limit, remaining = self._left(order)
         return Decision(
             granted=True, held_amount=amount, adopted=adopted, requested=amount, limit=limit, remaining=remaining, n=max(0, n),
             generation=generation,
         )  # fmt: skip
+
+    def _left(self, order: Order) -> tuple[Money | None, Money | None]:
+        """Return the run's cap and what is left of it; of a child's call those of its budget with the least left."""
+        if not order.budgets:
+            return self._budgets.left(order.scope)
+        capped = [(cap, left) for cap, left in map(self._budgets.left, order.budgets) if cap is not None and left is not None]
+        return min(capped, key=itemgetter(1), default=(None, None))
 
     def _again(self, order: Order, known: Hold) -> Decision:
         """Answer a reserve whose answer was lost: granted as before, unless it is over or is another order."""
@@ -202,6 +237,7 @@ class Reserves:
         for leg in order.legs:
             # Outside the savepoint: a day's row that its undoing took away would still be remembered.
             self._budgets.row(leg)
+        also = self._also(open_hold, order) if open_hold is not None else []
         mark, amount, adopted = self._log.mark(), quote.amount, 0
         self._log.execute("SAVEPOINT adopting")
         try:
@@ -210,24 +246,24 @@ class Reserves:
                 amount = max(amount, adopted)
                 self._holds.change(open_hold, "adopt", "A", open_hold.spent, 0, open_hold.doubt, {"by": order.reservation_id})
                 self._objects.reopen(place, found.object_id, None)
-            decision = self._booked(order, amount, adopted, n=n, generation=generation)
+            decision = self._booked(order, amount, adopted, n=n, generation=generation, also=also if adopted else ())
         except apsw.ConstraintError as error:
             self._log.execute("ROLLBACK TO adopting")
             self._log.back_to(mark)
             try:
-                decision = self._refused(order, amount, str(error))
+                decision = self._refused(order, amount, str(error), also if adopted else ())
             finally:
                 self._log.execute("RELEASE adopting")
             return decision
         self._log.execute("RELEASE adopting")
         return decision
 
-    def _refused(self, order: Order, amount: Money, message: str) -> Decision:
+    def _refused(self, order: Order, amount: Money, message: str, also: Sequence[int] = ()) -> Decision:
         """Say why the schema's triggers refused."""
         if "kg:" in message:
             # Triggers run in no promised order: a key's end is the reason also where nothing fits.
             reason = self._keys.why(order)
-            decision = Decision(granted=False, reason=reason, requested=amount) if reason else self._budgets.why(order, amount)
+            decision = Decision(granted=False, reason=reason, requested=amount) if reason else self._budgets.why(order, amount, also)
         elif "holds.identity" in message:
             raise _ChargedBefore
         elif "holds.id" in message and (known := self._holds.find(order.reservation_id)) is not None:

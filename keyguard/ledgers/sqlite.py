@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from keyguard.ledgers import Durability, Question
-    from keyguard.model import Closing, Decision, Doubt, Memory, Money, Order, Outcome, Policy, Receipt, Usage, VaultKey
+    from keyguard.model import Child, Closing, Decision, Doubt, Memory, Money, Order, Outcome, Policy, Receipt, Usage, VaultKey
 
 _T = TypeVar("_T")
 _logger = logging.getLogger("keyguard")
@@ -312,9 +312,9 @@ class SqliteLedger:
 
     # -- the contract -----------------------------------------------------------------------------
 
-    def issue(self, policy: Policy, run_id: str | None) -> tuple[VaultKey, tuple[str, ...]]:
-        """Return the run's key, made now or found again, and warnings."""
-        return self._run(lambda books: books.keys.issue(policy, run_id), durable=True)
+    def issue(self, policy: Policy, run_id: str | None, child: Child | None = None) -> tuple[VaultKey, tuple[str, ...]]:
+        """Return the run's or the child's key, made now or found again, and warnings."""
+        return self._run(lambda books: books.keys.issue(policy, run_id, child), durable=True)
 
     def key(self, *, token: str | None = None, key_id: str | None = None, run_id: str | None = None) -> VaultKey | None:
         """Return a key by one of its names."""

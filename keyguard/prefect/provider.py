@@ -19,7 +19,8 @@ from typing import Any
 from uuid import uuid4
 
 from keyguard import context
-from keyguard.context import RunRef
+from keyguard.context import Place, RunRef
+from keyguard.prefect.subflows import budget_of, place_of
 
 ROOT_LABEL = "keyguard.root"
 EXECUTION_LABEL = "keyguard.execution"
@@ -39,7 +40,7 @@ _state = _State()
 
 def activate() -> None:
     """Make Prefect's runs known to keyguard; calling it again changes nothing."""
-    context.register_provider("prefect", provider)
+    context.register_provider("prefect", provider, subflow)
 
 
 def provider() -> RunRef | None:
@@ -55,6 +56,16 @@ def provider() -> RunRef | None:
     if flow_context is not None and flow_context.flow_run is not None:
         return _in_flow(flow_context, task_context, task_run)
     return None if task_run is None else _in_task(task_context, task_run)
+
+
+def subflow() -> Place | None:
+    """Return the subflow that the calling code is in; None in a root run, outside any, and where its caller's context is not here."""
+    module = sys.modules.get("prefect.context")
+    found = provider()
+    if module is None or found is None or found.is_root or (entered := module.FlowRunContext.get()) is None:
+        return None
+    task_context = module.TaskRunContext.get()
+    return place_of(_ancestors(entered), [] if task_context is None else _ancestors(task_context), found.execution)
 
 
 def mark_root() -> None:
@@ -79,6 +90,7 @@ def _in_flow(flow_context: Any, task_context: Any, task_run: Any) -> RunRef:
         task="" if task_run is None else _task_key(task_context),
         persists=task_run is not None and _persists(task_context),
         attributes=_attributes(flow_run, flow, task_run),
+        budget="" if is_root else budget_of([one for one in _ancestors(flow_context) if one.flow_run is not None]),
     )
 
 
