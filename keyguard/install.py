@@ -204,7 +204,7 @@ def _shared(backend: Backend, asked: Policy, outer: VaultKey, run: context.RunRe
     if asked.model_fields_set and not (earlier is not None and is_same(asked, earlier)):
         raise ConfigurationError(
             f"install() in a subflow has other arguments than its root run's ({run.run_id}), and {run.engine} cannot say here which "
-            "subflow it is: its budget could not be found again. Call it in the subflow's own body, or leave the arguments out to share the root's."
+            "subflow it is, so that its budget could be found again. Call it in the subflow's own body, or leave the arguments out."
         )
     return Installation(outer, backend)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from typing import Any
 
@@ -13,7 +15,7 @@ from prefect.task_runners import ProcessPoolTaskRunner
 import keyguard
 from keyguard.errors import Refused
 from keyguard.prefect import retry_unless_refused
-from tests.support_flows import create, fails
+from tests.support_flows import create, execute, fails
 
 _TOGETHER = threading.Barrier(2, timeout=60)
 
@@ -43,10 +45,10 @@ def reminders(url: str, name: str, cap: float | None, most: int = 20) -> tuple[i
 
 
 @flow(name="billing")
-def billing(url: str, ledger: str, cap: float, children: list[float | None]) -> list[Any]:
+def billing(url: str, ledger: str, cap: float, children: list[float | None], most: int) -> list[Any]:
     """Call a subflow for each cap, then spend what is left."""
     keyguard.install(ledger, run_usd_cap=cap)
-    found: list[Any] = [reminders(url, f"child{place}", one) for place, one in enumerate(children)]
+    found: list[Any] = [reminders(url, f"child{place}", one, most) for place, one in enumerate(children)]
     return [*found, until_refused(url, "root")]
 
 
@@ -135,7 +137,7 @@ def pooled_child(url: str, ledger: str, cap: float, most: int) -> list[str]:
 @task(cache_policy=NO_CACHE)
 def charge_elsewhere(url: str, ledger: str, customer: str) -> str:
     """Charge in a process that knows nothing but where the ledger is."""
-    keyguard.issue(ledger, run_usd_cap=1)
+    keyguard.install(ledger)
     try:
         create(url, f"cus_{customer}")
     except Refused as error:
@@ -149,3 +151,25 @@ def pooled(url: str, ledger: str, cap: float, most: int) -> list[str]:
     keyguard.install(ledger, run_usd_cap=100)
     found: list[str] = pooled_child(url, ledger, cap, most)
     return found
+
+
+@flow(name="spending")
+def spending(url: str, cap: float) -> None:
+    """Spend all of a budget, each time on somebody else, and fail."""
+    keyguard.install(run_usd_cap=cap)
+    while True:
+        create(url, f"cus_{threading.get_ident()}", description=str(next(_NUMBERS)))
+
+
+_NUMBERS = iter(range(int.from_bytes(os.urandom(3), "big"), 1 << 60))
+
+
+@flow(name="hopeless")
+def hopeless(url: str, ledger: str) -> None:
+    """Call a subflow that fails whenever it is called."""
+    keyguard.install(ledger, run_usd_cap=100)
+    spending(url, 3)
+
+
+if __name__ == "__main__":
+    execute(globals(), *sys.argv[1:])

@@ -25,7 +25,8 @@ _EXPIRY = (
 # the same call again. One that stands at a place of its own in this calling run is found by that, and by nothing else.
 _UNCLAIMED = (
     "SELECT key_id FROM keys k WHERE parent = :parent AND child = :child AND NOT EXISTS ("
-    "SELECT 1 FROM subflows s WHERE s.key_id = k.key_id AND ((s.execution = :execution AND NOT (s.caller = :caller AND s.entry <> :entry)) OR (s.caller = :caller AND s.call <> ''))) "
+    "SELECT 1 FROM subflows s WHERE s.key_id = k.key_id AND ((s.caller = :caller AND s.call <> '') OR "
+    "(s.execution = :execution AND NOT (s.caller = :caller AND s.entry <> :entry)))) "
     "ORDER BY issued_at, length(run_id), run_id LIMIT 1"
 )
 

@@ -34,7 +34,8 @@ _FROM: dict[Question, tuple[str, str, str]] = {
 # A run's are those of its children too, a child's those made with its key, or with one below.
 _OF = (
     "(h.scope = :scope OR h.key_id IN (WITH RECURSIVE below (key_id) AS ("
-    "SELECT key_id FROM keys WHERE scope = :scope AND parent IS NOT NULL UNION ALL SELECT k.key_id FROM keys k JOIN below b ON k.parent = b.key_id) SELECT key_id FROM below))"
+    "SELECT key_id FROM keys WHERE scope = :scope AND parent IS NOT NULL "
+    "UNION ALL SELECT k.key_id FROM keys k JOIN below b ON k.parent = b.key_id) SELECT key_id FROM below))"
 )
 _ROWS = 500
 

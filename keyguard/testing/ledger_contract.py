@@ -16,6 +16,7 @@ hypothesis, and the marker `slow` for the long forms. `keyguard` itself never im
 from __future__ import annotations
 
 from keyguard.testing._contract_charges import ChargesContract
+from keyguard.testing._contract_children import ChildrenContract, ChildrenNamesContract
 from keyguard.testing._contract_doubts import DoubtsContract
 from keyguard.testing._contract_keys import IssueContract, RaiseContract, RevokeContract
 from keyguard.testing._contract_model import MachineContract
@@ -30,6 +31,6 @@ __all__ = ["LedgerContract", "LedgerPlace"]
 
 class LedgerContract(
     MoneyContract, CallsAndDaysContract, UnitsContract, ChargesContract, DoubtsContract, IssueContract, RaiseContract, RevokeContract,
-    IntentContract, FactContract, WindowContract, MachineContract, RaceContract, CrashContract,
+    ChildrenContract, ChildrenNamesContract, IntentContract, FactContract, WindowContract, MachineContract, RaceContract, CrashContract,
 ):  # fmt: skip
     """All parts of the contract; a subclass supplies `ledger_factory`."""
