@@ -165,8 +165,8 @@ class Ledger(Protocol):
         """Return a budget's figures (`run:…`, a child's too, `key:…`, or `policy:<name>` for today's); None where nothing is known."""
         ...
 
-    def runs(self, limit: int = 50) -> list[tuple[VaultKey, Usage]]:
-        """Return the latest runs' keys with their figures, newest first; behind each those of its children."""
+    def runs(self, limit: int = 50, *, run_id: str | None = None) -> list[tuple[VaultKey, Usage]]:
+        """Return the latest runs' keys with their figures, newest first, behind each those of its children; or of one run, or child."""
         ...
 
     def entries(self, scope: str | None = None) -> Iterator[dict[str, Any]]:

@@ -193,8 +193,11 @@ class Keys:
         row = self._one(f"SELECT {_KEY} FROM keys WHERE {column} = ?", value)
         return None if row is None else self._restored(row)
 
-    def latest(self, limit: int) -> list[VaultKey]:
-        """Return the latest runs' keys, newest first, each with those of its children behind it, the deeper behind what they lie in."""
+    def latest(self, limit: int, run_id: str | None) -> list[VaultKey]:
+        """Return the latest runs' keys, or one's, newest first, behind each those of its children, the deeper behind what they lie in."""
+        if run_id is not None:
+            found = self.find(run_id=run_id)
+            return [] if found is None else self._with_children(found)
         rows: list[Any] = self._log.execute(
             f"SELECT {_KEY} FROM keys WHERE parent IS NULL ORDER BY issued_at DESC, key_id LIMIT ?", (limit,)
         ).fetchall()

@@ -378,9 +378,9 @@ class SqliteLedger:
         """Return a budget's figures."""
         return self._run(lambda books: books.usage(scope))
 
-    def runs(self, limit: int = 50) -> list[tuple[VaultKey, Usage]]:
+    def runs(self, limit: int = 50, *, run_id: str | None = None) -> list[tuple[VaultKey, Usage]]:
         """Return the latest keys with their figures."""
-        return self._run(lambda books: books.runs(limit))
+        return self._run(lambda books: books.runs(limit, run_id))
 
     def entries(self, scope: str | None = None) -> Iterator[dict[str, Any]]:
         """Yield the log, oldest first."""
