@@ -11,6 +11,7 @@ import time
 from contextlib import closing
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -72,7 +73,7 @@ def fired(server: httpx.Client, name: str, count: int) -> list[dict[str, Any]]:
     until(lambda: server.post("/automations/filter", json={}).json(), 60)
     now = datetime.now().astimezone().isoformat()
     events = [
-        {"occurred": now, "event": "invoices.due", "resource": {"prefect.resource.id": f"invoices.{name}.{number}"},
+        {"id": str(uuid4()), "occurred": now, "event": "invoices.due", "resource": {"prefect.resource.id": f"invoices.{name}.{number}"},
          "payload": {"number": number}}
         for number in range(count)
     ]  # fmt: skip
