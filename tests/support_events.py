@@ -25,22 +25,22 @@ def charge_invoice(url: str, customer: str, invoice: int) -> str:
 
 
 @flow(name="invoices")
-def invoices(url: str, ledger: str, limits: dict[str, Any], number: int, count: int) -> int:
+def invoices(url: str, ledger: str, limits: dict[str, Any], customer: str, count: int) -> int:
     """Charge one customer's invoices until there is none left, or no money; returns how many it was."""
     keyguard.install(ledger, **limits)
     for invoice in range(count):
         try:
-            charge_invoice(url, f"cus_{number}", invoice)
+            charge_invoice(url, customer, invoice)
         except Refused:
             return invoice
     return count
 
 
 def main(name: str, parameters: str, limit: str) -> None:
-    """Serve the flow: each event starts a run of its own, of which the event says the number."""
+    """Serve the flow: each event starts a run of its own, of which the event says the customer."""
     trigger = DeploymentEventTrigger(
         expect={EVENT}, match={"prefect.resource.id": f"invoices.{name}.*"},
-        parameters={"number": {"__prefect_kind": "jinja", "template": "{{ event.payload.number }}"}},
+        parameters={"customer": {"__prefect_kind": "jinja", "template": "{{ event.payload.customer }}"}},
     )  # fmt: skip
     deployment: Any = invoices.to_deployment(name, triggers=[trigger], parameters=json.loads(parameters))
     serve(deployment, limit=int(limit), print_starting_message=False)
