@@ -19,21 +19,21 @@ ALTER TABLE holds ADD COLUMN above TEXT;
 
 CREATE TRIGGER holds_reserve_above AFTER INSERT ON holds WHEN NEW.above IS NOT NULL AND NEW.state = 'R' BEGIN
   UPDATE bucket SET
-      held = held + CASE unit WHEN 'usd' THEN NEW.held WHEN 'call' THEN 1 ELSE 0 END,
-      spent = spent + CASE unit WHEN 'email' THEN NEW.units ELSE 0 END,
+      held = held + iif(unit = 'usd', NEW.held, 0),
+      spent = spent + CASE unit WHEN 'usd' THEN 0 WHEN 'call' THEN 1 ELSE NEW.units END,
       peak = max(peak, spent + held + doubt + CASE unit WHEN 'usd' THEN NEW.held WHEN 'call' THEN 1 ELSE NEW.units END),
       loose = max(loose, NOT NEW.enforce)
     WHERE id IN (SELECT value FROM json_each(NEW.above)) AND (NOT NEW.enforce OR cap IS NULL
       OR spent + held + doubt + CASE unit WHEN 'usd' THEN NEW.held WHEN 'call' THEN 1 ELSE NEW.units END <= cap);
   SELECT RAISE(ABORT, 'kg:cap') WHERE changes() <> json_array_length(NEW.above);
 END;
-CREATE TRIGGER holds_change_above AFTER UPDATE OF state, spent, held, doubt, units ON holds WHEN NEW.above IS NOT NULL BEGIN
+CREATE TRIGGER holds_change_above AFTER UPDATE OF spent, held, doubt ON holds WHEN NEW.above IS NOT NULL BEGIN
   UPDATE bucket SET spent = spent + NEW.spent - OLD.spent, held = held + NEW.held - OLD.held, doubt = doubt + NEW.doubt - OLD.doubt,
       overrun = overrun + NEW.overrun - OLD.overrun,
       peak = max(peak, spent + held + doubt + NEW.spent - OLD.spent + NEW.held - OLD.held + NEW.doubt - OLD.doubt)
     WHERE unit = 'usd' AND id IN (SELECT value FROM json_each(NEW.above));
-  UPDATE bucket SET held = held - 1, spent = spent + NEW.sent
-    WHERE unit = 'call' AND OLD.state = 'R' AND NEW.state <> 'R' AND id IN (SELECT value FROM json_each(NEW.above));
-  UPDATE bucket SET spent = spent + NEW.units - OLD.units
-    WHERE unit = 'email' AND NEW.units <> OLD.units AND id IN (SELECT value FROM json_each(NEW.above));
+END;
+CREATE TRIGGER holds_uncount_above AFTER UPDATE OF sent, units ON holds WHEN NEW.above IS NOT NULL BEGIN
+  UPDATE bucket SET spent = spent + iif(unit = 'call', NEW.sent - OLD.sent, NEW.units - OLD.units)
+    WHERE unit <> 'usd' AND id IN (SELECT value FROM json_each(NEW.above));
 END;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import apsw
 
@@ -13,9 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from keyguard.ledgers._sqlite_log import Log
-    from keyguard.model import Leg, Money, Order
+    from keyguard.model import Leg, Money, Order, Unit
 
 _ROWS_KEPT = 10_000
+
+# The rows of a reservation's budgets: of up to three in money, of one in calls, of one in the vendor's own units, and as a JSON list
+# whatever has no place in these: a child's call has those of all that its budget lies in.
+Legs: TypeAlias = "tuple[int | None, int | None, int | None, int | None, int | None, str | None]"
+
+_FOR_MONEY = 3
 
 
 class Budgets:
@@ -42,6 +48,28 @@ class Budgets:
         )
         if not scope.startswith("policy:"):
             self._row(scope, "")
+
+    def rows(self, legs: tuple[Leg, ...], also: Sequence[int] = ()) -> Legs:
+        """Return the rows that an order's legs are booked on now, and what it is booked on besides."""
+        known, day = self._rows, self._log.day
+        money: list[int] = []
+        calls = units = None
+        above = [*also]
+        for leg in legs:
+            scope, win = leg.scope, day if leg.per == "day" else ""
+            row = known.get((scope, win)) or self._row(scope, win)
+            if leg.unit == "usd":
+                money.append(row)
+            elif leg.unit == "call" and calls is None:
+                calls = row
+            elif leg.unit == "email" and units is None:
+                units = row
+            else:
+                above.append(row)
+        if len(money) > _FOR_MONEY:
+            above += money[_FOR_MONEY:]
+        first, second, third = (*money, None, None, None)[:_FOR_MONEY]
+        return first, second, third, calls, units, str(above) if above else None
 
     def row(self, leg: Leg) -> int:
         """Return the row that a leg is booked on now."""
@@ -74,11 +102,11 @@ class Budgets:
         """Say whether a leg's budget has a cap."""
         return self._log.execute("SELECT cap FROM bucket WHERE id = ?", (self.row(leg),)).fetchone() != (None,)
 
-    def todays(self, rows: list[int]) -> list[int]:
-        """Return the rows of money and units among these, those of a day as they are today; a call counts where it is made."""
-        found = [self._log.execute("SELECT id, scope, win, unit FROM bucket WHERE id = ?", (row,)).fetchone() for row in rows]
-        kept: list[Any] = [row for row in found if row is not None and row[3] != "call"]
-        return [self._rows.get((scope, self._log.day)) or self._row(scope, self._log.day) if win else row for row, scope, win, _ in kept]
+    def todays(self, rows: list[int], *units: Unit) -> list[int]:
+        """Return those of these rows that count in such units, those of a day as they are today."""
+        found: list[Any] = [self._log.execute("SELECT scope, win, unit FROM bucket WHERE id = ?", (row,)).fetchone() for row in rows]
+        kept = [(row, scope, win) for row, (scope, win, unit) in zip(rows, found, strict=True) if unit in units]
+        return [self._row(scope, self._log.day) if win else row for row, scope, win in kept]
 
     def why(self, order: Order, amount: Money, also: Sequence[int] = ()) -> Decision:
         """Say which budget does not hold an amount: the order's own first, then those of a reservation whose money it takes over."""

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from keyguard.ledgers._sqlite_keys import Keys
     from keyguard.ledgers._sqlite_log import Log
     from keyguard.ledgers._sqlite_objects import Objects
-    from keyguard.model import Identity, Money, Order, Reason
+    from keyguard.model import Identity, Money, Order, Reason, Unit
 
-# Of `holds`, for money: what has no place in them stands in `above`.
-_COLUMNS = 3
 _STATES = {"R": "open", "U": "doubt", "S": "settled", "O": "settled", "A": "settled", "X": "released"}
 # The state of a reservation as that of its only attempt so far.
 _FIRST = {"R": "R", "U": "U"}
@@ -76,6 +74,8 @@ class Reserves:
         if found == "next":
             return self._taken(self._hold(order, n=place.n, generation=slot.generation + 1), order, identity)
         assert hold is not None
+        if found == "attempt" and state == "settled" and self._charges.is_unanswered(hold):
+            return self._stopped(order, "unanswerable", hold.id, at, n=place.n)
         if found == "attempt":
             return self._attempted(order, identity, hold, place)
         return self._stopped(order, found, hold.id, at, n=place.n)
@@ -114,17 +114,21 @@ class Reserves:
     def _moved(self, order: Order, hold: Hold) -> Hold | Decision | None:
         """Move a hold of an earlier day to today, where its charge may be executed now; the whole must fit, else nothing moves."""
         is_childs = bool(order.budgets) or hold.above is not None
-        days = self._budgets.todays(hold.rows) if is_childs else [self._budgets.row(leg) for leg in order.legs if leg.per == "day"]
+        days = (
+            self._budgets.todays(hold.rows, "usd", "email")
+            if is_childs
+            else [self._budgets.row(leg) for leg in order.legs if leg.per == "day"]
+        )
         if not set(days).difference({hold.leg0, hold.leg1, hold.leg2} if not is_childs else hold.rows):
             return None
-        also = self._also(hold, order)
+        also = self._also(hold, order, "usd", "email", "call")
         mark = self._log.mark()
         self._log.execute("SAVEPOINT moving")
         try:
             first = _FIRST.get(hold.state, "S")
             self._charges.add_attempt(order.reservation_id, hold, first)
             self._holds.share(hold)
-            self._holds.change(hold, "adopt", "A", hold.spent, 0, 0, {"by": order.reservation_id}, units=0)
+            self._holds.change(hold, "adopt", "A", hold.spent, 0, 0, {"by": order.reservation_id, "moved": True}, units=0)
             self._charges.leave(hold)
             decision = self._booked(order, hold.amount, hold.adopted, n=hold.n, generation=hold.generation, also=also)
             self._charges.move(hold, order.reservation_id)
@@ -140,7 +144,7 @@ class Reserves:
         self._holds.share(found)
         return found
 
-    def _also(self, earlier: Hold, order: Order) -> list[int]:
+    def _also(self, earlier: Hold, order: Order, *units: Unit) -> list[int]:
         """
         Return on which more budgets than its own an order is booked that takes over an earlier reservation's money.
 
@@ -150,7 +154,7 @@ class Reserves:
             # Of a run's own call, whose budgets are those of every order of the run.
             return []
         own = {self._budgets.row(leg) for leg in order.legs}
-        return [row for row in self._budgets.todays(earlier.rows) if row not in own]
+        return [row for row in self._budgets.todays(earlier.rows, *units) if row not in own]
 
     def _stopped(self, order: Order, reason: Reason, hold_id: str, at: float, *, n: int) -> Decision:
         return self._logged(
@@ -173,26 +177,8 @@ class Reserves:
             return self._refused(order, order.quote.amount, str(error))
 
     def _booked(self, order: Order, amount: Money, adopted: Money, *, n: int, generation: int, also: Sequence[int] = ()) -> Decision:
-        legs: list[int] = []
-        counts: dict[str, int | None] = {"call": None, "email": None}
-        above = [*also]
-        for leg in order.legs:
-            row = self._budgets.row(leg)
-            if leg.unit == "usd":
-                legs.append(row)
-            elif counts[leg.unit] is None:
-                counts[leg.unit] = row
-            else:
-                above.append(row)
-        if above or len(legs) > _COLUMNS:
-            above += legs[_COLUMNS:]
-        hold = self._holds.add(
-            order, amount, adopted, legs, counts["call"], counts["email"], n=n, generation=generation,
-            above=str(above) if above else None,
-        )  # fmt: skip
+        hold = self._holds.add(order, amount, adopted, self._budgets.rows(order.legs, also), n=n, generation=generation)
         detail: dict[str, Any] = {}
-        if hold.identity:
-            detail["identity"] = hold.identity
         if n > 0:
             detail["n"] = n
         if generation:
@@ -237,7 +223,7 @@ class Reserves:
         for leg in order.legs:
             # Outside the savepoint: a day's row that its undoing took away would still be remembered.
             self._budgets.row(leg)
-        also = self._also(open_hold, order) if open_hold is not None else []
+        also = self._also(open_hold, order, "usd", "email") if open_hold is not None else []
         mark, amount, adopted = self._log.mark(), quote.amount, 0
         self._log.execute("SAVEPOINT adopting")
         try:

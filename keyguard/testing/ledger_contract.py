@@ -18,6 +18,7 @@ from __future__ import annotations
 from keyguard.testing._contract_charges import ChargesContract
 from keyguard.testing._contract_children import ChildrenContract, ChildrenNamesContract
 from keyguard.testing._contract_doubts import DoubtsContract
+from keyguard.testing._contract_kept import KeptContract
 from keyguard.testing._contract_keys import IssueContract, RaiseContract, RevokeContract
 from keyguard.testing._contract_model import MachineContract
 from keyguard.testing._contract_money import CallsAndDaysContract, MoneyContract
@@ -30,7 +31,8 @@ __all__ = ["LedgerContract", "LedgerPlace"]
 
 
 class LedgerContract(
-    MoneyContract, CallsAndDaysContract, UnitsContract, ChargesContract, DoubtsContract, IssueContract, RaiseContract, RevokeContract,
-    ChildrenContract, ChildrenNamesContract, IntentContract, FactContract, WindowContract, MachineContract, RaceContract, CrashContract,
+    MoneyContract, CallsAndDaysContract, UnitsContract, ChargesContract, KeptContract, DoubtsContract, IssueContract, RaiseContract,
+    RevokeContract, ChildrenContract, ChildrenNamesContract, IntentContract, FactContract, WindowContract, MachineContract, RaceContract,
+    CrashContract,
 ):  # fmt: skip
     """All parts of the contract; a subclass supplies `ledger_factory`."""
