@@ -49,6 +49,8 @@ class RunRef:
         unit: The retryable unit (task run) within it, and `attempt`, its number from 1.
         task: What the unit is called in every execution; `persists` = its result may be kept, so that the next one skips it.
         attributes: Span attributes of that engine (`prefect.flow_run.id`, …).
+        ledger: The URL under which its budget is counted, where that came along with the run (another process took it over);
+            `env:NAME` = it was kept back because it holds a password, and the setting NAME must say it here; "" = nobody said.
     """
 
     run_id: str | None
@@ -62,6 +64,7 @@ class RunRef:
     task: str = ""
     persists: bool = False
     attributes: tuple[tuple[str, str], ...] = ()
+    ledger: str = ""
     budget: str = ""
 
 
@@ -320,6 +323,7 @@ class _State:
     handler: Handler | None = None
     providers: dict[str, RunProvider] = field(default_factory=dict[str, RunProvider])
     subflows: dict[str, SubflowProvider] = field(default_factory=dict[str, SubflowProvider])
+    resolvers: dict[str, Callable[[], None]] = field(default_factory=dict[str, "Callable[[], None]"])
     vendor_hosts: dict[str, str] = field(default_factory=dict[str, str])
     rates: Rates | None = None
     unit_prices: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -423,9 +427,18 @@ def renew_lock() -> None:
     _state.registering = threading.RLock()
 
 
-def register_provider(name: str, provider: RunProvider, subflows: SubflowProvider | None = None) -> None:
-    """Add or replace a run-context provider, and what it can say of its child runs; they are asked in the order of registration."""
+def register_provider(
+    name: str, provider: RunProvider, resolve: Callable[[], None] | None = None, subflows: SubflowProvider | None = None
+) -> None:
+    """
+    Add or replace a run-context provider; they are asked in the order of registration.
+
+    `resolve` finds out, by whatever it takes, the root of a run that the provider could not name; then the provider can, or never will.
+    `subflows` says of a child run which one it is, so that it may have a budget of its own.
+    """
     _state.providers[name] = provider
+    if resolve is not None:
+        _state.resolvers[name] = resolve
     if subflows is not None:
         _state.subflows[name] = subflows
 
@@ -450,6 +463,22 @@ def current_place() -> Place | None:
             if found is not None:
                 return found
     return None
+
+
+def resolved_run() -> RunRef | None:
+    """
+    Return the run that the calling code belongs to, its root asked of its orchestrator where that is needed. Never within a call.
+
+    Raises:
+        WouldBlock: inside `without_blocking`, where it is needed.
+    """
+    found = current_run()
+    if found is None or found.run_id is not None:
+        return found
+    check_may_block()
+    for resolve in tuple(_state.resolvers.values()):
+        resolve()
+    return current_run()
 
 
 def key_in_use() -> VaultKey | None:

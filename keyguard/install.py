@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
-import functools
 import getpass
 import logging
 import os
@@ -14,29 +12,30 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import wrapt
 
 from keyguard import context, patches, vendors
 from keyguard.backends.local import LocalBackend
-from keyguard.errors import ConfigurationError, Refused, UnknownKey
+from keyguard.drivers import whole
+from keyguard.errors import BackendError, ConfigurationError, Refused, UnknownKey
 from keyguard.handler import CallHandler
 from keyguard.inheriting import is_same
 from keyguard.interpreter import check_interpreter
 from keyguard.model import Child, show
-from keyguard.payer import Armed, finder_for, identity, only_observes, payer_of_run
+from keyguard.payer import Armed, finder_for, identity, only_observes, payer_of, payer_of_run
 from keyguard.settings import load_policy, load_settings, pinned_rates
+from keyguard.threads import copy_contexts, leave_contexts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from keyguard.backends import Backend
     from keyguard.fx import Rates
     from keyguard.ledgers import Ledger
     from keyguard.model import Policy, Usage, VaultKey
 
-_F = TypeVar("_F", bound="Callable[..., Any]")
 _logger = logging.getLogger("keyguard")
 _OLD_RATES_DAYS = 31
 
@@ -135,10 +134,14 @@ def install(
         _armed.settings = load_settings()
         _pin(pinned_rates(_armed.settings, fx))
         _watch_prefect()
-        run = context.current_run() or _run_of_environment()
+        run = context.resolved_run() or _run_of_environment()
         backend = _armed.open(url) if run is None or run.is_root else _backend_of_root(run, url)
         _arm()
-        return _install_process(backend, asked) if run is None else _install_run(backend, asked, run)
+        if run is None:
+            return _install_process(backend, asked)
+        installed = _install_run(backend, asked, run)
+        _tell_prefect(backend.url)
+        return installed
 
 
 def _backend_of_root(run: context.RunRef, url: str | None) -> Backend:
@@ -259,6 +262,8 @@ def _arm() -> None:
     context.set_unit_prices(_armed.settings.unit_prices)
     context.set_price_files(_armed.settings.price_files)
     patches.arm()
+    if _armed.settings.copy_context:
+        copy_contexts()
     if context.handler() is None:
         context.set_handler(CallHandler(partial(finder_for, _armed), partial(identity, _armed), partial(only_observes, _armed)))
 
@@ -288,6 +293,21 @@ def _activate_prefect(_module: Any) -> None:
     prefect.mark_root()
 
 
+def _leave_prefect() -> None:
+    if "keyguard.prefect" in sys.modules:
+        from keyguard import prefect
+
+        prefect.deactivate()
+
+
+def _tell_prefect(ledger: str) -> None:
+    """Let what Prefect sends to other processes say where the current run's key is."""
+    if "keyguard.prefect" in sys.modules and "prefect" in sys.modules:
+        from keyguard import prefect
+
+        prefect.tell(ledger)
+
+
 def _run_of_environment() -> context.RunRef | None:
     run_id = _armed.settings.run_id
     return context.RunRef(run_id, "env") if run_id else None
@@ -301,6 +321,66 @@ def ledgers_in_use() -> tuple[Ledger, ...]:
     return tuple(backend.ledger for backend in backends)
 
 
+# -- for processes in which nobody has called install() -----------------------------------------------
+
+
+def stand_guard() -> None:
+    """Arm the seams without giving anybody a budget: from now on a call is paid by whoever is known to pay for it, or refused."""
+    check_interpreter()
+    with _armed.lock:
+        if context.handler() is None:
+            _armed.settings = load_settings()
+            _watch_prefect()
+            _arm()
+
+
+def require_payer() -> None:
+    """
+    Make sure that what the calling code does now is guarded: arm this process by what came along with the run, or by its environment.
+
+    Raises:
+        Refused: nobody pays for the calling code here; the process is then as it was. BackendError: its ledger cannot be asked.
+    """
+    is_armed = context.handler() is not None
+    if not is_armed:
+        check_interpreter()
+        context.check_may_block()
+        with _armed.lock:
+            _armed.settings = load_settings()
+            _watch_prefect()
+            if _armed.settings.url or _armed.settings.key or _armed.settings.run_id:
+                _armed.open(None)
+    payer_of(_armed, context.resolved_run())
+    if not is_armed:
+        with _armed.lock:
+            _arm()
+
+
+async def arequire_payer() -> None:
+    """Do what `require_payer` does, in a worker thread where it has to wait."""
+    try:
+        with context.without_blocking():
+            return require_payer()
+    except context.WouldBlock:
+        await whole(require_payer)
+
+
+def has_default() -> bool:
+    """Say whether runs that appear get a key under the process's default policy."""
+    return _armed.default is not None
+
+
+def paying_ledger() -> str:
+    """Return the URL of the ledger on which the current run's key is, issued now where the process's default policy holds; "" = none."""
+    run = context.current_run()
+    if run is None:
+        return ""
+    try:
+        return payer_of(_armed, run)[0].url
+    except (Refused, BackendError):
+        return ""
+
+
 # -- other verbs -----------------------------------------------------------------------------------
 
 
@@ -312,6 +392,8 @@ def uninstall() -> None:
         context.set_unit_prices({})
         context.set_price_files({})
         patches.disarm()
+        leave_contexts()
+        _leave_prefect()
         for backend in dict.fromkeys(_armed.backends.values()):
             backend.shut()
         _armed.forget()
@@ -406,18 +488,6 @@ def revoke(key: VaultKey | str | Installation, *, by: str = "") -> int:
     if not count:
         raise UnknownKey(f"no key of {run_id or key_id!r} in {', '.join(backend.url for backend in backends)}")
     return count
-
-
-def wrap(fn: _F) -> _F:
-    """Carry the current run, key and ticket context into a thread or executor: `pool.submit(keyguard.wrap(fn), …)`."""
-    carried = contextvars.copy_context()
-
-    @functools.wraps(fn)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        # A context can be entered once at a time, so each call gets a copy.
-        return carried.copy().run(fn, *args, **kwargs)
-
-    return wrapped  # type: ignore[return-value] # pyright: ignore[reportReturnType] -- same signature by construction
 
 
 def _person() -> str:

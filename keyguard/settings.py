@@ -37,6 +37,8 @@ class Settings(BaseSettings):
             without it the dated list price (0.0009, `vendors/resend_prices.json`).
         twilio_prices_file: `KEYGUARD_TWILIO_PRICES_FILE`, a dated price list (JSON or TOML) over the one that keyguard comes with
             (`vendors/twilio_prices.json`); `keyguard prices refresh twilio` writes one.
+        copy_context: `KEYGUARD_COPY_CONTEXT`: `1` = threads and executors of the user's are part of the run that starts them, without
+            `keyguard.wrap` (`keyguard.threads`); without it they are refused, or are of the only run of the process.
         vendor_hosts: `KEYGUARD_VENDOR_HOSTS`, `stripe=127.0.0.1:8420,…`: stand-ins and proxies treated as the vendor's own.
     """
 
@@ -49,6 +51,7 @@ class Settings(BaseSettings):
     fx_file: Path | None = None
     resend_unit_usd: Usd | None = None
     twilio_prices_file: Path | None = None
+    copy_context: bool = False
     vendor_hosts: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict[str, str])
 
     @property

@@ -73,7 +73,7 @@ class Engine:
     @contextmanager
     def named(self) -> Iterator[Engine]:
         """Let keyguard ask this engine."""
-        context.register_provider("test-engine", self.current, self.place)
+        context.register_provider("test-engine", self.current, subflows=self.place)
         try:
             yield self
         finally:

@@ -35,7 +35,7 @@ def budget_of(chain: Sequence[Any]) -> str:
     labels = _labels(chain[0])
     if not _has_own(chain[0], labels):
         # At each look: an outer subflow may have asked for one since.
-        found = _above(chain[1:])
+        found = _above([context for context in chain[1:] if context.flow_run is not None])
         if found is not None:
             labels[BUDGET_LABEL], labels[BUDGET_OF_LABEL] = found
     return str(labels.get(BUDGET_LABEL, ""))
@@ -56,7 +56,9 @@ def _has_own(context: Any, labels: dict[str, Any]) -> bool:
 
 def place_of(chain: Sequence[Any], tasks: Sequence[Any], execution: str) -> Place | None:
     """
-    Describe the subflow whose context is the first of a chain; None of a root, and where its caller's context did not come along.
+    Describe the subflow whose context is the first of a chain; None in a task of it that runs in another process.
+
+    One that a deployment started has no caller here, and the task run that stands for its call says which it is.
 
     Args:
         chain: As of `budget_of`.
@@ -64,23 +66,23 @@ def place_of(chain: Sequence[Any], tasks: Sequence[Any], execution: str) -> Plac
         execution: Of the root run.
     """
     contexts = [context for context in chain if context.flow_run is not None]
-    if len(contexts) < 2 or getattr(contexts[0], "detached", False):
+    if getattr(contexts[0], "detached", False):
+        # A task of it in another process: what it would ask for, the subflow's other tasks would not know of.
         return None
-    flow_run, caller = contexts[0].flow_run, contexts[1]
+    flow_run, above = contexts[0].flow_run, contexts[1:]
     # Prefect counts the calls of a flow's body, so that the n-th has the same task run in each of its executions; for a call out of a
     # task it makes a new one each time ("sibling call order is not a reliable identity", prefect/tasks.py 3.8, `create_run`).
-    is_counted = all(task.task_run is None or task.task_run.flow_run_id != caller.flow_run.id for task in tasks)
+    is_counted = not above or all(task.task_run is None or task.task_run.flow_run_id != above[0].flow_run.id for task in tasks)
     subflow = Subflow(
         name=contexts[0].flow.name if contexts[0].flow is not None else flow_run.name or "",
         parameters=_hashed(flow_run.parameters),
         run=str(flow_run.id),
         call=str(flow_run.parent_task_run_id) if is_counted else "",
-        caller=str(caller.flow_run.id),
-        entry=str(_labels(caller).setdefault(_ENTRY_LABEL, uuid4().hex)),
+        caller=str(above[0].flow_run.id) if above else "",
+        entry=str(_labels(above[0]).setdefault(_ENTRY_LABEL, uuid4().hex)) if above else "",
         execution=execution,
     )
-    above = "" if len(contexts) == 2 and caller.flow_run.parent_task_run_id is None else budget_of(contexts[1:])
-    return Place(subflow, above, partial(_pays_from, contexts[0]))
+    return Place(subflow, budget_of(above) if above else "", partial(_pays_from, contexts[0]))
 
 
 def _pays_from(context: Any, budget: str) -> None:

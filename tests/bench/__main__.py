@@ -10,7 +10,7 @@ from pathlib import Path
 
 import apsw
 
-from tests.bench import bench_async, bench_call, bench_identity, bench_import, bench_ledger, bench_unguarded
+from tests.bench import bench_async, bench_call, bench_context, bench_identity, bench_import, bench_ledger, bench_unguarded
 
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 
@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> int:
         *bench_unguarded.run(short),
         *bench_import.run(short),
         *bench_async.run(short),
+        *bench_context.run(short),
     ]
     cells = [("what", "measured", "target"), ("---", "---", "---"), *(row.cells() for row in rows)]
     lines = [f"| {' | '.join(line)} |" for line in cells]
