@@ -96,6 +96,29 @@ class SubflowProvider(Protocol):
     def __call__(self) -> Place | None: ...
 
 
+class StopSign(Protocol):
+    """
+    An orchestrator's word on whether the running code has been stopped: asked before each send, never remembered by the core.
+
+    It runs within every guarded call, on whatever thread makes it: it reads memory, and asks nobody. A stop lasts for as long as the
+    orchestrator says so; the run's budget and key stay as they are.
+    """
+
+    def __call__(self, run: RunRef | None, payer: str | None, /) -> str | None:
+        """
+        Say why nothing may be sent, and what to do, in a clause that follows "… was not sent: "; None = go on.
+
+        Args:
+            run: What the providers say about the calling code.
+            payer: The run whose key pays; it may be known where the calling code's is not (a bare thread).
+        """
+        ...
+
+    def end(self) -> None:
+        """Leave off watching: keyguard is being uninstalled. Asked again later, it watches again."""
+        ...
+
+
 class Ticket:
     """
     The open guard around one logical call. Mutable; belongs to one thread of one process.
@@ -324,6 +347,9 @@ class _State:
     providers: dict[str, RunProvider] = field(default_factory=dict[str, RunProvider])
     subflows: dict[str, SubflowProvider] = field(default_factory=dict[str, SubflowProvider])
     resolvers: dict[str, Callable[[], None]] = field(default_factory=dict[str, "Callable[[], None]"])
+    stop_signs: dict[str, StopSign] = field(default_factory=dict[str, StopSign])
+    asked_signs: tuple[StopSign, ...] = ()
+    state_poll: float = 0.0
     vendor_hosts: dict[str, str] = field(default_factory=dict[str, str])
     rates: Rates | None = None
     unit_prices: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -479,6 +505,38 @@ def resolved_run() -> RunRef | None:
     for resolve in tuple(_state.resolvers.values()):
         resolve()
     return current_run()
+
+
+def register_stop(name: str, sign: StopSign) -> None:
+    """Add or replace a stop sign; the first that says stop is heard."""
+    _state.stop_signs[name] = sign
+    # A call that is asking meanwhile goes through a whole one.
+    _state.asked_signs = tuple(_state.stop_signs.values())
+
+
+def why_stopped(run: RunRef | None, payer: str | None) -> str | None:
+    """Say why the calling code may send nothing more, in the words of who stopped it; None = nobody did."""
+    for sign in _state.asked_signs:
+        why = sign(run, payer)
+        if why is not None:
+            return why
+    return None
+
+
+def end_stops() -> None:
+    """Let every stop sign leave off watching."""
+    for sign in _state.asked_signs:
+        sign.end()
+
+
+def state_poll() -> float:
+    """Return how often an orchestrator is asked for the states of the runs at work here, seconds; 0 = never."""
+    return _state.state_poll
+
+
+def set_state_poll(seconds: float) -> None:
+    """Set how often it is asked (`KEYGUARD_STATE_POLL_SECONDS`)."""
+    _state.state_poll = seconds
 
 
 def key_in_use() -> VaultKey | None:

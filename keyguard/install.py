@@ -261,6 +261,7 @@ def _arm() -> None:
     context.set_vendor_hosts(_armed.settings.vendor_hosts)
     context.set_unit_prices(_armed.settings.unit_prices)
     context.set_price_files(_armed.settings.price_files)
+    context.set_state_poll(_armed.settings.state_poll_seconds)
     patches.arm()
     if _armed.settings.copy_context:
         copy_contexts()
@@ -388,6 +389,7 @@ def uninstall() -> None:
     """Disarm every seam and forget what was armed; ledgers keep everything."""
     with _armed.lock:
         context.set_handler(None)
+        context.end_stops()
         context.set_rates(None)
         context.set_unit_prices({})
         context.set_price_files({})

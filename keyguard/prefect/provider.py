@@ -13,14 +13,22 @@ from __future__ import annotations
 import sys
 import weakref
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from keyguard import context
 from keyguard.context import Place, RunRef
-from keyguard.prefect import carrying, engine, roots
 from keyguard.prefect.labels import EXECUTION_LABEL, LEDGER_LABEL, ROOT_LABEL
-from keyguard.prefect.marking import ancestors, entered_flow, is_root, mark, marks_of
+from keyguard.prefect.marking import ancestors, is_root, marks_of
 from keyguard.prefect.subflows import budget_of, place_of
+
+
+class Watcher(Protocol):
+    """Who wants to know of each flow run whose context calls are made in (keyguard.prefect.cancellation); `entered` has those it knows."""
+
+    entered: dict[int, Any]
+
+    def meet(self, flow_contexts: list[Any], root_id: str | None) -> None:
+        """Learn of a context with a flow run, the innermost first, and of those it was entered under."""
+        ...
 
 
 @dataclass(slots=True)
@@ -39,30 +47,21 @@ class _Read:
     last: tuple[weakref.ref[Any], RunRef] | None = None
 
 
+@dataclass(slots=True)
+class _State:
+    """Who watches the runs that are seen."""
+
+    watcher: Watcher | None = None
+
+
+_state = _State()
 # By the identity of the run object, which is told by the weak reference: contexts and runs of Prefect's are not hashable.
 _reads: dict[int, _Read] = {}
 
 
-def activate() -> None:
-    """Make Prefect's runs known to keyguard, and refusals to Prefect's engine; calling it again changes nothing."""
-    context.register_provider("prefect", provider, roots.resolve, subflow)
-    carrying.watch()
-    engine.patch()
-
-
-def deactivate() -> None:
-    """Leave Prefect as it was found; its runs stay known, so that what is armed next finds them."""
-    engine.unpatch()
-    carrying.unwatch()
-
-
-def tell(ledger: str) -> None:
-    """Mark the running flow run with the ledger where its key is, and the server's record of it where it is a root."""
-    entered = entered_flow()
-    marks = mark(entered, ledger)
-    # A context that was made by hand has no flow, and belongs to no server.
-    if entered is not None and marks is not None and is_root(entered.flow_run) and entered.flow is not None:
-        roots.record(marks)
+def set_watcher(watcher: Watcher) -> None:
+    """Let somebody know of each flow run that is seen here."""
+    _state.watcher = watcher
 
 
 def provider() -> RunRef | None:
@@ -89,16 +88,13 @@ def subflow() -> Place | None:
     return place_of(ancestors(entered), [] if task_context is None else ancestors(task_context), found.execution)
 
 
-def mark_root() -> None:
-    """Write the root's id to the labels of the running flow run, so that contexts sent to other processes carry it."""
-    mark(entered_flow())
-
-
 def _in_flow(flow_context: Any, task_context: Any) -> RunRef:
     flow_run = flow_context.flow_run
     read = _reads.get(id(flow_run))
     if read is None or read.of() is not flow_run or not _is_labelled(flow_run, read.shared) or _has_moved(flow_context, read.shared):
         read = _remembered(flow_run, _flow_ref(flow_context))
+    if _state.watcher is not None and id(flow_run) not in _state.watcher.entered:
+        _state.watcher.meet([entered for entered in ancestors(flow_context) if entered.flow_run is not None], read.shared.run_id)
     task_run = None if task_context is None else task_context.task_run
     return read.shared if task_run is None else _of_task(read, task_context, task_run)
 
