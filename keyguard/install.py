@@ -24,7 +24,7 @@ from keyguard.handler import CallHandler
 from keyguard.interpreter import check_interpreter
 from keyguard.model import show
 from keyguard.payer import Armed, finder_for, identity, only_observes
-from keyguard.settings import load_policy, load_settings, pinned_rates
+from keyguard.settings import load_policy, load_settings, pinned_rates, put_in_force
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -224,9 +224,7 @@ def _arm() -> None:
     # Now, and not at the first request of the process: a plug that cannot be loaded is found where it can be mended.
     vendors.claimed_hosts()
     _warn_of_unknown(_armed.settings.vendor_hosts)
-    context.set_vendor_hosts(_armed.settings.vendor_hosts)
-    context.set_unit_prices(_armed.settings.unit_prices)
-    context.set_price_files(_armed.settings.price_files)
+    put_in_force(_armed.settings)
     patches.arm()
     if context.handler() is None:
         context.set_handler(CallHandler(partial(finder_for, _armed), partial(identity, _armed), partial(only_observes, _armed)))

@@ -51,6 +51,7 @@ RUNGS = {
     "handler": 5,
     "install": 5,
     "prefect": 6,
+    "proxy": 6,
     "cli": 6,
     "crashtest": 6,
     "demo": 6,

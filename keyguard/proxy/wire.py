@@ -1,0 +1,65 @@
+"""What one connection may take: time until the head of a request is there, and a place among the others. Reads no request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class BoundedProtocol(H11Protocol):
+    """
+    uvicorn's protocol, which by itself waits for ever for a request to begin.
+
+    h11 is strict: two lengths, a bare line end in a header, or a length that is no number are 400. A folded header is made one line.
+
+    Args:
+        head_seconds: For the head of each request to arrive.
+        most: How many connections a worker has at a time.
+    """
+
+    def __init__(self, *args: Any, head_seconds: float, most: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_seconds, self._most = head_seconds, most
+        self._patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin, or end at once where there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self._most:
+            transport.abort()
+        else:
+            self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        """Read what has arrived."""
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:
+            self._stop_waiting()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        # First: the next one may be here already, and is begun below.
+        self._wait_for_head()
+        super().on_response_complete()
+
+    def _wait_for_head(self) -> None:
+        self._stop_waiting()
+        self._patience = self.loop.call_later(self._head_seconds, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _give_up(self) -> None:
+        self.transport.abort()
