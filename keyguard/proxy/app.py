@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
@@ -27,8 +28,10 @@ from keyguard.proxy.admins import Admins
 from keyguard.proxy.backend import MintedBackend
 from keyguard.proxy.forward import Forwarder
 from keyguard.proxy.limits import Room
+from keyguard.proxy.openapi import document
 from keyguard.proxy.secrets import Secrets
-from keyguard.proxy.settings import ProxySettings, load_proxy_settings
+from keyguard.proxy.settings import ProxySettings, import_all, load_proxy_settings
+from keyguard.proxy.tracing import Traced
 from keyguard.proxy.upstream import client_for
 from keyguard.proxy.vault import Vault
 
@@ -50,6 +53,8 @@ def create_app(wanted: ProxySettings | None = None) -> Starlette:
         LedgerUnavailable: the ledger cannot be opened.
     """
     found = wanted or load_proxy_settings()
+    # In a worker, which was given settings that were read elsewhere.
+    import_all(found.imports)
     found.check()
     general = settings.load_settings()
     settings.put_in_force(general)
@@ -65,6 +70,7 @@ def create_app(wanted: ProxySettings | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        """Put everything away at the end."""
         _end_with_parent()
         try:
             yield
@@ -74,6 +80,7 @@ def create_app(wanted: ProxySettings | None = None) -> Starlette:
                 await whole(backend.shut)
 
     async def ready(_request: Request) -> Response:
+        """Say whether the ledger can be asked."""
         try:
             with anyio.fail_after(_READY_SECONDS):
                 await whole(ledger.now)
@@ -85,16 +92,22 @@ def create_app(wanted: ProxySettings | None = None) -> Starlette:
         routes=[
             Route("/healthz", _alive, methods=["GET"]),
             Route("/readyz", ready, methods=["GET"]),
+            Route("/openapi.json", _described, methods=["GET"]),
             *Vault(backend, Admins(found.tokens()), secrets, found, room).routes(),
             Mount("/", Forwarder(handler, backend, client, found, room)),
         ],
         lifespan=lifespan,
+        middleware=[Middleware(Traced)],
     )
 
 
 def ledger_url(wanted: ProxySettings) -> str:
     """Return the URL of the ledger that a proxy keeps."""
     return wanted.ledger or settings.load_settings().url or settings.default_url()
+
+
+async def _described(_request: Request) -> Response:
+    return JSONResponse(document())
 
 
 async def _alive(_request: Request) -> Response:

@@ -116,6 +116,8 @@ def wanted(
     vendor, run = fields.get("vendor"), _run(fields.pop("run_id", None), run_id)
     if vendor is not None and vendor not in vendors:
         _bad(f"vendor: this proxy has no secret of {str(vendor)[:40]!r}; it has those of {', '.join(sorted(vendors)) or 'nobody'}")
+    if isinstance(fields.get("expires_in"), Decimal):
+        fields["expires_in"] = float(fields["expires_in"])
     if "expires_at" in fields:
         fields["expires_in"] = _seconds_until(fields.pop("expires_at"), clock())
     if "allowed_endpoints" in fields:

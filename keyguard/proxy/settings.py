@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -18,7 +19,7 @@ from keyguard.proxy.secrets import check_source
 from keyguard.vendors import known_vendors, vendor_named
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 # First segments of the proxy's own paths: no vendor can be reached under these names.
 RESERVED = frozenset({"audit", "healthz", "openapi.json", "readyz", "v1", "vault"})
@@ -32,6 +33,7 @@ class ProxySettings(BaseSettings):
     What the proxy is told by its environment; options of the command win over it. Seconds and bytes throughout.
 
     Attributes:
+        imports: Modules to import first, with commas: those that make vendors of yours known by `keyguard.vendors.register`.
         host, port: Where it listens; port 0 = any that is free.
         workers: Processes that serve, all on one ledger.
         ledger: `KEYGUARD_PROXY_LEDGER`, else `KEYGUARD_URL`, else the user's default SQLite file.
@@ -59,6 +61,8 @@ class ProxySettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="KEYGUARD_PROXY_", frozen=True, populate_by_name=True, hide_input_in_errors=True)
 
+    # First: the others are looked at with the vendors that it makes known.
+    imports: Annotated[tuple[str, ...], NoDecode] = ()
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8420
     workers: Annotated[int, Field(ge=1, le=256)] = 1
@@ -86,6 +90,13 @@ class ProxySettings(BaseSettings):
     settle_seconds: Annotated[float, Field(gt=0)] = 30.0
     drain_seconds: Annotated[float, Field(gt=0)] = 90.0
     max_upstream_connections: Annotated[int, Field(gt=0)] = 256
+
+    @field_validator("imports", mode="before")
+    @classmethod
+    def _import(cls, value: object) -> object:
+        found = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+        import_all(cast("Iterable[str]", found))
+        return found
 
     @field_validator("secrets", "upstreams", mode="before")
     @classmethod
@@ -172,6 +183,21 @@ class ProxySettings(BaseSettings):
                 f"{self.host} can be reached by others, who could read the vault keys that go over it in clear: give --tls-cert and "
                 "--tls-key, or say --allow-plain where something in front of the proxy does TLS"
             )
+
+
+def import_all(modules: Iterable[str]) -> None:
+    """
+    Import the operator's modules.
+
+    Raises:
+        ValueError: one cannot be imported.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            # Whatever a module of somebody else's raises.
+            raise ValueError(f"the module {module} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def _check_vendor(name: str) -> None:
