@@ -124,8 +124,8 @@ def wanted(
         fields["allowed_endpoints"] = _endpoints(fields["allowed_endpoints"])
     if not {"daily_usd_cap", "run_usd_cap"} & fields.keys():
         _bad("a key has a cap: daily_usd_cap, run_usd_cap, or both, in US dollars")
-    # A day's cap is of a name: without one of its own, of the label, so that who asks again (a retry) finds the day's money again.
-    fields.setdefault("name", fields.get("agent_run_label") or f"key-{secrets.token_hex(8)}")
+    # A day's cap is of a name: without one of its own, of the label or run, so that who asks again (a retry) finds the day's money again.
+    fields.setdefault("name", fields.get("agent_run_label") or run or f"key-{secrets.token_hex(8)}")
     try:
         policy = load_policy(None, fields)
     except ConfigurationError as error:

@@ -14,12 +14,6 @@ if TYPE_CHECKING:
 
     from keyguard.proxy.settings import ProxySettings
 
-# Of each of these there is one in an honest request; of two, two readers may believe different ones.
-_SINGLE = frozenset({
-    b"authorization", b"content-length", b"content-type", b"content-encoding", b"host", b"idempotency-key", b"stripe-account",
-    b"stripe-context", b"transfer-encoding", b"x-api-key",
-})  # fmt: skip
-
 
 class ClientGone(Exception):
     """The client left before its request was whole: nothing was sent."""
@@ -57,22 +51,6 @@ class Room:
     def give(self, size: int) -> None:
         """Give bytes back."""
         self.bytes -= size
-
-
-def check_head(headers: list[tuple[bytes, bytes]]) -> None:
-    """
-    Look at the head of a request before anything is made of it.
-
-    Raises:
-        Misdirected: two of what there is one of, or a length in two forms, by which the next request could be smuggled in.
-    """
-    seen: set[bytes] = set()
-    for name, _ in headers:
-        if name in seen and name in _SINGLE:
-            raise Misdirected(f"the header {name.decode('latin-1')} is there twice", status=400)
-        seen.add(name)
-    if b"transfer-encoding" in seen and b"content-length" in seen:
-        raise Misdirected("a request has a Content-Length or a Transfer-Encoding, not both", status=400)
 
 
 async def read_body(

@@ -6,6 +6,7 @@ came ends here: no vendor is told of it (keyguard.proxy.headers).
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
@@ -19,7 +20,8 @@ from keyguard.vendors import known_vendors
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_CARRIED = frozenset({b"traceparent", b"tracestate"})
+# What the propagator would warn of in the log is left out: anybody can send it.
+_TRACESTATE = re.compile(rb"[a-z0-9][a-z0-9_\-*/@]{0,255}=[ -+\--<>-~]{1,256}(?:[ \t]*,[ \t]*[a-z0-9][a-z0-9_\-*/@]{0,255}=[ -+\--<>-~]{1,256}){0,31}")
 # Asked for every few seconds by whoever looks after the process.
 _SILENT = frozenset({"/healthz", "/readyz"})
 _OWN = frozenset({"audit", "openapi.json", "v1", "vault"})
@@ -38,7 +40,7 @@ class Traced:
         if scope["type"] != "http" or scope["path"] in _SILENT:
             await self._app(scope, receive, send)
             return
-        carrier = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _CARRIED}
+        carrier = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if _is_carried(name, value)}
         method, route = scope["method"] if scope["method"] in METHODS else "_OTHER", _route(scope["path"])
         with _tracer.start_as_current_span(
             f"{method} {route}", context=_propagator.extract(carrier), kind=SpanKind.SERVER, record_exception=False,
@@ -53,6 +55,10 @@ class Traced:
                 await send(message)
 
             await self._app(scope, receive, sending)
+
+
+def _is_carried(name: bytes, value: bytes) -> bool:
+    return name == b"traceparent" or (name == b"tracestate" and _TRACESTATE.fullmatch(value) is not None)
 
 
 def _route(path: str) -> str:

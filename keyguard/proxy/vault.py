@@ -17,7 +17,7 @@ from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.model import to_money, to_usd
 from keyguard.proxy.denials import denial, plain
 from keyguard.proxy.issuing import read_json, wanted
-from keyguard.proxy.limits import ClientGone, check_head, read_body
+from keyguard.proxy.limits import ClientGone, read_body
 from keyguard.proxy.routing import Misdirected
 
 if TYPE_CHECKING:
@@ -83,7 +83,6 @@ class Vault:
                 response = plain(401, "unauthorized", "this needs an admin token: Authorization: Bearer ... (a vault key is none)")
                 return _closing(response, authenticate=True)
             try:
-                check_head(request.scope["headers"])
                 return await answering(request, who)
             except Misdirected as error:
                 return _closing(plain(error.status, _CODES[error.status], str(error), may_retry=error.status == 503))

@@ -52,6 +52,17 @@ class BoundedProtocol(H11Protocol):
         self._wait_for_head()
         super().on_response_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, also where it is the body of a request that somebody is about to answer."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            # To whoever answers, the client is gone: by two answers h11 would be broken.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if self.cycle.response_started:
+                self.transport.abort()
+                return
+        super().send_400_response(msg)
+
     def _wait_for_head(self) -> None:
         self._stop_waiting()
         self._patience = self.loop.call_later(self._head_seconds, self._give_up)
