@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import anyio
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
@@ -28,7 +27,6 @@ from keyguard.payer import Armed, finder_for, identity
 from keyguard.proxy.admins import Admins
 from keyguard.proxy.backend import MintedBackend
 from keyguard.proxy.forward import Forwarder
-from keyguard.proxy.denials import plain
 from keyguard.proxy.gate import Gate
 from keyguard.proxy.limits import Room
 from keyguard.proxy.openapi import document
@@ -101,7 +99,6 @@ def create_app(wanted: ProxySettings | None = None) -> Starlette:
         ],
         lifespan=lifespan,
         middleware=[Middleware(Gate, max_head_bytes=found.max_head_bytes), Middleware(Traced)],
-        exception_handlers={HTTPException: _failed},
     )
 
 
@@ -112,14 +109,6 @@ def ledger_url(wanted: ProxySettings) -> str:
 
 async def _described(_request: Request) -> Response:
     return JSONResponse(document())
-
-
-async def _failed(_request: Request, error: Exception) -> Response:
-    """Answer what no route takes."""
-    assert isinstance(error, HTTPException)
-    response = plain(error.status_code, "method_not_allowed" if error.status_code == 405 else "not_found", error.detail)
-    response.headers.update(error.headers or {})
-    return response
 
 
 async def _alive(_request: Request) -> Response:

@@ -71,7 +71,7 @@ _SCHEMAS: dict[str, Any] = {
             {
                 "type": "object",
                 "required": ["cap_usd", "spent_usd", "held_usd", "in_doubt_usd", "remaining_usd"],
-                "properties": {name: _AMOUNT for name in ("cap_usd", "spent_usd", "held_usd", "in_doubt_usd", "remaining_usd")},
+                "properties": dict.fromkeys(("cap_usd", "spent_usd", "held_usd", "in_doubt_usd", "remaining_usd"), _AMOUNT),
             },
         ]
     },
@@ -90,11 +90,21 @@ _SCHEMAS: dict[str, Any] = {
 }  # fmt: skip
 
 
+_CHANGE = {"type": "object", "additionalProperties": False, "required": ["run_usd_cap"], "properties": {"run_usd_cap": _USD}}
+_DENIALS = {
+    400: "not forwardable", 401: "no vault key, or an unknown, revoked or expired one", 403: "refused by the policy", 408: "too slow",
+    413: "too long", 429: "a cap would be passed", 431: "too long a head", 502: "the vendor did not answer: in doubt",
+    503: "nobody can decide, or too much is under way",
+}  # fmt: skip
+
+
 def _ref(name: str) -> dict[str, Any]:
     return {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}}
 
 
-def _does(summary: str, answers: dict[str, Any], *, body: Any = None, parameters: Any = (), statuses: tuple[int, ...] = ()) -> dict[str, Any]:
+def _does(
+    summary: str, answers: dict[str, Any], *, body: Any = None, parameters: Any = (), statuses: tuple[int, ...] = ()
+) -> dict[str, Any]:
     """Write one operation of an admin: what it answers, and what it refuses."""
     said: dict[str, Any] = {"summary": summary, "security": [{"admin": []}], "parameters": list(parameters)}
     problems = {str(status): {"description": "why not", **_ref("Problem")} for status in (401, 503, *statuses)}
@@ -121,15 +131,22 @@ def document() -> dict[str, Any]:
         "parameters": [_KEY_ID],
         "get": _does("One key, with its figures", {"200": _ref("Figures")}, statuses=(400, 404)),
         "patch": _does("Raise or lower its run_usd_cap", {"200": _ref("Figures")}, statuses=(*unread, 404),
-                       body={"type": "object", "additionalProperties": False, "required": ["run_usd_cap"], "properties": {"run_usd_cap": _USD}}),
+                       body=_CHANGE),
         "delete": _does("Revoke it; doing it again changes nothing", {"200": _ref("Handle")}, statuses=(400, 404)),
     }  # fmt: skip
-    audit = {"get": _does("The audit log, oldest first", {"200": anything}, parameters=_query("after", "limit", "key_id", "run_id"), statuses=(400, 404, 422))}
+    audit = {
+        "get": _does(
+            "The audit log, oldest first",
+            {"200": anything},
+            parameters=_query("after", "limit", "key_id", "run_id"),
+            statuses=(400, 404, 422),
+        )
+    }
     plain = {"200": {"description": "yes", **anything}}
     paths: dict[str, Any] = {
         "/vault/keys": keys, "/vault/keys/{key_id}": key, "/v1/keys": keys, "/v1/keys/{key_id}": key, "/audit": audit,
         "/healthz": {"get": {"summary": "Is the process alive", "security": [], "responses": plain}},
-        "/readyz": {"get": {"summary": "Can it decide", "security": [], "responses": {**plain, "503": {"description": "not now", **anything}}}},
+        "/readyz": {"get": {"summary": "Can it decide", "security": [], "responses": {**plain, "503": {"description": "no", **anything}}}},
         "/openapi.json": {"get": {"summary": "This document", "security": [], "responses": plain}},
     }  # fmt: skip
     for vendor in known_vendors():
@@ -152,11 +169,11 @@ def document() -> dict[str, Any]:
 def _forwarding(vendor: str) -> dict[str, Any]:
     """Describe the forwarding of a vendor's calls: its path is the vendor's own, `HOST/...` where that is another than the main one."""
     path = {"name": "path", "in": "path", "required": True, "schema": {"type": "string"}, "x-greedy": True}
-    refusals = {401: "no, an unknown, revoked or expired vault key", 403: "refused by the policy", 429: "a cap would be passed",
-                400: "not forwardable", 408: "too slow", 413: "too long", 502: "the vendor did not answer: in doubt", 503: "nobody can decide"}  # fmt: skip
-    responses = {str(status): {"description": f"{text}; or the vendor's own answer", **_ref("Problem")} for status, text in refusals.items()}
+    responses = {
+        str(status): {"description": f"{text}; or the vendor's own answer", **_ref("Problem")} for status, text in _DENIALS.items()
+    }
     one = {
         "summary": f"Forward a call to {vendor}", "security": [{"vault_key": []}, {"vault_key_basic": []}],
         "responses": {"default": {"description": "the vendor's own answer, untouched"}, **responses},
     }  # fmt: skip
-    return {"parameters": [path], **{method: one for method in ("get", "post", "put", "patch", "delete")}}
+    return {"parameters": [path], **dict.fromkeys(("get", "post", "put", "patch", "delete"), one)}

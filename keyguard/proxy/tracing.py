@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # What the propagator would warn of in the log is left out: anybody can send it.
-_TRACESTATE = re.compile(rb"[a-z0-9][a-z0-9_\-*/@]{0,255}=[ -+\--<>-~]{1,256}(?:[ \t]*,[ \t]*[a-z0-9][a-z0-9_\-*/@]{0,255}=[ -+\--<>-~]{1,256}){0,31}")
+_TRACESTATE = re.compile(
+    rb"[a-z0-9][a-z0-9_\-*/@]{0,255}=[ -+\--<>-~]{1,256}(?:[ \t]*,[ \t]*[a-z0-9][a-z0-9_\-*/@]{0,255}=[ -+\--<>-~]{1,256}){0,31}"
+)
 # Asked for every few seconds by whoever looks after the process.
 _SILENT = frozenset({"/healthz", "/readyz"})
 _OWN = frozenset({"audit", "openapi.json", "v1", "vault"})

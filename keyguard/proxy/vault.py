@@ -169,7 +169,9 @@ class Vault:
             raise Misdirected(f"say which keys, by one of {', '.join(named)}", status=422)
         target: dict[str, Any] = {given[0][0]: given[0][1]}
         count = await whole(partial(self._backend.ledger.revoke, by=who, **target))
-        return JSONResponse({"revoked": count, **target}, 200 if count else 404)
+        if not count:
+            raise Misdirected(f"no key of that {next(iter(target))} is here", status=404)
+        return JSONResponse({"revoked": count, **target})
 
     async def _audit(self, request: Request, _who: str) -> Response:
         after, limit = _number(request, "after", 0, most=2**62, least=0), _number(request, "limit", 100, most=_MOST)

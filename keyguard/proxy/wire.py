@@ -54,11 +54,13 @@ class BoundedProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, also where it is the body of a request that somebody is about to answer."""
-        if self.cycle is not None and not self.cycle.response_complete:
+        # None before the first request, whatever uvicorn's annotation says.
+        cycle: Any = self.cycle
+        if cycle is not None and not cycle.response_complete:
             # To whoever answers, the client is gone: by two answers h11 would be broken.
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-            if self.cycle.response_started:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
                 self.transport.abort()
                 return
         super().send_400_response(msg)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ADMIN = "admin-token-of-the-tests-0123456789"
 STRIPE_SECRET, TWILIO_SECRET, RESEND_SECRET = "sk_test_real_0123456789abcdef", "tw_real_0123456789abcdef", "re_real_0123456789abcdef"
 USD = 1_000_000
-PAY = {"amount": 200, "currency": "usd", "confirm": True, "payment_method": "pm_card_visa"}
+PAY: dict[str, Any] = {"amount": 200, "currency": "usd", "confirm": True, "payment_method": "pm_card_visa"}
 _PATIENCE = 60.0
 
 
@@ -89,15 +89,18 @@ class Proxy:
     def stop(self) -> int:
         """End it as an orchestrator does, with SIGTERM; returns how it ended."""
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(_PATIENCE)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-        return code
+        return self._ended()
 
     def kill(self) -> None:
         """End it with SIGKILL."""
         self.process.kill()
-        self.process.wait(_PATIENCE)
+        self._ended()
+
+    def _ended(self) -> int:
+        code = self.process.wait(_PATIENCE)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
 
     def ask(self, method: str, path: str, body: Any = None, token: str = ADMIN, **headers: str) -> httpx.Response:
         """Ask as an admin."""
@@ -126,7 +129,7 @@ class Proxy:
         sent = {"Authorization": f"Bearer {token}", **headers}
         return httpx.request(method, self.url + path, data=form, headers=sent, timeout=_PATIENCE, trust_env=False)
 
-    def stripe(self, token: str, **options: Any) -> stripe.StripeClient:
+    def stripe(self, token: str, **options: Any) -> Any:
         """Return Stripe's own client, pointed here."""
         return stripe.StripeClient(token, base_addresses={"api": f"{self.url}/stripe"}, **options)
 

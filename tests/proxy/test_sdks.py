@@ -41,7 +41,9 @@ def email(proxy: Proxy, token: str, monkeypatch: pytest.MonkeyPatch, **options: 
 
 def twilio(proxy: Proxy, token: str, **options: Any) -> Client:
     """Return Twilio's client, pointed here: its original host is in the path."""
-    return pointed(Client(ACCOUNT, token, **options), api=f"{proxy.url}/twilio/api.twilio.com", lookups=f"{proxy.url}/twilio/lookups.twilio.com")
+    return pointed(
+        Client(ACCOUNT, token, **options), api=f"{proxy.url}/twilio/api.twilio.com", lookups=f"{proxy.url}/twilio/lookups.twilio.com"
+    )
 
 
 def test_snippet_of_the_brief(proxy: Proxy, double: VendorDouble, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,20 +85,22 @@ def test_stripe_tries_a_refusal_once(proxy: Proxy, double: VendorDouble, retries
     with pytest.raises(stripe.RateLimitError) as caught:
         client.v1.payment_intents.create(PAY)
 
-    assert (caught.value.http_status, caught.value.headers["stripe-should-retry"]) == (429, "false")
+    assert (caught.value.http_status, (caught.value.headers or {})["stripe-should-retry"]) == (429, "false")
     assert (charged(double), len(double.requests())) == (before, sent)
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 def test_awaited_stripe(proxy: Proxy) -> None:
     """The awaited client takes the same way and gets the same error."""
-    client = proxy.stripe(proxy.token(run_usd_cap=3), http_client=stripe.HTTPXClient())
+    http_client = stripe.HTTPXClient()
+    client = proxy.stripe(proxy.token(run_usd_cap=3), http_client=http_client)
 
     async def pay() -> str:
         first = await client.v1.payment_intents.create_async(PAY)
         with pytest.raises(stripe.RateLimitError) as caught:
             await client.v1.payment_intents.create_async(PAY)
         assert isinstance(refusal_of(caught.value), SpendCapExceeded)
+        await http_client.close_async()
         return str(first.status)
 
     assert asyncio.run(pay()) == "succeeded"
@@ -159,7 +163,7 @@ def test_vendor_decline_passes_untouched(proxy: Proxy, double: VendorDouble) -> 
         proxy.stripe(key["token"]).v1.payment_intents.create(PAY)
 
     assert refusal_of(caught.value) is None
-    assert caught.value.json_body["error"]["code"] == "card_declined"
+    assert caught.value.code == "card_declined"
     assert proxy.shown(key["key_id"])["remaining_usd"] == 3
 
 
@@ -327,6 +331,7 @@ def test_recipients_are_counted(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -
         email(proxy, token, monkeypatch)
 
 
+@pytest.mark.ci
 def test_ledger_that_is_away(double: VendorDouble, tmp_path: Path) -> None:
     """Where nobody can decide nothing is sent: 503, to be tried again, and not ready."""
     with Proxy(tmp_path, double.url) as proxy:

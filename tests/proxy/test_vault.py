@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import stripe
 
 from tests.proxy.support import ADMIN, PAY, Proxy
 
@@ -132,7 +134,9 @@ def test_what_is_not_understood_makes_nothing(proxy: Proxy, asked: Any, word: st
     assert proxy.ask("GET", "/vault/keys?limit=500").json()["keys"] == before
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b'{"daily_usd_cap": NaN}', b'{"daily_usd_cap": 5, "daily_usd_cap": 6}', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b'{"daily_usd_cap": NaN}', b'{"daily_usd_cap": 5, "daily_usd_cap": 6}', b"\xff", b"[" * 100_000]
+)
 def test_what_is_no_json(proxy: Proxy, body: bytes) -> None:
     """Whatever cannot be read in one way alone is 400."""
     head = f"POST /vault/keys HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -143,7 +147,14 @@ def test_what_is_no_json(proxy: Proxy, body: bytes) -> None:
 @pytest.mark.parametrize("token", ["", "wrong-token-of-somebody-0123456789", ADMIN[:-1], ADMIN + "x", ADMIN.upper(), "vault"])
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/vault/keys"), ("GET", "/vault/keys"), ("GET", "/vault/keys/x"), ("PATCH", "/v1/keys/x"), ("DELETE", "/v1/keys/x"), ("GET", "/audit")],
+    [
+        ("POST", "/vault/keys"),
+        ("GET", "/vault/keys"),
+        ("GET", "/vault/keys/x"),
+        ("PATCH", "/v1/keys/x"),
+        ("DELETE", "/v1/keys/x"),
+        ("GET", "/audit"),
+    ],
 )
 def test_admins_alone(proxy: Proxy, method: str, path: str, token: str) -> None:
     """Without an admin token (a vault key is none) nothing is issued, shown or revoked."""
@@ -216,10 +227,10 @@ def test_audit_in_pages(proxy: Proxy) -> None:
     key = proxy.issue(run_id="audited", run_usd_cap=2.5)
     client = proxy.stripe(key["token"])
     client.v1.payment_intents.create(PAY)
-    with pytest.raises(Exception, match="run_usd_cap"):
+    with pytest.raises(stripe.RateLimitError):
         client.v1.payment_intents.create(PAY)
     rows: list[dict[str, Any]] = []
-    after = 0
+    after: int | None = 0
     while after is not None:
         page = proxy.ask("GET", f"/audit?run_id=audited&limit=2&after={after}").json()
         rows, after = rows + page["entries"], page["next"]
@@ -233,7 +244,9 @@ def test_audit_in_pages(proxy: Proxy) -> None:
 def test_rules_and_caps_of_our_own(proxy: Proxy) -> None:
     """What Keybrake has no field for holds all the same: a call's cap, a count of calls, rules for fields."""
     key = proxy.issue(call_usd_cap=1, max_calls=1, rules={"payment_intents.create": {"currency": ["usd"]}})
-    post = lambda **form: proxy.call(key["token"], "POST", "/stripe/v1/payment_intents", {**PAY, "confirm": "true", **form})  # noqa: E731
+
+    def post(**form: Any) -> Any:
+        return proxy.call(key["token"], "POST", "/stripe/v1/payment_intents", {**PAY, "confirm": "true", **form})
 
     assert [post().json()["keyguard"]["scope"], post(amount=50, currency="eur").status_code] == ["call", 403]
     assert post(amount=50).status_code == 200
@@ -247,6 +260,7 @@ def test_endpoints_in_other_forms(proxy: Proxy) -> None:
     assert key["policy_in_force"]["allowed_endpoints"] == ["* /v1/customers/*", "payment_intents.create", "stripe:GET /v1/balance"]
 
 
+@pytest.mark.ci
 def test_hashed_admin_tokens(double: VendorDouble, tmp_path: Path) -> None:
     """An admin token may be configured by its hash alone, beside others, and in a file."""
     hashed, other, filed = "hashed-token-0123456789", "other-token-0123456789", "filed-token-0123456789"
@@ -257,3 +271,12 @@ def test_hashed_admin_tokens(double: VendorDouble, tmp_path: Path) -> None:
 
     assert asked == [200, 200, 200, 401]
     assert "3 admin token(s)" in proxy.line
+
+
+def test_start_line(proxy: Proxy, double: VendorDouble) -> None:
+    """One line says what is served, for whom, on which ledger, and by how many."""
+    assert re.fullmatch(
+        rf"keyguard proxy serves http://127\.0\.0\.1:\d+ for resend \(at .*\), stripe \(at {double.url}\), twilio \(at .*\); "
+        rf"ledger {proxy.ledger_url}, 1 worker, 1 admin token\(s\)\n",
+        proxy.line,
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from tests.proxy.support import ADMIN, RESEND_SECRET, STRIPE_SECRET, TWILIO_SECR
 from tests.support_json_server import Answer, Arrived, JsonServer
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
 
@@ -23,7 +23,9 @@ def echoed(arrived: Arrived) -> Answer:
     if arrived.path.endswith("/moved"):
         return Answer(307, {}, {"Location": "http://127.0.0.1:1/elsewhere"})
     said = {"path": arrived.path, "headers": arrived.headers, "body": arrived.content.decode("latin-1")}
-    return Answer(200, said, {"X-Echo": arrived.headers.get("authorization", ""), "Set-Cookie": "a=b", "Connection": "X-Private", "X-Private": "1"})
+    return Answer(
+        200, said, {"X-Echo": arrived.headers.get("authorization", ""), "Set-Cookie": "a=b", "Connection": "X-Private", "X-Private": "1"}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,9 @@ def token(proxy: Proxy) -> str:
 
 def raw(token: str, target: str = "/stripe/v1/customers/c", method: str = "GET", more: str = "", body: str = "") -> bytes:
     """Write a request by hand."""
-    return f"{method} {target} HTTP/1.1\r\nHost: proxy\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n{more}\r\n{body}".encode("latin-1")
+    return f"{method} {target} HTTP/1.1\r\nHost: proxy\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n{more}\r\n{body}".encode(
+        "latin-1"
+    )
 
 
 def status(answer: bytes) -> int:
@@ -60,13 +64,33 @@ def status(answer: bytes) -> int:
 @pytest.mark.parametrize(
     "target",
     [
-        "/stripe/../twilio/x", "/stripe/v1/./customers", "/stripe/v1/%2e%2e/customers", "/stripe/v1/customers%2fc", "/stripe/v1/customers%5Cc",
-        "/stripe/%00", "/stripe/v1/customers/c#x", "/stripe/v1/a b", "/stripe/v1/a\\b", "/stripe\\@evil/", "http://169.254.169.254/latest",
-        "http://evil.example/stripe/v1/charges", "//evil.example/v1", "/@evil.example/v1", "/stripe@evil.example/v1", "*", "evil.example:443",
-        "/evil.example/v1/charges", "/169.254.169.254/latest", "/localhost/x", "/", "/stripe%2Fv1/customers", "/STRIPE/v1/customers",
-        "/vault%2Fkeys", "/stripe/v1/\xe9",
+        "/stripe/../twilio/x",
+        "/stripe/v1/./customers",
+        "/stripe/v1/%2e%2e/customers",
+        "/stripe/v1/customers%2fc",
+        "/stripe/v1/customers%5Cc",
+        "/stripe/%00",
+        "/stripe/v1/customers/c#x",
+        "/stripe/v1/a b",
+        "/stripe/v1/a\\b",
+        "/stripe\\@evil/",
+        "http://169.254.169.254/latest",
+        "http://evil.example/stripe/v1/charges",
+        "//evil.example/v1",
+        "/@evil.example/v1",
+        "/stripe@evil.example/v1",
+        "*",
+        "evil.example:443",
+        "/evil.example/v1/charges",
+        "/169.254.169.254/latest",
+        "/localhost/x",
+        "/",
+        "/stripe%2Fv1/customers",
+        "/STRIPE/v1/customers",
+        "/vault%2Fkeys",
+        "/stripe/v1/\xe9",
     ],
-)  # fmt: skip
+)
 def test_targets_that_lead_elsewhere(proxy: Proxy, vendor: JsonServer, token: str, target: str) -> None:
     """A target that names another host, or can be read in two ways, is 400 or 404, and nothing is sent anywhere."""
     before = len(vendor.requests)
@@ -76,7 +100,9 @@ def test_targets_that_lead_elsewhere(proxy: Proxy, vendor: JsonServer, token: st
     assert len(vendor.requests) == before
 
 
-@pytest.mark.parametrize("segment", ["evil.example", "api.stripe.com.evil.example", "evil-stripe.com", "api.stripe.com:8443", "api.stripe.com@evil", "127.0.0.1"])
+@pytest.mark.parametrize(
+    "segment", ["evil.example", "api.stripe.com.evil.example", "evil-stripe.com", "api.stripe.com:8443", "api.stripe.com@evil", "127.0.0.1"]
+)
 def test_hosts_that_are_not_the_vendors(proxy: Proxy, vendor: JsonServer, token: str, segment: str) -> None:
     """A host that the vendor does not claim is no host: it is a part of the path, to the vendor's own."""
     before = len(vendor.requests)
@@ -117,13 +143,24 @@ def test_methods(proxy: Proxy, vendor: JsonServer, token: str, method: str) -> N
 @pytest.mark.parametrize(
     "more",
     [
-        "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
-        "Content-Length: 4\r\nContent-Length: 30\r\n", "Content-Length: +4\r\n", "Content-Length: 0x4\r\n",
-        "Content-Length: -1\r\n", "Content-Length : 4\r\n", "Transfer-Encoding: xchunked\r\n", "Transfer-Encoding: chunked, identity\r\n",
-        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", "Authorization: Bearer vault_key_other\r\n",
-        "Idempotency-Key: a\r\nIdempotency-Key: b\r\n", "Stripe-Account: a\r\nStripe-Account: b\r\n", "Host: other\r\n", "X: a\x00b\r\n", ": empty\r\n",
+        "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
+        "Content-Length: 4\r\nContent-Length: 30\r\n",
+        "Content-Length: +4\r\n",
+        "Content-Length: 0x4\r\n",
+        "Content-Length: -1\r\n",
+        "Content-Length : 4\r\n",
+        "Transfer-Encoding: xchunked\r\n",
+        "Transfer-Encoding: chunked, identity\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+        "Authorization: Bearer vault_key_other\r\n",
+        "Idempotency-Key: a\r\nIdempotency-Key: b\r\n",
+        "Stripe-Account: a\r\nStripe-Account: b\r\n",
+        "Host: other\r\n",
+        "X: a\x00b\r\n",
+        ": empty\r\n",
     ],
-)  # fmt: skip
+)
 def test_two_readers_could_disagree(proxy: Proxy, vendor: JsonServer, token: str, more: str) -> None:
     """A request that two readers could take for two, or for one and the beginning of another, is refused, and its connection ends."""
     before = len(vendor.requests)
@@ -231,6 +268,7 @@ def test_slow_heads(proxy: Proxy, begun: bytes) -> None:
                 pass
 
 
+@pytest.mark.ci
 def test_slow_bodies(proxy: Proxy, vendor: JsonServer, token: str) -> None:
     """A body that stops halfway is 408, and nothing is sent."""
     before = len(vendor.requests)
@@ -251,6 +289,7 @@ def test_client_that_leaves_its_body_unfinished(proxy: Proxy, vendor: JsonServer
     assert len(vendor.requests) == before
 
 
+@pytest.mark.ci
 def test_buffered_bytes_are_bounded(proxy: Proxy, token: str) -> None:
     """All bodies that are on their way in are bounded together: those beyond are told 503, and room is there again when they are gone."""
     with contextlib.ExitStack() as stack:
@@ -269,6 +308,7 @@ def resident(pid: int) -> int:
     return int(line.split()[1]) // 1024
 
 
+@pytest.mark.ci
 def test_many_connections(proxy: Proxy, token: str, record_property: Any) -> None:
     """Of hundreds of connections at once those beyond the limit are ended, and the others served; memory stays where it was."""
     before = resident(proxy.process.pid)
