@@ -90,6 +90,7 @@ class Ticket:
         slot: The number that this call has taken among identical ones.
         good_until: When the vendor may forget the key, POSIX seconds; 0 = nothing rests on it.
         again: Asks of this ticket whether one more attempt may leave; awaited in async seams. None where nobody needs to be asked.
+        inquire: Asks the vendor what became of a reservation, blocking. None where nobody knows how.
         backend: Who decides this call; set when its payer is known.
         reservation_id: Set from before the reserve until the ledger has confirmed the close.
         closing: How it ends, once that is known.
@@ -98,10 +99,10 @@ class Ticket:
     """
 
     __slots__ = (
-        "__weakref__", "again", "attempts", "backend", "begun", "call", "closed", "closing", "decision", "defaults", "flow",
-        "good_until", "has_own_key", "idempotency_key", "idempotent", "in_attempt", "is_decided", "is_writable", "key", "operation",
-        "outcome", "owner", "pid", "principal", "quote", "receipt", "refusal", "reservation_id", "rest", "run", "secret", "slot",
-        "tags", "tail", "takes_key", "window",
+        "__weakref__", "again", "attempts", "backend", "begun", "call", "closed", "closing", "decision", "defaults", "flow", "good_until",
+        "has_own_key", "idempotency_key", "idempotent", "in_attempt", "inquire", "is_decided", "is_writable", "key", "operation",
+        "outcome", "owner", "pid", "principal", "quote", "receipt", "refusal", "reservation_id", "rest", "run", "secret", "slot", "tags",
+        "tail", "takes_key", "window",
     )  # fmt: skip
 
     def __init__(self, call: Call) -> None:
@@ -121,6 +122,7 @@ class Ticket:
         self.slot: Slot | None = None
         self.good_until = 0.0
         self.again: Callable[[Ticket], Any] | None = None
+        self.inquire: Callable[[Ticket, str], None] | None = None
         self.defaults: Pairs = ()
         self.tags: Pairs = ()
         self.backend: Any = None

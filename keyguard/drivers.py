@@ -18,7 +18,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from keyguard import context
-from keyguard.guard import Find, Send
+from keyguard.guard import Find, Inquire, Send
 from keyguard.model import Reply
 from keyguard.vendors import Ask
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 # Enough callers to fill a group commit while the batch before it is synced.
 _THREADS = 16
 _limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("keyguard_threads")
+# Questions to a vendor take seconds: they must not take the threads by which others reserve.
+_ASKING = 4
+_askers: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("keyguard_askers")
 
 
 def drive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker | None) -> Any:
@@ -82,7 +85,20 @@ async def _aperform(step: Step, ticket: Ticket, send: Callable[[Ticket], Awaitab
         # A key that is remembered needs no thread: so a call makes two hops, to reserve and to close.
         with contextlib.suppress(context.WouldBlock), context.without_blocking():
             return step.perform(ticket)
+    if isinstance(step, Inquire):
+        return await _inquired(step, ticket)
     return await whole(partial(_asked, step, ticket, ask) if isinstance(step, Ask) else partial(step.perform, ticket))
+
+
+async def _inquired(step: Inquire, ticket: Ticket) -> None:
+    """Let a vendor be asked in a worker thread; whoever is cancelled meanwhile does not wait for the answer."""
+    handled = sys.exc_info()[1]
+    try:
+        await anyio.to_thread.run_sync(step.perform, ticket, abandon_on_cancel=True, limiter=_limited(_askers, _ASKING))
+    except RuntimeError as error:
+        if _is_closing(error, handled):
+            raise GeneratorExit from None
+        raise
 
 
 class _Work:
@@ -157,9 +173,13 @@ async def _ended(work: _Work) -> None:
 
 def _threads() -> anyio.CapacityLimiter:
     """Return the running event loop's limiter for ledgers: of our own, so that guard and application do not starve each other."""
+    return _limited(_limiter, _THREADS)
+
+
+def _limited(kept: anyio.lowlevel.RunVar[anyio.CapacityLimiter], threads: int) -> anyio.CapacityLimiter:
     try:
-        return _limiter.get()
+        return kept.get()
     except LookupError:
-        limiter = anyio.CapacityLimiter(_THREADS)
-        _limiter.set(limiter)
+        limiter = anyio.CapacityLimiter(threads)
+        kept.set(limiter)
         return limiter

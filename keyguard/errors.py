@@ -161,7 +161,7 @@ class AmbiguousIdentity(Refused):
 
 
 class AlreadyCharged(Refused):
-    """This logical charge was made, and the vendor's de-duplication window has passed."""
+    """This logical charge was made, and the vendor would make it again by now, or answer nothing but an error that it keeps."""
 
     reason = "duplicate"
 

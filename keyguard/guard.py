@@ -110,6 +110,22 @@ class Remember:
         return memory
 
 
+@frozen
+class Inquire:
+    """
+    Step: ask the vendor what became of a reservation in doubt, for some seconds at most. Answer: None.
+
+    Asked only where a further request of it cannot tell; whatever comes of it, the caller gets the answer of his own call.
+    """
+
+    reservation_id: str
+
+    def perform(self, ticket: Ticket) -> None:
+        """Ask, where somebody is there who knows how."""
+        if ticket.inquire is not None:
+            ticket.inquire(ticket, self.reservation_id)
+
+
 @dataclass(frozen=True, slots=True)
 class Send:
     """Step: let the request leave. Answer: whatever the client's own method returns."""
@@ -118,7 +134,7 @@ class Send:
 _SEND = Send()
 
 
-BackendStep: TypeAlias = Find | Reserve | Close | Record | Remember
+BackendStep: TypeAlias = Find | Reserve | Close | Record | Remember | Inquire
 Step: TypeAlias = BackendStep | Send | Ask
 Flow: TypeAlias = Generator[Step, Any, Any]
 Asker: TypeAlias = Callable[[str, "str | None"], Reply]
@@ -178,7 +194,21 @@ def guarded(
 
 def answered(ticket: Ticket, vendor: Vendor) -> Flow:
     """Close a call that was answered: at once, or when its caller has read the answer."""
-    yield from _close(ticket, ending(ticket, vendor, raised=False))
+    closing = ending(ticket, vendor, raised=False)
+    yield from _close(ticket, closing)
+    if closing is not None and _is_stuck(ticket, closing.outcome):
+        yield Inquire(_hold_of(ticket, closing))
+
+
+def _is_stuck(ticket: Ticket, outcome: Outcome) -> bool:
+    """Say whether a call is in doubt, and every retry of it would be told the same as this one."""
+    key = ticket.key
+    return outcome.ending == "doubt" and outcome.is_final and key is not None and key.policy.mode == "enforce"
+
+
+def _hold_of(ticket: Ticket, closing: Closing) -> str:
+    """Return the reservation that the call is an attempt of."""
+    return (ticket.decision.hold if ticket.decision is not None else "") or closing.reservation_id
 
 
 def _admit(

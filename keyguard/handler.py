@@ -76,6 +76,16 @@ def _check_again(ticket: context.Ticket) -> None:
     policy.check_again(ticket.backend.find(key_id=key.key_id, fresh=True) or key, operation, ticket.good_until, time.time())
 
 
+def _inquire(ticket: context.Ticket, reservation_id: str) -> None:
+    """Ask the vendor what became of a reservation in doubt, and let the ledger book it; blocks for some seconds at most."""
+    # Loaded where something is asked: it brings an HTTP client.
+    from keyguard.doubts._at_once import asker
+
+    ledger = getattr(ticket.backend, "ledger", None)
+    if ledger is not None:
+        asker.ask(ledger, reservation_id)
+
+
 async def _acheck_again(ticket: context.Ticket) -> None:
     await whole(partial(_check_again, ticket))
 
@@ -137,6 +147,7 @@ class CallHandler:
     def _opened(self, outgoing: Outgoing, vendor: Vendor) -> tuple[context.Ticket, Flow]:
         ticket = context.Ticket(outgoing.call)
         ticket.is_writable, ticket.takes_key, ticket.has_own_key = outgoing.is_writable, outgoing.takes_key, outgoing.has_own_key
+        ticket.inquire = _inquire
         flow = guarded(ticket, vendor, self._finder_for(outgoing), identity=self._identity)
         ticket.flow = weakref.ref(flow)
         return ticket, flow

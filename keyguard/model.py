@@ -462,7 +462,8 @@ class Outcome:
         source: Who knew the cost: `provider` (in the reply) or `local` (our own table).
         request_id: The vendor's name for the request, for support.
         units: How many of the quote's units were used; None = all of them.
-        is_final: Of a release: it answers every request with the same Idempotency-Key, also those whose own answer was lost.
+        is_final: The vendor answers every request with the same Idempotency-Key so from now on. A release is then one of all of them,
+            also of those whose own answer was lost; of a doubt no further request can tell what became of it.
         is_presumed: Of a release: the vendor does not show that it was executed, late enough to presume that it was not.
         is_estimate: Of a settlement: the cost is our own price, in place of one that the vendor will say later, of the first fact's object.
     """
@@ -566,7 +567,7 @@ class Order:
 
 Reason = Literal[
     "", "cap_exceeded", "revoked", "closed", "expired", "unknown_key", "stale", "duplicate", "conflict", "ambiguous", "already_charged",
-    "doubt_pending",
+    "doubt_pending", "unanswerable",
 ]  # fmt: skip
 
 

@@ -57,6 +57,13 @@ _DUPLICATES: dict[str, tuple[type[Refused], str]] = {
             "made twice. Another charge is made in a new run, or under a name: with keyguard.idempotency_scope('order-43'): ..."
         ),
     ),
+    "unanswerable": (
+        AlreadyCharged,
+        (
+            "this charge was made (reservation {hold}, {when}), but the vendor keeps an error as its answer to it, and would give it to "
+            "every further request. The row of the ledger's log that settled it names what it bought, which can be read at the vendor."
+        ),
+    ),
     "doubt_pending": (
         DoubtPending,
         (

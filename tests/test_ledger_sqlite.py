@@ -20,7 +20,7 @@ from keyguard.ledgers._sqlite_file import check_place, filesystem_of
 from keyguard.ledgers._sqlite_schema import migrations
 from keyguard.ledgers.sqlite import SqliteLedger
 from keyguard.model import Quote
-from keyguard.testing._till import open_till, parts
+from keyguard.testing._till import Till, open_till, parts
 from tests.support_sqlite import NEXT, ONE_MORE, child, lines, opened, pipe, tamper
 
 if TYPE_CHECKING:
@@ -256,6 +256,36 @@ def test_every_earlier_version_is_brought_into_todays_form(tmp_path: Path, versi
     assert not till.ledger.reserve(till.order(Quote(5, units=1))).granted
     till.ledger.shut()
     assert _schema(path) == _schema(tmp_path / "new.db")
+
+
+def test_an_older_file_counts_its_calls_as_today(path: Path) -> None:
+    """Of version 6: an open call counts as one, and no more once nothing of it left; whom it pays is kept while that may be asked."""
+    SqliteLedger(path, steps={number: step for number, step in migrations().items() if number < 7}).shut()
+    tamper(
+        path,
+        "INSERT INTO keys (key_id, run_id, scope, policy_name, asked, policy, issued_at) "
+        """VALUES ('k', 'run-1', 'run:run-1', 'default', '{"max_calls": 3}', '{"max_calls": 3}', 1)""",
+        "INSERT INTO budget VALUES ('run:run-1', 'usd', NULL, 0), ('calls:run:run-1', 'call', 3, 0)",
+        "INSERT INTO bucket (id, scope, win, unit, cap, top) VALUES (1, 'run:run-1', '', 'usd', NULL, NULL), "
+        "(2, 'calls:run:run-1', '', 'call', 3, 3)",
+        "INSERT INTO holds (id, key_id, version, scope, leg0, count_leg, vendor, account, operation, method, pot, adopts, prior, "
+        "identity, enforce, owner, amount, held, state, at, payee) SELECT column1, 'k', 1, 'run:run-1', 1, 2, 'stripe', '', "
+        "'things.create', 'POST', 'run', 0, 0, '', 1, 'me', 5, 5, 'R', 1, 'p' FROM (VALUES ('open'), ('doubt'), ('absent'))",
+        "UPDATE holds SET state = 'U', held = 0, doubt = 5 WHERE id <> 'open'",
+        "UPDATE holds SET state = 'X', doubt = 0 WHERE id = 'absent'",
+        "INSERT INTO presumed VALUES ('absent', 1)",
+    )
+    till = Till(SqliteLedger(path, clock=lambda: 2.0), "run-1")
+    before = till.usage.calls
+    till.release("open", unsent=True)
+    payees = {kind: [doubt.payee for doubt in till.ledger.doubts(kind=kind)] for kind in ("doubt", "presumed")}
+    till.ledger.shut()
+    db = apsw.Connection(str(path))
+
+    assert (before, till.usage.calls, till.ask(5).granted, till.ask(5).granted) == (3, 2, True, False)
+    assert payees == {"doubt": ["p"], "presumed": ["p"]}
+    assert dict(db.execute("SELECT id, payee FROM holds WHERE at = 1")) == {"open": "", "doubt": "p", "absent": ""}
+    db.close()
 
 
 def test_a_killed_migration_leaves_the_old_version(path: Path) -> None:

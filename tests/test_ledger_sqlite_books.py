@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import apsw
@@ -225,6 +226,31 @@ def test_a_smaller_day_cap_holds_for_what_is_open_today(ledger: SqliteLedger) ->
 
     assert second.ask(1).reason == first.ask(1).reason == "cap_exceeded"
     assert ledger.verify() == []
+
+
+def test_whom_a_call_pays_is_forgotten_with_its_doubt(till: Till, path: Path, clock: Clock) -> None:
+    """Once nobody will ask the vendor any more, no file of the ledger says it; what was not shown is asked about for two days."""
+    ends = {"settled": Outcome("settled", 5), "released": Outcome("released"), "absent": Outcome("released", is_presumed=True)}
+    for number, (name, outcome) in enumerate(ends.items()):
+        order = replace(till.order(Quote(5)), reservation_id=name, payee=f"payee-{number}")
+        till.ledger.reserve(order)
+        till.doubt(name)
+        till.ledger.resolve(name, outcome, by="ann", reason="seen")
+    order = replace(till.order(Quote(5)), reservation_id="never in doubt", payee="payee-3")
+    till.ledger.reserve(order)
+    till.settle("never in doubt", 5)
+    early = _payees(path)
+    clock.now += 2 * DAY + 1
+    till.ledger.doubts(kind="presumed")
+
+    assert (early, _payees(path)) == (["payee-2"], [])
+
+
+def _payees(path: Path) -> list[str]:
+    db = apsw.Connection(str(path))
+    rows = db.execute("SELECT payee FROM holds WHERE payee <> '' UNION ALL SELECT payee FROM presumed").fetchall()
+    db.close()
+    return [str(payee) for (payee,) in rows]
 
 
 def test_the_same_reservation_again_is_the_same_answer(till: Till) -> None:

@@ -43,6 +43,7 @@ class Questions:
         policy_of: Returns the policy of a key, whose `secret` names where the vendor's real one is.
         environ: Where the secrets are.
         sleep: Waits some seconds.
+        seconds_left: How long questions may take from now on; None = as long as they do.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class Questions:
         *,
         environ: Mapping[str, str] | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        seconds_left: Callable[[], float] | None = None,
     ) -> None:
         self._hosts, self._policy_of, self._sleep = hosts, policy_of, sleep
+        self._seconds_left = seconds_left or (lambda: _TIMEOUT)
         self._environ: Mapping[str, str] = os.environ if environ is None else environ
         self._clients: dict[str, httpx.Client] = {}
         self._answers: dict[tuple[str, str, str, str], Reply] = {}
@@ -114,12 +117,24 @@ class Questions:
     def _asked(self, path: str, headers: Mapping[str, str], vendor: str, inquiring: Inquiring) -> Reply:
         client = self.client(vendor, inquiring)
         for _ in range(_TRIES - 1):
-            found = _got(client, path, headers)
+            found = self._got(client, path, headers)
             pause = _pause(found.headers.get("retry-after", "1"))
-            if found.status != _TOO_MANY or pause > _LONGEST_PAUSE:
+            if found.status != _TOO_MANY or pause > min(_LONGEST_PAUSE, self._seconds_left()):
                 return found
             self._sleep(pause)
-        return _got(client, path, headers)
+        return self._got(client, path, headers)
+
+    def _got(self, client: httpx.Client, path: str, headers: Mapping[str, str]) -> Reply:
+        """Ask once; without any answer the status is 0."""
+        seconds = min(_TIMEOUT, self._seconds_left())
+        if seconds <= 0:
+            return Reply(0)
+        try:
+            with context.own_traffic():
+                found = client.get(path, headers=dict(headers), timeout=seconds)
+        except httpx.HTTPError:
+            return Reply(0)
+        return Reply(found.status_code, {name.lower(): value for name, value in found.headers.items()}, found.content)
 
     def client(self, vendor: str, inquiring: Inquiring) -> httpx.Client:
         """
@@ -151,16 +166,6 @@ class Questions:
         if not secret or secret.startswith(TOKEN_PREFIX):
             raise ConfigurationError(f"set {name}: with the secret that the call was sent with")
         return name, secret
-
-
-def _got(client: httpx.Client, path: str, headers: Mapping[str, str]) -> Reply:
-    """Ask once; without any answer the status is 0."""
-    try:
-        with context.own_traffic():
-            found = client.get(path, headers=dict(headers))
-    except httpx.HTTPError:
-        return Reply(0)
-    return Reply(found.status_code, {name.lower(): value for name, value in found.headers.items()}, found.content)
 
 
 def _pause(text: str) -> float:

@@ -94,6 +94,7 @@ class Books:
     def doubts(self, scope: str | None, kind: Question) -> list[Doubt]:
         """Return what the vendor can be asked about, as it is now that some processes have ended."""
         self.doubt_the_dead()
+        self._closes.forget_presumed()
         return doubts(self.log, scope, kind)
 
     def claimed(self, vendor: str, account: str, names: Collection[str]) -> frozenset[str]:

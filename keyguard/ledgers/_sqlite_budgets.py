@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import apsw
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from keyguard.model import Leg, Money, Order
 
 _ROWS_KEPT = 10_000
+
+# The rows of a reservation's budgets: of up to three in money, of one in calls, of one in the vendor's own units.
+Legs: TypeAlias = "tuple[int | None, int | None, int | None, int | None, int | None]"
 
 
 class Budgets:
@@ -40,6 +43,23 @@ class Budgets:
         )
         if not scope.startswith("policy:"):
             self._row(scope, "")
+
+    def rows(self, legs: tuple[Leg, ...]) -> Legs:
+        """Return the rows that an order's legs are booked on now."""
+        known, day = self._rows, self._log.day
+        money: list[int] = []
+        calls = units = None
+        for leg in legs:
+            scope, win = leg.scope, day if leg.per == "day" else ""
+            row = known.get((scope, win)) or self._row(scope, win)
+            if leg.unit == "usd":
+                money.append(row)
+            elif leg.unit == "call":
+                calls = row
+            else:
+                units = row
+        first, second, third = (*money, None, None, None)[:3]
+        return first, second, third, calls, units
 
     def row(self, leg: Leg) -> int:
         """Return the row that a leg is booked on now."""

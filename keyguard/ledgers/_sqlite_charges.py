@@ -116,6 +116,7 @@ class Charges:
         """Give a charge another reservation of the same generation, and its attempts with it; `leave` comes before."""
         self._log.execute("UPDATE slots SET hold = ? WHERE identity = ? AND n = ? AND hold = ?", (to, hold.identity, hold.n, hold.id))
         self._log.execute("UPDATE attempts SET hold = ? WHERE hold = ?", (to, hold.id))
+        self._log.execute("UPDATE unanswered SET hold = ? WHERE hold = ?", (to, hold.id))
 
     def leave(self, hold: Hold) -> None:
         """Take a reservation from its charge, whose place it would keep from another one of the same generation."""
@@ -126,6 +127,14 @@ class Charges:
         if hold.n >= 0:
             self._begin_slots(hold.identity, hold.n)
             self._log.execute("UPDATE slots SET hold = NULL WHERE identity = ? AND n = ? AND hold = ?", (hold.identity, hold.n, hold.id))
+
+    def leave_unanswered(self, hold: Hold) -> None:
+        """Remember that the vendor keeps an error as its answer to every request of a charge."""
+        self._log.execute("INSERT OR IGNORE INTO unanswered VALUES (?)", (hold.id,))
+
+    def is_unanswered(self, hold: Hold) -> bool:
+        """Say whether a further request of a charge can bring nothing but the error that the vendor keeps."""
+        return self._log.execute("SELECT 1 FROM unanswered WHERE hold = ?", (hold.id,)).fetchone() is not None
 
     def lookalike(self, order: Order) -> tuple[str, float] | None:
         """Return a reservation in doubt of the same unit, operation, payee and amount, and its time, for a request of another identity."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from keyguard.model import Closing, Ending, Fact
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
+# How long what was presumed absent is asked for once more.
+_PRESUMED_SECONDS = 172_800
 _ENDED: dict[Ending, Ended] = {"settled": "S", "released": "X", "doubt": "U"}
 
 
@@ -30,7 +32,9 @@ class Closes:
 
     def close(self, closing: Closing) -> Receipt:
         """Book how a call ended; what is already settled or released stays."""
-        name = closing.reservation_id
+        name, outcome = closing.reservation_id, closing.outcome
+        if outcome.is_final and outcome.ending == "doubt":
+            self._leave_unanswered(name)
         self._holds.attempts.discard(name)
         hold = self._holds.taken(name)
         if hold is not None and hold.tries == 1:
@@ -48,6 +52,12 @@ class Closes:
         found = self._holds.find(attempt[0])
         assert found is not None
         return self._attempt_closed(name, attempt[1], found, closing)
+
+    def _leave_unanswered(self, name: str) -> None:
+        attempt = self._charges.attempt(name)
+        hold = self._holds.find(attempt[0] if attempt is not None else name)
+        if hold is not None:
+            self._charges.leave_unanswered(hold)
 
     def _closed(self, hold: Hold, closing: Closing) -> Receipt:
         outcome = closing.outcome
@@ -165,10 +175,12 @@ class Closes:
         if outcome.ending == "settled" and self._is_elses(hold, outcome):
             return replace(_receipt(hold), replayed=True)
         if hold.state == "U":
+            if outcome.is_presumed:
+                self.forget_presumed()
+                # Before its end, with which its payee goes: the vendor may be asked once more.
+                self._execute("INSERT OR IGNORE INTO presumed SELECT id, ?, payee FROM holds WHERE id = ?", (self._log.at, hold.id))
             self._charges.end_doubts(hold, _ENDED[outcome.ending])
             self._end(hold, outcome, detail)
-            if outcome.is_presumed:
-                self._execute("INSERT OR IGNORE INTO presumed SELECT id, ? FROM holds WHERE id = ?", (self._log.at, hold.id))
             return _receipt(hold)
         if outcome.ending == "released":
             return _receipt(hold)
@@ -177,6 +189,10 @@ class Closes:
         if hold.state == "S" and outcome.facts and self._execute("SELECT 1 FROM estimates WHERE hold = ?", (hold.id,)).fetchone():
             return self._corrected(hold, outcome, detail)
         return self._late(hold, outcome, detail)
+
+    def forget_presumed(self) -> None:
+        """Forget what was presumed absent so long ago that it is asked for no more, and whom it was to pay."""
+        self._execute("DELETE FROM presumed WHERE at <= ?", (self._log.at - _PRESUMED_SECONDS,))
 
     def _resolvable(self, name: str, outcome: Outcome, attempts: int | None) -> Hold:
         """Return a reservation that may be ended from outside."""

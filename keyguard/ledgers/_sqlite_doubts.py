@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     "h.id, k.run_id, h.key_id, h.scope, h.vendor, h.account, h.operation, h.method, {object}, {amount}, h.at, h.tries, "
-    "h.identity, h.n, h.generation, h.payee, h.principal"
+    "h.identity, h.n, h.generation, {payee}, h.principal"
 )
 # Open intents by their objects: one walk over these, not one for each of those.
 _FROM: dict[Question, tuple[str, str, str]] = {
@@ -27,7 +27,7 @@ _FROM: dict[Question, tuple[str, str, str]] = {
     ),
     "presumed": (
         "h.object_id", "h.amount",
-        "FROM presumed p JOIN holds h ON h.id = p.hold JOIN keys k USING (key_id) WHERE h.state = 'X' AND p.at > :at - 172800",
+        "FROM presumed p JOIN holds h ON h.id = p.hold JOIN keys k USING (key_id) WHERE h.state = 'X'",
     ),
     "estimate": ("e.object", "h.spent", "FROM estimates e JOIN holds h ON h.id = e.hold JOIN keys k USING (key_id) WHERE h.state = 'S'"),
 }  # fmt: skip
@@ -37,9 +37,10 @@ _ROWS = 500
 def doubts(log: Log, scope: str | None, kind: Question) -> list[Doubt]:
     """Return the reservations about which there is such a question, oldest first."""
     named_object, amount, source = _FROM[kind]
+    payee = "p.payee" if kind == "presumed" else "h.payee"
     where = " AND h.scope = :scope" if scope is not None else ""
-    text = f"SELECT {_COLUMNS.format(object=named_object, amount=amount)} {source}{where} ORDER BY h.at, h.id"
-    rows: list[Any] = log.execute(text, {"scope": scope, "at": log.at}).fetchall()
+    text = f"SELECT {_COLUMNS.format(object=named_object, amount=amount, payee=payee)} {source}{where} ORDER BY h.at, h.id"
+    rows: list[Any] = log.execute(text, {"scope": scope}).fetchall()
     # When the last request left matters only where it may not have arrived yet.
     said = dict(_said(log, sorted({row[0] for row in rows}))) if kind == "doubt" else {}
     return [_doubt(row, *said.get(row[0], (row[10], None, "")), is_filed=kind == "open") for row in rows]

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
+    from keyguard.ledgers._sqlite_budgets import Legs
     from keyguard.ledgers._sqlite_log import Log
     from keyguard.model import Money, Order
 
@@ -16,14 +17,16 @@ _COLUMNS = (
     "spent, held, doubt, overrun, refundable, state, unit_leg, units, recurring, identity, n, generation, tries, at"
 )
 _ADD = "INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,?,0,0,0,1,'R',?,?,?,?,?,?,1,?,?,?,?,?,?,?)"
-_CHANGE = (
-    "UPDATE holds SET state = ?, spent = ?, held = ?, doubt = ?, overrun = ?, refundable = ?, sent = ?, units = ? "
+_DOUBT = (
+    "UPDATE holds SET state = ?, spent = ?, held = ?, doubt = ?, overrun = ?, refundable = ?, sent = min(sent, ?), units = ? "
     "WHERE id = ? AND state = ? AND tries = ?"
 )
+# Whom the call pays is asked of the vendor only while it is in doubt.
+_CHANGE = _DOUBT.replace(" WHERE", ", payee = '' WHERE")
 # All as of the reservation that the late truth is about, but its id, what it counts, and when.
 _LATE = (
     "INSERT INTO holds SELECT ?, key_id, version, scope, leg0, leg1, leg2, NULL, vendor, account, operation, method, pot, object_id, 0, "
-    "prior, identity, enforce, owner, 0, 0, 0, 0, 0, 0, 0, 1, 'S', ?, NULL, 0, 0, -1, generation, 1, payee, principal, "
+    "prior, identity, enforce, owner, 0, 0, 0, 0, 0, 0, 0, 1, 'S', ?, NULL, 0, 0, -1, generation, 1, '', principal, "
     "'', '', '', 0, '' "
     "FROM holds WHERE id = ?"
 )
@@ -90,9 +93,9 @@ class Hold:
         return bool(self.recurring) and self.state in {"O", "U", "S"}
 
     @property
-    def legs(self) -> str:
-        """The budgets as the log writes them."""
-        return legs_text(self.leg0, self.leg1, self.leg2, self.count_leg, self.unit_leg)
+    def legs(self) -> Legs:
+        """The budgets, as `Holds.add` takes them."""
+        return self.leg0, self.leg1, self.leg2, self.count_leg, self.unit_leg
 
 
 @lru_cache(maxsize=4096)
@@ -133,10 +136,7 @@ class Holds:
         )
         return [Hold(*cast("Any", row)) for row in rows.fetchall()]
 
-    def add(
-        self, order: Order, amount: Money, adopted: Money, legs: list[int], count_leg: int | None, unit_leg: int | None, *,
-        n: int = -1, generation: int = 0,
-    ) -> Hold:  # fmt: skip
+    def add(self, order: Order, amount: Money, adopted: Money, legs: Legs, *, n: int = -1, generation: int = 0) -> Hold:
         """
         Book a reservation on all its budgets.
 
@@ -144,7 +144,7 @@ class Holds:
             apsw.ConstraintError: the schema's triggers refuse it ("kg:key", "kg:cap"), or its id is taken.
         """
         quote = order.quote
-        leg0, leg1, leg2 = (*legs, None, None, None)[:3]
+        leg0, leg1, leg2, count_leg, unit_leg = legs
         units = 0 if unit_leg is None else quote.units
         named = order.identity
         identity = named.request if named is not None else ""
@@ -208,7 +208,8 @@ class Holds:
         """
         Give a reservation new parts; the schema moves the differences to its own windows.
 
-        `bought` may be refunded; `units` is what it counts from now on, None = as before.
+        `bought` may be refunded; `units` is what it counts from now on, None = as before. With `unsent` or `moved` in the detail it
+        is no call any more: no byte of it left, or it is counted with the reservation that its charge has now.
 
         Raises:
             HoldMoved: it was closed by somebody else; nothing was written.
@@ -216,8 +217,10 @@ class Holds:
         overrun = max(0, spent + held + doubt - hold.amount)
         refundable = hold.refundable + (bought if hold.pot == "run" else 0)
         counted = hold.units if units is None else units
+        is_call = "unsent" not in detail and "moved" not in detail
         self._log.execute(
-            _CHANGE, (state, spent, held, doubt, overrun, refundable, "unsent" not in detail, counted, hold.id, hold.state, hold.tries)
+            _DOUBT if state == "U" else _CHANGE,
+            (state, spent, held, doubt, overrun, refundable, is_call, counted, hold.id, hold.state, hold.tries),
         )
         if self._log.db.changes() != 1:
             raise HoldMoved(hold.id)
@@ -229,6 +232,5 @@ class Holds:
         """Append what became of a reservation to the log."""
         if hold.unit_leg is not None:
             detail = {**detail, "units": hold.units}
-        self._log.append(
-            kind, hold.id, hold.key_id, hold.scope, hold.operation, hold.legs, hold.amount, hold.spent, hold.held, hold.doubt, detail
-        )  # fmt: skip
+        about = (hold.id, hold.key_id, hold.scope, hold.operation, legs_text(*hold.legs))
+        self._log.append(kind, about, hold.amount, hold.spent, hold.held, hold.doubt, detail)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # The shared words, 64 bits each: turns taken (slept on), somebody waits, commits made, commits on disk, flushes made (slept on).
 _TURN, _WAITING, _COMMITTED, _SYNCED, _FLUSHES = range(5)
 _SIZE = 64
+_TAKE = fcntl.LOCK_EX | fcntl.LOCK_NB
 _TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EINTR}
 # Waking another process takes as long as several transactions, so who lets go goes on; after so many times it lets others pass.
 _IN_A_ROW = 32
@@ -108,7 +109,10 @@ class ProcessLock:
     def __enter__(self) -> None:
         if self._passed >= _IN_A_ROW:
             self._wait(self._turn.value)
-        elif not self._try():
+            return
+        try:
+            fcntl.flock(self._fd, _TAKE)
+        except OSError:
             self._wait(None)
 
     def __exit__(self, *_: object) -> None:
@@ -130,7 +134,7 @@ class ProcessLock:
 
     def _try(self) -> bool:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, _TAKE)
         except OSError as error:
             if error.errno in _TAKEN:
                 return False

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import apsw
 
@@ -21,6 +22,9 @@ _FIELDS = ("seq", "at", "kind", "hold", "key_id", "scope", "operation", "legs", 
 _ENTER = "INSERT INTO entries VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _quoted = json.encoder.encode_basestring_ascii
 _SUPPRESSED_KEPT = 1000
+
+# What a row is about: the reservation, its key, scope, operation and budgets.
+About: TypeAlias = "tuple[str | None, str | None, str | None, str | None, str | None]"
 
 
 class LogMoved(Exception):
@@ -42,7 +46,7 @@ class Log:
         # Whoever runs another statement before the last row fetches all rows first.
         self.db, self.execute, self._clock = db, db.cursor().execute, clock
         self._has_warned = self._is_known = False
-        self._seq, self._hash, self.at, self.day, self._day_number = 0, b"", 0.0, "", -1
+        self._seq, self._hash, self.at, self.day, self._day_ends = 0, b"", 0.0, "", 0.0
         self._suppressed: dict[tuple[str, str], tuple[float, int]] = {}
 
     def begin(self, *, is_known: bool) -> None:
@@ -63,9 +67,9 @@ class Log:
             _logger.warning(
                 "the clock is %.0f s behind the ledger's last entry; windows and expiry stay at the ledger's time", self.at - now
             )
-        number = int(self.at // 86_400)
-        if number != self._day_number:
-            self._day_number, self.day = number, datetime.fromtimestamp(self.at, timezone.utc).strftime("%Y-%m-%d")
+        if self.at >= self._day_ends:
+            self._day_ends = (self.at // 86_400 + 1) * 86_400
+            self.day = datetime.fromtimestamp(self.at, timezone.utc).strftime("%Y-%m-%d")
 
     def commit(self) -> None:
         """Commit the batch."""
@@ -88,11 +92,11 @@ class Log:
         amount: Money | None = None, detail: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """Append one row that is about no reservation."""
-        self.append(kind, None, key_id, scope, operation, None, amount, None, None, None, detail or {})
+        self.append(kind, (None, key_id, scope, operation, None), amount, None, None, None, detail or {})
 
     def append(
-        self, kind: str, hold: str | None, key_id: str | None, scope: str | None, operation: str | None, legs: str | None,
-        amount: Money | None, spent: Money | None, held: Money | None, doubt: Money | None, detail: dict[str, Any],
+        self, kind: str, about: About, amount: Money | None, spent: Money | None, held: Money | None, doubt: Money | None,
+        detail: dict[str, Any],
     ) -> None:  # fmt: skip
         """
         Append one row.
@@ -100,11 +104,14 @@ class Log:
         Raises:
             LogMoved: somebody else appended since the log's end was read.
         """
-        self._seq += 1
-        row = [self._seq, self.at, kind, hold, key_id, scope, operation, legs, amount, spent, held, doubt, _written(detail)]
-        self._hash = chained(self._hash, row)
+        seq = self._seq = self._seq + 1
+        text = _written(detail) if detail else "{}"
+        hold, *rest = about
+        # As `chained` would have it.
+        row = f"[{seq}, {self.at!r}, {kind!r}, {hold!r}, {_listed(*rest)}, {amount}, {spent}, {held}, {doubt}, {text!r}]"
+        self._hash = sha256(self._hash + row.encode()).digest()
         try:
-            self.execute(_ENTER, (*row, self._hash))
+            self.execute(_ENTER, (seq, self.at, kind, *about, amount, spent, held, doubt, text, self._hash))
         except apsw.ConstraintError as error:
             raise LogMoved from error
 
@@ -141,13 +148,20 @@ class Log:
 
 def _written(detail: dict[str, Any]) -> str:
     """Write a row's detail as JSON; all text, as most are, by the encoder's own quoting, which takes a quarter of the time."""
-    if not detail:
-        return "{}"
-    if all(type(value) is str for value in detail.values()):
-        return "{" + ", ".join([f"{_quoted(name)}: {_quoted(value)}" for name, value in detail.items()]) + "}"
-    return json.dumps(detail)
+    parts: list[str] = []
+    for name, value in detail.items():
+        if type(value) is not str:
+            return json.dumps(detail)
+        parts.append(f"{_quoted(name)}: {_quoted(value)}")
+    return "{" + ", ".join(parts) + "}"
+
+
+@lru_cache(maxsize=4096)
+def _listed(*values: str | None) -> str:
+    """Write values as they stand in the `repr` of a list; most rows have these in common with others."""
+    return repr(values)[1:-1]
 
 
 def chained(previous: bytes, row: list[Any]) -> bytes:
     """Return the hash of a row of the log after the one before it; `repr` of plain values is exact and unambiguous."""
-    return hashlib.sha256(previous + repr(row).encode()).digest()
+    return sha256(previous + repr(row).encode()).digest()

@@ -30,7 +30,7 @@ def refold(db: apsw.Connection, chained: Callable[[bytes, list[Any]], bytes]) ->
 
 
 def _fold(db: apsw.Connection, chained: Callable[[bytes, list[Any]], bytes], wrong: list[str]) -> tuple[Folded, set[str]]:
-    """Walk the chain; returns each reservation as its last row left it, and those that never left."""
+    """Walk the chain; returns each reservation as its last row left it, and those that are no calls."""
     previous, expected = b"", 1
     holds: Folded = {}
     unsent: set[str] = set()
@@ -42,7 +42,7 @@ def _fold(db: apsw.Connection, chained: Callable[[bytes, list[Any]], bytes], wro
             wrong.append(f"entry {seq} ({kind}) does not continue the chain: it or one before it was changed, removed or reordered")
         previous, expected = digest, seq + 1
         detail = _read(text)
-        if detail.get("unsent"):
+        if detail.get("unsent") or detail.get("moved"):
             unsent.add(hold)
         if hold is not None:
             holds[hold] = (legs, spent, held, doubt, amount, detail.get("units", 0))

@@ -23,16 +23,17 @@ class Job:
 
     Attributes:
         run: Does the work inside the transaction; told its job, so that it need not hold it (a cycle keeps what the caller sent alive).
+        asked: What it is to be done with.
         is_durable: Its commit must be on disk before the caller goes on.
         leads: Its caller leads the next batch.
         batch: The jobs that its caller took out of the queue to lead.
         wake: Held while the caller sleeps; made only for callers that must wait.
     """
 
-    __slots__ = ("batch", "error", "is_durable", "leads", "result", "run", "wake")
+    __slots__ = ("asked", "batch", "error", "is_durable", "leads", "result", "run", "wake")
 
-    def __init__(self, run: Callable[[Job], Any], *, is_durable: bool = False) -> None:
-        self.run = run
+    def __init__(self, run: Callable[[Job], Any], asked: Any = None, *, is_durable: bool = False) -> None:
+        self.run, self.asked = run, asked
         self.is_durable = is_durable
         self.leads = False
         self.result: Any = _PENDING
@@ -100,8 +101,10 @@ class Queue:
             finally:
                 # The next leader works while this one syncs.
                 self._hand_over(leader)
-            if any(job.is_durable and job.error is None for job in batch):
-                self._sync(number)
+            for job in batch:
+                if job.is_durable and job.error is None:
+                    self._sync(number)
+                    break
             self._step("synced")
         except LedgerUnavailable as error:
             _fail(batch, error)

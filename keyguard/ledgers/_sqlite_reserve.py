@@ -71,6 +71,8 @@ class Reserves:
         if found == "next":
             return self._taken(self._hold(order, n=place.n, generation=slot.generation + 1), order, identity)
         assert hold is not None
+        if found == "attempt" and state == "settled" and self._charges.is_unanswered(hold):
+            return self._stopped(order, "unanswerable", hold.id, at, n=place.n)
         if found == "attempt":
             return self._attempted(order, identity, hold, place)
         return self._stopped(order, found, hold.id, at, n=place.n)
@@ -117,7 +119,7 @@ class Reserves:
             first = _FIRST.get(hold.state, "S")
             self._charges.add_attempt(order.reservation_id, hold, first)
             self._holds.share(hold)
-            self._holds.change(hold, "adopt", "A", hold.spent, 0, 0, {"by": order.reservation_id}, units=0)
+            self._holds.change(hold, "adopt", "A", hold.spent, 0, 0, {"by": order.reservation_id, "moved": True}, units=0)
             self._charges.leave(hold)
             decision = self._booked(order, hold.amount, hold.adopted, n=hold.n, generation=hold.generation)
             self._charges.move(hold, order.reservation_id)
@@ -154,17 +156,8 @@ class Reserves:
             return self._refused(order, order.quote.amount, str(error))
 
     def _booked(self, order: Order, amount: Money, adopted: Money, *, n: int, generation: int) -> Decision:
-        legs: list[int] = []
-        counts: dict[str, int | None] = {"call": None, "email": None}
-        for leg in order.legs:
-            if leg.unit == "usd":
-                legs.append(self._budgets.row(leg))
-            else:
-                counts[leg.unit] = self._budgets.row(leg)
-        hold = self._holds.add(order, amount, adopted, legs, counts["call"], counts["email"], n=n, generation=generation)
+        hold = self._holds.add(order, amount, adopted, self._budgets.rows(order.legs), n=n, generation=generation)
         detail: dict[str, Any] = {}
-        if hold.identity:
-            detail["identity"] = hold.identity
         if n > 0:
             detail["n"] = n
         if generation:

@@ -28,9 +28,9 @@ from keyguard.ledgers._sqlite_schema import is_of_ledger, migrations, set_up, un
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Collection, Iterator
-    from contextlib import AbstractContextManager
 
     from keyguard.ledgers import Durability, Question
+    from keyguard.ledgers._sqlite_lock import ProcessLock
     from keyguard.model import Closing, Decision, Doubt, Memory, Money, Order, Outcome, Policy, Receipt, Usage, VaultKey
 
 _T = TypeVar("_T")
@@ -100,6 +100,8 @@ class SqliteLedger:
         self._queue = Queue(self._commit, self._sync, self._step)
         self._db: apsw.Connection | None = None
         self._file: LedgerFile | None = None
+        # The file's, under which no other keyguard process writes or checkpoints.
+        self._file_lock: ProcessLock | None = None
         self._books: Books | None = None
         self._committed = -1
         self._owners = Owners(new_owner(), None if self._path is None else self._path.resolve())
@@ -128,7 +130,7 @@ class SqliteLedger:
             # First of all: opening a WAL file can itself find it busy.
             db.set_busy_timeout(_BUSY_MS)
             self._db = db
-            with self._alone:
+            with self._file_lock or _nobody_else:
                 set_up(db, self._path, self._migrations, self._step)
         except (apsw.Error, OSError) as error:
             self._drop()
@@ -144,13 +146,14 @@ class SqliteLedger:
         self._file = LedgerFile(self._path, lock_seconds=self._lock_seconds)
         check_place(self._path, is_power=self._durability == "power")
         self._file.prepare()
+        self._file_lock = self._file.lock
 
     def _drop(self) -> None:
         if self._db is not None:
             self._db.close()
         if self._file is not None:
             self._file.close()
-        self._db = self._file = self._books = None
+        self._db = self._file = self._file_lock = self._books = None
 
     def shut(self) -> None:
         """Release connection and descriptors; the next use opens them again. In memory there is nothing to come back to."""
@@ -163,7 +166,7 @@ class SqliteLedger:
                 # A caller may still wait for its own sync, which then finds no file; a failing disk keeps the handle, poisoned.
                 self._file.sync(self._committed)
             # Closing the last connection checkpoints: under the lock, like every write.
-            with self._alone:
+            with self._file_lock or _nobody_else:
                 if self._db is not None:
                     self._db.close()
                 self._is_idle = self._books.is_idle
@@ -213,9 +216,13 @@ class SqliteLedger:
     # -- batches ----------------------------------------------------------------------------------
 
     def _run(self, work: Callable[[Books], _T], *, durable: bool = False, checked: bool = True) -> _T:
-        result: _T = self._queue.submit(Job(lambda _: work(self._books_of(checked=checked)), is_durable=durable and self._is_power))
+        result: _T = self._queue.submit(Job(self._worked, (work, checked), is_durable=durable and self._is_power))
         self._step("answered")
         return result
+
+    def _worked(self, job: Job) -> Any:
+        work, checked = job.asked
+        return work(self._books_of(checked=checked))
 
     def _books_of(self, *, checked: bool) -> Books:
         """Return the books for a job of a batch: looked up when it runs, because a `shut` may come before it."""
@@ -228,15 +235,11 @@ class SqliteLedger:
     def _is_power(self) -> bool:
         return self._durability == "power" and self._path is not None
 
-    @property
-    def _alone(self) -> AbstractContextManager[Any]:
-        """The lock under which no other keyguard process writes, or checkpoints."""
-        return _nobody_else if self._file is None else self._file.lock
-
     def _commit(self, batch: list[Job]) -> int:
         """Run a batch in one transaction; a job that fails halfway makes each job of the batch run again on its own."""
         with self._work_lock:
-            self._connected()
+            if self._books is None:
+                self._connected()
             try:
                 self._transact_alone(batch)
             except LedgerUnavailable:
@@ -266,21 +269,22 @@ class SqliteLedger:
                 job.error.__cause__ = error
 
     def _transact_alone(self, batch: list[Job]) -> None:
+        lock = self._file_lock
         try:
-            with self._alone:
+            with lock or _nobody_else:
                 try:
-                    self._transact(batch, is_known=self._file is None or self._file.lock.committed == self._committed)
+                    self._transact(batch, lock, is_known=lock is None or lock.committed == self._committed)
                 except LogMoved:
-                    self._transact(batch, is_known=False)
+                    self._transact(batch, lock, is_known=False)
         except BaseException:
             # One that was injected may strike where the lock is had already, or still: others would wait until we come again.
-            if self._file is not None:
-                self._file.lock.let_go()
+            if lock is not None:
+                lock.let_go()
             raise
 
-    def _transact(self, batch: list[Job], *, is_known: bool) -> None:
+    def _transact(self, batch: list[Job], lock: ProcessLock | None, *, is_known: bool) -> None:
         self._step("locked")
-        books = self._connected()
+        books = self._books or self._connected()
         try:
             # Inside: an interrupt just after BEGIN must not leave the file locked for everybody.
             books.log.begin(is_known=is_known)
@@ -296,8 +300,8 @@ class SqliteLedger:
         except BaseException:
             books.rollback()
             raise
-        if self._file is not None:
-            self._committed = self._file.lock.count_commit()
+        if lock is not None:
+            self._committed = lock.count_commit()
         books.forget_the_dead()
         self._step("committed")
 
@@ -347,21 +351,26 @@ class SqliteLedger:
 
     def reserve(self, order: Order) -> Decision:
         """Hold money on all legs or on none."""
-        decision: Decision = self._queue.submit(Job(lambda job: self._reserved(order, job)))
+        decision: Decision = self._queue.submit(Job(self._reserved, order))
         self._step("answered")
         return decision
 
-    def _reserved(self, order: Order, job: Job) -> Decision:
+    def _reserved(self, job: Job) -> Decision:
         books = self._books_of(checked=True)
-        decision = books.reserve(order)
+        decision = books.reserve(job.asked)
         # A refusal, or a hold of nothing, can be lost without losing money.
-        job.is_durable = self._is_power and books.is_worth_a_sync(order, decision)
+        job.is_durable = self._is_power and books.is_worth_a_sync(job.asked, decision)
         return decision
 
     def close(self, closing: Closing) -> Receipt:
         """Book how a reservation ended; lazily durable, because an unsettled hold counts in full."""
+        receipt: Receipt = self._queue.submit(Job(self._closed, closing))
+        self._step("answered")
+        return receipt
+
+    def _closed(self, job: Job) -> Receipt:
         # Unchecked: nothing is decided, and whoever reserves next finds out that the file is gone.
-        return self._run(lambda books: books.close(closing), checked=False)
+        return self._books_of(checked=False).close(job.asked)
 
     def resolve(self, reservation_id: str, outcome: Outcome, *, by: str, reason: str, attempts: int | None = None) -> Receipt:
         """End a reservation in doubt from outside; durable when it returns."""

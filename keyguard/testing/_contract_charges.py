@@ -333,6 +333,22 @@ class ChargesContract(ContractBase):
         till.settle(second, 55)
         assert (today(ledger), parts(till.usage)) == ((55, 0, 0), (55, 0, 0))
 
+    @pytest.mark.parametrize("is_doubt", [True, False])
+    def test_a_hold_that_moves_to_the_next_day_is_one_call(self, ledger: Ledger, clock: Clock, *, is_doubt: bool) -> None:
+        """The vendor may execute it once, whatever the day: it fits a run that may make one call, and is counted as one."""
+        till = open_till(ledger, run_usd_cap=100, daily_usd_cap=80, max_calls=1)
+        clock.now = (NOON // DAY + 1) * DAY - HOUR
+        first = held(till, FIRST)
+        if is_doubt:
+            till.doubt(first)
+        clock.now += 2 * HOUR
+        second = held(till, replace(FIRST, execution="e2"))
+        till.settle(second, 55)
+
+        assert (till.usage.calls, parts(till.usage), today(ledger)) == (1, (55, 0, 0), (55, 0, 0))
+        assert ask(till, replace(FIRST, request="b" * 32))[1].reason == "cap_exceeded"
+        assert ledger.verify() == []
+
     def test_a_hold_that_does_not_fit_the_new_day_stays(self, ledger: Ledger, clock: Clock) -> None:
         """The retry is refused by the day's cap, and nothing moves."""
         till = open_till(ledger, run_usd_cap=500, daily_usd_cap=80)

@@ -28,7 +28,9 @@ _CLOSED_INVOICES = frozenset({"paid", "void", "uncollectible", "deleted"})
 
 def is_final(call: Call, reply: Reply) -> bool:
     """
-    Say whether a refusal is what Stripe answers to this Idempotency-Key from now on, so that no other request of it was executed.
+    Say whether a refusal, or an error, is what Stripe answers to this Idempotency-Key from now on.
+
+    No other request of a key that was refused was executed then.
 
     "The result of the first request made for any given idempotency key, regardless of whether it succeeds or fails" is saved once its
     execution began, and a declined payment's did (docs.stripe.com/api/idempotent_requests, November 2026). Of v2, a retry after a failure

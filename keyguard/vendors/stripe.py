@@ -82,7 +82,7 @@ class Stripe:
         if reply.status in _NOT_EXECUTED:
             return Outcome("released", request_id=request_id, is_final=replies.is_final(call, reply))
         if not 200 <= reply.status < 300:
-            return Outcome("doubt", request_id=request_id)
+            return Outcome("doubt", request_id=request_id, is_final=replies.is_final(call, reply))
         flow = FLOWS.get(operation.name)
         if flow is None:
             return Outcome("settled", source="local", request_id=request_id)

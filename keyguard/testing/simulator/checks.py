@@ -160,7 +160,7 @@ class Checks:
             return any(charge.identity is not None and charge.identity.fingerprint != identity.fingerprint for charge in known)
         if reason == "already_charged":
             return any(at - charge.at >= identity.window for charge in known)
-        if reason == "ambiguous":
+        if reason in {"ambiguous", "unanswerable"}:
             return any(charge.is_over for charge in known)
         is_late = any(at - charge.at >= identity.window and not charge.is_over for charge in known)
         return reason == "doubt_pending" and (

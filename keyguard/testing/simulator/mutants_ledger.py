@@ -104,7 +104,7 @@ def _count_replays(self: Closes, hold: Hold, outcome: Outcome) -> Receipt:
 def _begin_at_the_clock(self: Log, *, is_known: bool) -> None:
     _of["begin"](self, is_known=is_known)
     self.at = self._clock()
-    self._day_number, self.day = int(self.at // 86_400), datetime.fromtimestamp(self.at, timezone.utc).strftime("%Y-%m-%d")
+    self._day_ends, self.day = (self.at // 86_400 + 1) * 86_400, datetime.fromtimestamp(self.at, timezone.utc).strftime("%Y-%m-%d")
 
 
 def _append_no_raise(self: Log, kind: str, *args: Any) -> None:
