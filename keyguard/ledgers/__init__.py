@@ -88,9 +88,11 @@ class Ledger(Protocol):
         """
         ...
 
-    def mint(self, key_id: str) -> str:
+    def mint(self, key_id: str, *, by: str) -> str:
         """
         Make a further token of a key, for a process that does not have the ledger: random, kept as its hash alone, so shown once.
+
+        `by` is who asked for it, for the audit.
 
         Raises:
             ConfigurationError: no such key.

@@ -126,14 +126,14 @@ class Keys:
         row = self._one(f"SELECT {_KEY} FROM keys WHERE {column} = ?", value)
         return None if row is None else self._restored(row)
 
-    def mint(self, key_id: str) -> str:
+    def mint(self, key_id: str, by: str) -> str:
         """Make a further token of a key: 256 random bits, of which only the hash is kept."""
         row = self._one("SELECT scope FROM keys WHERE key_id = ?", key_id)
         if row is None:
             raise ConfigurationError(f"no key {key_id!r} in this ledger")
         token = f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}"
         self._log.execute("INSERT INTO minted VALUES (?, ?)", (_digest(token), key_id))
-        self._log.enter("mint", key_id=key_id, scope=row[0])
+        self._log.enter("mint", key_id=key_id, scope=row[0], detail={"by": by})
         return token
 
     def minted(self, token: str) -> VaultKey | None:

@@ -328,9 +328,9 @@ class SqliteLedger:
             return self._run(lambda books: books.keys.minted(minted))
         return self._run(lambda books: books.keys.find(token=token, key_id=key_id, run_id=run_id))
 
-    def mint(self, key_id: str) -> str:
+    def mint(self, key_id: str, *, by: str) -> str:
         """Make a further token of a key; durable when it returns."""
-        return self._run(lambda books: books.keys.mint(key_id), durable=True)
+        return self._run(lambda books: books.keys.mint(key_id, by), durable=True)
 
     def revoke(
         self,

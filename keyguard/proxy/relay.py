@@ -54,7 +54,7 @@ async def _pass_on(response: httpx.Response, mask: Mask, client: _Client) -> Non
 
 
 class _Client:
-    """Whoever asked: takes the answer in parts, until he is gone or too slow."""
+    """Whoever asked: takes the answer in parts, until he is gone; who is too slow is made to be (keyguard.proxy.wire)."""
 
     def __init__(self, send: Send, settings: ProxySettings, reading: anyio.CancelScope, *, is_awaited: bool) -> None:
         self._send, self._settings, self._reading, self._is_awaited = send, settings, reading, is_awaited
@@ -62,21 +62,13 @@ class _Client:
 
     async def send(self, message: dict[str, object]) -> None:
         """Pass one part on; to somebody who is gone, nothing."""
-        if self._is_gone:
-            return
-        with anyio.move_on_after(self._settings.write_seconds) as patience:
+        if not self._is_gone:
             await self._send(message)
-        if patience.cancelled_caught:
-            self.leave()
 
     async def watch(self, receive: Receive) -> None:
-        """Wait until the client leaves."""
+        """Wait until the client leaves; stop reading then, or soon where the answer says what was paid."""
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.leave()
-
-    def leave(self) -> None:
-        """Stop reading, or soon where the answer says what was paid."""
         self._is_gone = True
         if self._is_awaited:
             self._reading.deadline = min(self._reading.deadline, anyio.current_time() + self._settings.settle_seconds)

@@ -79,7 +79,7 @@ def _config(wanted: ProxySettings) -> Config:
         partial(create_app, wanted),
         factory=True,
         workers=wanted.workers,
-        http=partial(BoundedProtocol, head_seconds=wanted.head_seconds, most=wanted.max_connections),  # type: ignore[arg-type]  # -- what makes a protocol
+        http=partial(BoundedProtocol, head_seconds=wanted.head_seconds, write_seconds=wanted.write_seconds, most=wanted.max_connections),  # type: ignore[arg-type]  # -- what makes a protocol
         ws="none",
         lifespan="on",
         log_config=None,

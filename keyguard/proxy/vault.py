@@ -100,16 +100,22 @@ class Vault:
         self._room.give(len(body))
         return read_json(body)
 
-    async def _issue(self, request: Request, _who: str) -> Response:
+    async def _issue(self, request: Request, who: str) -> Response:
         asked = wanted(await self._body(request), self._secrets.vendors, run_id=request.headers.get("x-agent-run-id"))
-        said, status = await whole(partial(self._issued, asked.policy, asked.run_id))
+        said, status = await whole(partial(self._issued, asked.policy, asked.run_id, who))
         return JSONResponse(said, status, headers={"Cache-Control": "no-store"})
 
-    def _issued(self, policy: Policy, run_id: str | None) -> tuple[dict[str, Any], int]:
+    def _issued(self, policy: Policy, run_id: str | None, who: str) -> tuple[dict[str, Any], int]:
         is_new = run_id is None or self._backend.ledger.key(run_id=run_id) is None
         key, warnings = self._backend.issue(policy, run_id)
-        token = self._backend.ledger.mint(key.key_id)
-        said = {"vault_key": token, "token": token, **_handle(key), "warnings": list(warnings), "capabilities": CAPABILITIES}
+        token = self._backend.ledger.mint(key.key_id, by=who)
+        said = {
+            "vault_key": token,
+            "token": token,
+            **_handle(key, self._backend.ledger.now()),
+            "warnings": list(warnings),
+            "capabilities": CAPABILITIES,
+        }
         return said, 201 if is_new else 200
 
     async def _list(self, request: Request, _who: str) -> Response:
@@ -119,7 +125,7 @@ class Vault:
         def read() -> list[dict[str, Any]]:
             self._backend.sweep(always=True)
             now = ledger.now()
-            return [{**_handle(key), **row(key, usage, now)} for key, usage in ledger.runs(limit)]
+            return [{**_handle(key, now), **row(key, usage, now)} for key, usage in ledger.runs(limit)]
 
         return JSONResponse({"keys": await whole(read)})
 
@@ -131,8 +137,8 @@ class Vault:
         usage = self._backend.usage(key.scope)
         assert usage is not None, "a key has a budget"
         day = self._backend.ledger.usage(f"policy:{key.policy_name}") if key.policy.daily_usd_cap is not None else None
-        figures = row(key, usage, self._backend.ledger.now())
-        return {**_handle(key), **figures, "day": None if day is None else _day(day), "capabilities": CAPABILITIES}
+        now = self._backend.ledger.now()
+        return {**_handle(key, now), **row(key, usage, now), "day": None if day is None else _day(day), "capabilities": CAPABILITIES}
 
     async def _change(self, request: Request, who: str) -> Response:
         body = await self._body(request)
@@ -158,7 +164,10 @@ class Vault:
 
         def revoke() -> dict[str, Any]:
             self._known(key_id)
-            return {"revoked": self._backend.ledger.revoke(key_id=key_id, by=who), **_handle(self._known(key_id))}
+            return {
+                "revoked": self._backend.ledger.revoke(key_id=key_id, by=who),
+                **_handle(self._known(key_id), self._backend.ledger.now()),
+            }
 
         return JSONResponse(await whole(revoke))
 
@@ -202,8 +211,9 @@ class Vault:
         return found
 
 
-def _handle(key: VaultKey) -> dict[str, Any]:
+def _handle(key: VaultKey, now: float) -> dict[str, Any]:
     """Return a key's names and policy, as every answer about it has them."""
+    state = "expired" if key.state == "active" and key.expires_at is not None and key.expires_at <= now else key.state
     stored = key.policy.stored()
     policy = {
         name: to_usd(value) if name in _AMOUNTS or (name == "unpriced" and isinstance(value, int)) else value
@@ -211,7 +221,7 @@ def _handle(key: VaultKey) -> dict[str, Any]:
     }
     expires_at = None if key.expires_at is None else datetime.fromtimestamp(key.expires_at, timezone.utc).isoformat(timespec="seconds")
     return {
-        "key_id": key.key_id, "id": key.key_id, "run_id": key.run_id, "vendor": key.policy.vendor, "state": key.state,
+        "key_id": key.key_id, "id": key.key_id, "run_id": key.run_id, "vendor": key.policy.vendor, "state": state,
         "expires_at": None if expires_at is None else expires_at.replace("+00:00", "Z"), "agent_run_label": key.policy.agent_run_label,
         "daily_usd_cap": policy.get("daily_usd_cap"), "run_usd_cap": policy.get("run_usd_cap"), "policy_in_force": policy,
     }  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -18,13 +20,15 @@ class BoundedProtocol(H11Protocol):
 
     Args:
         head_seconds: For the head of each request to arrive.
+        write_seconds: For a client to take what was written, where he is behind with it.
         most: How many connections a worker has at a time.
     """
 
-    def __init__(self, *args: Any, head_seconds: float, most: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, head_seconds: float, write_seconds: float, most: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._head_seconds, self._most = head_seconds, most
+        self._head_seconds, self._write_seconds, self._most = head_seconds, write_seconds, most
         self._patience: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin, or end at once where there are too many."""
@@ -38,6 +42,20 @@ class BoundedProtocol(H11Protocol):
         """End."""
         self._stop_waiting()
         super().connection_lost(exc)
+        if self._stalled is not None:
+            self._stalled.cancel()
+
+    def pause_writing(self) -> None:
+        """Wait for a client who does not read, but not for ever: by a polite close what is written to him would stay here."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(self._write_seconds, self._give_up)
+
+    def resume_writing(self) -> None:
+        """Go on: he has read."""
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+        super().resume_writing()
 
     def handle_events(self) -> None:
         """Read what has arrived."""
@@ -75,4 +93,8 @@ class BoundedProtocol(H11Protocol):
             self._patience = None
 
     def _give_up(self) -> None:
+        wire = self.transport.get_extra_info("socket")
+        if wire is not None:
+            # By a reset: the kernel would go on to offer what is not read for minutes.
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()

@@ -19,6 +19,7 @@ from keyguard.testing._contract_charges import ChargesContract
 from keyguard.testing._contract_doubts import DoubtsContract
 from keyguard.testing._contract_kept import KeptContract
 from keyguard.testing._contract_keys import IssueContract, RaiseContract, RevokeContract
+from keyguard.testing._contract_mint import MintContract
 from keyguard.testing._contract_model import MachineContract
 from keyguard.testing._contract_money import CallsAndDaysContract, MoneyContract
 from keyguard.testing._contract_objects import FactContract, IntentContract, WindowContract
@@ -31,6 +32,6 @@ __all__ = ["LedgerContract", "LedgerPlace"]
 
 class LedgerContract(
     MoneyContract, CallsAndDaysContract, UnitsContract, ChargesContract, KeptContract, DoubtsContract, IssueContract, RaiseContract,
-    RevokeContract, IntentContract, FactContract, WindowContract, MachineContract, RaceContract, CrashContract,
+    RevokeContract, MintContract, IntentContract, FactContract, WindowContract, MachineContract, RaceContract, CrashContract,
 ):  # fmt: skip
     """All parts of the contract; a subclass supplies `ledger_factory`."""

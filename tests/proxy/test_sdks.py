@@ -352,3 +352,17 @@ def test_messages_name_nobody(proxy: Proxy) -> None:
         twilio(proxy, token).messages.create(**MESSAGE)
 
     assert [word for word in (token, STRIPE_SECRET, ADMIN, TO.lstrip("+")) if word in proxy.said] == []
+
+
+def test_what_is_not_in_the_request_is_asked_for(proxy: Proxy, double: VendorDouble) -> None:
+    """The confirmation of an intent that somebody else made is bounded by one read of the vendor's, with the vendor's own secret."""
+    elsewhere = stripe.StripeClient(STRIPE_SECRET, base_addresses={"api": double.url})
+    intent = elsewhere.v1.payment_intents.create({"amount": 300, "currency": "usd", "payment_method": "pm_card_visa"})
+    key = proxy.issue(run_usd_cap=4)
+    client = proxy.stripe(key["token"])
+
+    assert client.v1.payment_intents.confirm(intent.id).status == "succeeded"
+    assert proxy.shown(key["key_id"])["spent_usd"] == 3
+    other = elsewhere.v1.payment_intents.create({"amount": 300, "currency": "usd", "payment_method": "pm_card_visa"})
+    with pytest.raises(stripe.RateLimitError):
+        client.v1.payment_intents.confirm(other.id)

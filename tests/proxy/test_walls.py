@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,6 @@ from tests.proxy.support import ADMIN, RESEND_SECRET, STRIPE_SECRET, TWILIO_SECR
 from tests.support_json_server import Answer, Arrived, JsonServer
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
 
 
@@ -342,3 +343,26 @@ def test_nothing_was_written_down(proxy: Proxy, token: str) -> None:
         assert ledger.verify() == []
     assert [word for word in (token, ADMIN, STRIPE_SECRET, TWILIO_SECRET, RESEND_SECRET) if word in kept or word in proxy.said] == []
     assert "Traceback" not in proxy.said
+
+
+@pytest.mark.ci
+def test_client_that_does_not_read(tmp_path: Path, vendor: JsonServer) -> None:
+    """A client that asks and takes nothing of a long answer is hung up on, and holds neither place nor memory."""
+    with Proxy(tmp_path, vendor.url, write_seconds=1, max_head_bytes=65_536) as proxy, proxy.wire() as connection:
+        token = proxy.token(unpriced="allow")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        body = "a" * 12_000_000
+        head = raw(token, "/stripe/v1/x", "POST", f"Content-Type: text/plain\r\nContent-Length: {len(body)}\r\n")
+        connection.sendall(head + body.encode())
+        for _ in range(400):
+            if not established(proxy, connection.getsockname()[1]):
+                break
+            threading.Event().wait(0.05)
+
+        assert not established(proxy, connection.getsockname()[1])
+
+
+def established(proxy: Proxy, port: int) -> bool:
+    """Say whether the proxy still has its end of a connection."""
+    lines = [line.split() for line in Path(f"/proc/{proxy.process.pid}/net/tcp").read_text().splitlines()[1:]]
+    return any(one[1].endswith(f":{proxy.host[1]:04X}") and one[2].endswith(f":{port:04X}") and one[3] != "06" for one in lines)
