@@ -29,11 +29,13 @@ class InDoubt(ProxyUnavailable):
 
     Attributes:
         may_retry: The vendor executes the same request once, or it is a read.
+        must_hang_up: Any answer of ours would have the vendor's SDK send it again.
     """
 
     reason = "in_doubt"
-    _fields = ("may_retry",)
+    _fields = ("may_retry", "must_hang_up")
     may_retry: bool | None
+    must_hang_up: bool | None
 
 
 def status_of(error: KeyguardError) -> int:

@@ -21,6 +21,8 @@ from keyguard.proxy.masking import Mask
 from keyguard.proxy.relay import relay
 from keyguard.proxy.routing import Misdirected, destination
 from keyguard.proxy.upstream import timeouts
+from keyguard.proxy.wire import HANG_UP
+from keyguard.vendors import vendor_named
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -64,8 +66,14 @@ class Forwarder:
             response.headers["connection"] = "close"
         except Refused as error:
             response = denial(error)
+        except InDoubt as error:
+            extensions = scope.get("extensions", {})
+            if error.must_hang_up and HANG_UP in extensions:
+                extensions[HANG_UP]["call"]()
+                return
+            response = denial(error, may_retry=bool(error.may_retry))
         except BackendError as error:
-            response = denial(error, may_retry=not isinstance(error, InDoubt) or bool(error.may_retry))
+            response = denial(error, may_retry=True)
         except ConfigurationError as error:
             response = plain(503, error.reason, str(error))
         await response(scope, receive, send)
@@ -145,6 +153,7 @@ def _lost(request: httpx.Request, ticket: Ticket | None, error: httpx.HTTPError)
         f"{host} did not answer the proxy ({kind}): whether it executed the call is not known, so what it may have cost stays counted. "
         f"Ask the vendor: keyguard reconcile; {hint}.",
         may_retry=again,
+        must_hang_up=not again and getattr(vendor_named(ticket.call.vendor), "on_lost", "answer") == "hang up",
     )
 
 

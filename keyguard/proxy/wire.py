@@ -11,6 +11,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 if TYPE_CHECKING:
     import asyncio
 
+# Under this name an application finds in its scope how to end a connection without an answer.
+HANG_UP = "keyguard.hang_up"
+
 
 class BoundedProtocol(H11Protocol):
     """
@@ -63,6 +66,8 @@ class BoundedProtocol(H11Protocol):
         super().handle_events()
         if self.cycle is not before:
             self._stop_waiting()
+            # Before its task has begun.
+            self.cycle.scope["extensions"] = {HANG_UP: {"call": self._hang_up}}
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""
@@ -91,6 +96,11 @@ class BoundedProtocol(H11Protocol):
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
+
+    def _hang_up(self) -> None:
+        """End without an answer; whatever is sent after this goes nowhere."""
+        self.cycle.disconnected = True
+        self._give_up()
 
     def _give_up(self) -> None:
         wire = self.transport.get_extra_info("socket")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import httpx
 import pytest
 import resend
@@ -100,7 +101,8 @@ def test_awaited_stripe(proxy: Proxy) -> None:
         with pytest.raises(stripe.RateLimitError) as caught:
             await client.v1.payment_intents.create_async(PAY)
         assert isinstance(refusal_of(caught.value), SpendCapExceeded)
-        await http_client.close_async()
+        closed: Any = http_client
+        await closed.close_async()
         return str(first.status)
 
     assert asyncio.run(pay()) == "succeeded"
@@ -142,6 +144,21 @@ def test_awaited_twilio_tries_a_refusal_once(proxy: Proxy, double: VendorDouble)
     with pytest.raises(TwilioRestException, match="run_usd_cap"):
         asyncio.run(send())
     assert len(double.requests()) == before
+
+
+def test_awaited_twilio_sends_no_lost_message_again(proxy: Proxy, double: VendorDouble) -> None:
+    """Where Twilio's answer is lost the proxy hangs up as Twilio did: a 5xx of its own would have the SDK send the message again."""
+    key, before = proxy.issue(run_usd_cap=1), len(double.truth.rows("charge", "twilio"))
+    double.script(Fault("close_after", vendor="twilio"))
+
+    async def send() -> None:
+        async with AsyncTwilioHttpClient(max_retries=3) as http_client:
+            await twilio(proxy, key["token"], http_client=http_client).messages.create_async(**MESSAGE)
+
+    with pytest.raises(aiohttp.ClientError):
+        asyncio.run(send())
+    assert len(double.truth.rows("charge", "twilio")) == before + 1
+    assert proxy.shown(key["key_id"])["in_doubt_usd"] > 0
 
 
 @pytest.mark.parametrize("scheme", ["bearer", "basic"])

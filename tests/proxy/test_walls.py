@@ -172,6 +172,19 @@ def test_two_readers_could_disagree(proxy: Proxy, vendor: JsonServer, token: str
     assert len(vendor.requests) == before
 
 
+@pytest.mark.parametrize(
+    "more", ["Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: chunked\r\nContent-Length: 60\r\n"]
+)
+def test_two_lengths_of_which_each_fits(proxy: Proxy, vendor: JsonServer, token: str, more: str) -> None:
+    """A length and chunks are refused also where both can be read: what is a body to one reader is the next request to the other."""
+    before = len(vendor.requests)
+    smuggled = f"0\r\n\r\nGET /stripe/v1/smuggled HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+    answer = proxy.told(raw(token, "/stripe/v1/customers", "POST", more, smuggled).replace(b"Connection: close\r\n", b""))
+
+    assert (status(answer), answer.count(b"HTTP/1.1 ")) == (400, 1), answer
+    assert len(vendor.requests) == before
+
+
 def test_folded_header_is_one_line(proxy: Proxy, vendor: JsonServer, token: str) -> None:
     """A folded header goes on as one line (RFC 9112, 5.2), so that nothing hides behind its fold."""
     answer = proxy.told(raw(token, more="X-Folded: a\r\n Authorization: Bearer x\r\n"))
