@@ -15,9 +15,11 @@ from keyguard.errors import (
     Refused,
     SpendCapExceeded,
 )
-from keyguard.install import Installation, idempotency_scope, install, issue, revoke, run, uninstall, use, wrap
+from keyguard.guarding import guarded
+from keyguard.install import Installation, idempotency_scope, install, issue, revoke, run, uninstall, use
 from keyguard.model import Policy, VaultKey
 from keyguard.refusals import refusal_of
+from keyguard.threads import wrap
 
 __version__ = _version("keyguard")
 
@@ -43,6 +45,7 @@ __all__ = [
     "Refused",
     "SpendCapExceeded",
     "VaultKey",
+    "guarded",
     "idempotency_scope",
     "install",
     "issue",

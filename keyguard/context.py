@@ -48,6 +48,8 @@ class RunRef:
         unit: The retryable unit (task run) within it, and `attempt`, its number from 1.
         task: What the unit is called in every execution; `persists` = its result may be kept, so that the next one skips it.
         attributes: Span attributes of that engine (`prefect.flow_run.id`, …).
+        ledger: The URL under which its budget is counted, where that came along with the run (another process took it over);
+            `env:NAME` = it was kept back because it holds a password, and the setting NAME must say it here; "" = nobody said.
     """
 
     run_id: str | None
@@ -61,12 +63,36 @@ class RunRef:
     task: str = ""
     persists: bool = False
     attributes: tuple[tuple[str, str], ...] = ()
+    ledger: str = ""
 
 
 class RunProvider(Protocol):
     """Says which run the calling code belongs to; None where its orchestrator is not running here."""
 
     def __call__(self) -> RunRef | None: ...
+
+
+class StopSign(Protocol):
+    """
+    An orchestrator's word on whether the running code has been stopped: asked before each send, never remembered by the core.
+
+    It runs within every guarded call, on whatever thread makes it: it reads memory, and asks nobody. A stop lasts for as long as the
+    orchestrator says so; the run's budget and key stay as they are.
+    """
+
+    def __call__(self, run: RunRef | None, payer: str | None, /) -> str | None:
+        """
+        Say why nothing may be sent, and what to do, in a clause that follows "… was not sent: "; None = go on.
+
+        Args:
+            run: What the providers say about the calling code.
+            payer: The run whose key pays; it may be known where the calling code's is not (a bare thread).
+        """
+        ...
+
+    def end(self) -> None:
+        """Leave off watching: keyguard is being uninstalled. Asked again later, it watches again."""
+        ...
 
 
 class Ticket:
@@ -295,6 +321,10 @@ class _State:
 
     handler: Handler | None = None
     providers: dict[str, RunProvider] = field(default_factory=dict[str, RunProvider])
+    resolvers: dict[str, Callable[[], None]] = field(default_factory=dict[str, "Callable[[], None]"])
+    stop_signs: dict[str, StopSign] = field(default_factory=dict[str, StopSign])
+    asked_signs: tuple[StopSign, ...] = ()
+    state_poll: float = 0.0
     vendor_hosts: dict[str, str] = field(default_factory=dict[str, str])
     rates: Rates | None = None
     unit_prices: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -398,9 +428,15 @@ def renew_lock() -> None:
     _state.registering = threading.RLock()
 
 
-def register_provider(name: str, provider: RunProvider) -> None:
-    """Add or replace a run-context provider; they are asked in the order of registration."""
+def register_provider(name: str, provider: RunProvider, resolve: Callable[[], None] | None = None) -> None:
+    """
+    Add or replace a run-context provider; they are asked in the order of registration.
+
+    `resolve` finds out, by whatever it takes, the root of a run that the provider could not name; then the provider can, or never will.
+    """
     _state.providers[name] = provider
+    if resolve is not None:
+        _state.resolvers[name] = resolve
 
 
 def current_run() -> RunRef | None:
@@ -413,6 +449,54 @@ def current_run() -> RunRef | None:
         if found is not None:
             return found
     return None
+
+
+def resolved_run() -> RunRef | None:
+    """
+    Return the run that the calling code belongs to, its root asked of its orchestrator where that is needed. Never within a call.
+
+    Raises:
+        WouldBlock: inside `without_blocking`, where it is needed.
+    """
+    found = current_run()
+    if found is None or found.run_id is not None:
+        return found
+    check_may_block()
+    for resolve in tuple(_state.resolvers.values()):
+        resolve()
+    return current_run()
+
+
+def register_stop(name: str, sign: StopSign) -> None:
+    """Add or replace a stop sign; the first that says stop is heard."""
+    _state.stop_signs[name] = sign
+    # A call that is asking meanwhile goes through a whole one.
+    _state.asked_signs = tuple(_state.stop_signs.values())
+
+
+def why_stopped(run: RunRef | None, payer: str | None) -> str | None:
+    """Say why the calling code may send nothing more, in the words of who stopped it; None = nobody did."""
+    for sign in _state.asked_signs:
+        why = sign(run, payer)
+        if why is not None:
+            return why
+    return None
+
+
+def end_stops() -> None:
+    """Let every stop sign leave off watching."""
+    for sign in _state.asked_signs:
+        sign.end()
+
+
+def state_poll() -> float:
+    """Return how often an orchestrator is asked for the states of the runs at work here, seconds; 0 = never."""
+    return _state.state_poll
+
+
+def set_state_poll(seconds: float) -> None:
+    """Set how often it is asked (`KEYGUARD_STATE_POLL_SECONDS`)."""
+    _state.state_poll = seconds
 
 
 def key_in_use() -> VaultKey | None:

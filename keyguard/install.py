@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
-import functools
 import getpass
 import logging
 import os
@@ -13,28 +11,29 @@ import threading
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import wrapt
 
 from keyguard import context, patches, vendors
 from keyguard.backends.local import LocalBackend
-from keyguard.errors import ConfigurationError, UnknownKey
+from keyguard.drivers import whole
+from keyguard.errors import BackendError, ConfigurationError, Refused, UnknownKey
 from keyguard.handler import CallHandler
 from keyguard.interpreter import check_interpreter
 from keyguard.model import show
-from keyguard.payer import Armed, finder_for, identity, only_observes
+from keyguard.payer import Armed, finder_for, identity, only_observes, payer_of
 from keyguard.settings import load_policy, load_settings, pinned_rates, put_in_force
+from keyguard.threads import copy_contexts, leave_contexts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from keyguard.backends import Backend
     from keyguard.fx import Rates
     from keyguard.ledgers import Ledger
     from keyguard.model import Policy, Usage, VaultKey
 
-_F = TypeVar("_F", bound="Callable[..., Any]")
 _logger = logging.getLogger("keyguard")
 _OLD_RATES_DAYS = 31
 
@@ -131,10 +130,14 @@ def install(
         _armed.settings = load_settings()
         _pin(pinned_rates(_armed.settings, fx))
         _watch_prefect()
-        run = context.current_run() or _run_of_environment()
+        run = context.resolved_run() or _run_of_environment()
         backend = _armed.open(url)
         _arm()
-        return _install_process(backend, asked) if run is None else _install_run(backend, asked, run)
+        if run is None:
+            return _install_process(backend, asked)
+        installed = _install_run(backend, asked, run)
+        _tell_prefect(backend.url)
+        return installed
 
 
 def _pin(rates: Rates | None) -> None:
@@ -159,11 +162,12 @@ def _install_run(backend: Backend, asked: Policy, run: context.RunRef) -> Instal
         raise ConfigurationError("install() was called inside a run whose root is not known in this process; call it in the root flow")
     asked = _named(asked, run)
     if not run.is_root:
-        return _install_child(asked, run.run_id)
+        return _install_child(asked, run, run.run_id)
     return _issued(backend, asked, run.run_id)
 
 
-def _install_child(asked: Policy, run_id: str) -> Installation:
+def _install_child(asked: Policy, run: context.RunRef, run_id: str) -> Installation:
+    payer_of(_armed, run)
     earlier = _armed.asked.get(run_id)
     # A child flow has another name; what it may not change is anything else.
     if earlier is None or asked.model_copy(update={"name": earlier.name}).stored() != earlier.stored():
@@ -226,6 +230,8 @@ def _arm() -> None:
     _warn_of_unknown(_armed.settings.vendor_hosts)
     put_in_force(_armed.settings)
     patches.arm()
+    if _armed.settings.copy_context:
+        copy_contexts()
     if context.handler() is None:
         context.set_handler(CallHandler(partial(finder_for, _armed), partial(identity, _armed), partial(only_observes, _armed)))
 
@@ -255,6 +261,21 @@ def _activate_prefect(_module: Any) -> None:
     prefect.mark_root()
 
 
+def _leave_prefect() -> None:
+    if "keyguard.prefect" in sys.modules:
+        from keyguard import prefect
+
+        prefect.deactivate()
+
+
+def _tell_prefect(ledger: str) -> None:
+    """Let what Prefect sends to other processes say where the current run's key is."""
+    if "keyguard.prefect" in sys.modules and "prefect" in sys.modules:
+        from keyguard import prefect
+
+        prefect.tell(ledger)
+
+
 def _run_of_environment() -> context.RunRef | None:
     run_id = _armed.settings.run_id
     return context.RunRef(run_id, "env") if run_id else None
@@ -268,6 +289,66 @@ def ledgers_in_use() -> tuple[Ledger, ...]:
     return tuple(backend.ledger for backend in backends)
 
 
+# -- for processes in which nobody has called install() -----------------------------------------------
+
+
+def stand_guard() -> None:
+    """Arm the seams without giving anybody a budget: from now on a call is paid by whoever is known to pay for it, or refused."""
+    check_interpreter()
+    with _armed.lock:
+        if context.handler() is None:
+            _armed.settings = load_settings()
+            _watch_prefect()
+            _arm()
+
+
+def require_payer() -> None:
+    """
+    Make sure that what the calling code does now is guarded: arm this process by what came along with the run, or by its environment.
+
+    Raises:
+        Refused: nobody pays for the calling code here; the process is then as it was. BackendError: its ledger cannot be asked.
+    """
+    is_armed = context.handler() is not None
+    if not is_armed:
+        check_interpreter()
+        context.check_may_block()
+        with _armed.lock:
+            _armed.settings = load_settings()
+            _watch_prefect()
+            if _armed.settings.url or _armed.settings.key or _armed.settings.run_id:
+                _armed.open(None)
+    payer_of(_armed, context.resolved_run())
+    if not is_armed:
+        with _armed.lock:
+            _arm()
+
+
+async def arequire_payer() -> None:
+    """Do what `require_payer` does, in a worker thread where it has to wait."""
+    try:
+        with context.without_blocking():
+            return require_payer()
+    except context.WouldBlock:
+        await whole(require_payer)
+
+
+def has_default() -> bool:
+    """Say whether runs that appear get a key under the process's default policy."""
+    return _armed.default is not None
+
+
+def paying_ledger() -> str:
+    """Return the URL of the ledger on which the current run's key is, issued now where the process's default policy holds; "" = none."""
+    run = context.current_run()
+    if run is None:
+        return ""
+    try:
+        return payer_of(_armed, run)[0].url
+    except (Refused, BackendError):
+        return ""
+
+
 # -- other verbs -----------------------------------------------------------------------------------
 
 
@@ -275,10 +356,13 @@ def uninstall() -> None:
     """Disarm every seam and forget what was armed; ledgers keep everything."""
     with _armed.lock:
         context.set_handler(None)
+        context.end_stops()
         context.set_rates(None)
         context.set_unit_prices({})
         context.set_price_files({})
         patches.disarm()
+        leave_contexts()
+        _leave_prefect()
         for backend in dict.fromkeys(_armed.backends.values()):
             backend.shut()
         _armed.forget()
@@ -373,18 +457,6 @@ def revoke(key: VaultKey | str | Installation, *, by: str = "") -> int:
     if not count:
         raise UnknownKey(f"no key of {run_id or key_id!r} in {', '.join(backend.url for backend in backends)}")
     return count
-
-
-def wrap(fn: _F) -> _F:
-    """Carry the current run, key and ticket context into a thread or executor: `pool.submit(keyguard.wrap(fn), …)`."""
-    carried = contextvars.copy_context()
-
-    @functools.wraps(fn)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        # A context can be entered once at a time, so each call gets a copy.
-        return carried.copy().run(fn, *args, **kwargs)
-
-    return wrapped  # type: ignore[return-value] # pyright: ignore[reportReturnType] -- same signature by construction
 
 
 def _person() -> str:

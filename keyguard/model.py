@@ -466,6 +466,7 @@ class Outcome:
             also of those whose own answer was lost; of a doubt no further request can tell what became of it.
         is_presumed: Of a release: the vendor does not show that it was executed, late enough to presume that it was not.
         is_estimate: Of a settlement: the cost is our own price, in place of one that the vendor will say later, of the first fact's object.
+        refund_id: The vendor's name for what gave money back; however often it is answered, it is counted once.
     """
 
     ending: Ending
@@ -478,6 +479,7 @@ class Outcome:
     is_final: bool = False
     is_estimate: bool = False
     is_presumed: bool = False
+    refund_id: str | None = None
 
 
 Unit = Literal["usd", "call", "email"]

@@ -302,6 +302,11 @@ def revoked(key: VaultKey, operation: Operation, state: str) -> KeyRevoked:
     )
 
 
+def stopped(key: VaultKey, operation: Operation, why: str) -> KeyRevoked:
+    """Return the error for a call of a run that its orchestrator has stopped; `why` is a clause with a remedy (`context.StopSign`)."""
+    return KeyRevoked(f"{operation.name} was not sent: {why} See: keyguard status{_run_option(key)}", **_who(key, operation))
+
+
 def _cap_message(decision: Decision, key: VaultKey, operation: Operation, remaining: int) -> str:
     amount = {"usd": show, "call": "{} calls".format, "email": "{} e-mails".format}[decision.unit]
     kind = decision.scope.partition(":")[0]

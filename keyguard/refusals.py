@@ -73,6 +73,12 @@ def refusal_of(found: object) -> Refused | None:
     return None
 
 
+def refusal_named(name: str, message: str) -> Refused | None:
+    """Return the refusal that a name and a message tell of, without its fields; None where no refusal is called so."""
+    kind = next((kind for kind in _kinds(Refused) if kind.__name__ == name), None)
+    return None if kind is None else kind(message)
+
+
 def _told(answer: object) -> Refused | None:
     """Return the refusal that an answer's header tells of, or what Twilio's SDK keeps of its body."""
     get = _attribute(_attribute(answer, "headers"), "get")

@@ -38,6 +38,11 @@ class Settings(BaseSettings):
             without it the dated list price (0.0009, `vendors/resend_prices.json`).
         twilio_prices_file: `KEYGUARD_TWILIO_PRICES_FILE`, a dated price list (JSON or TOML) over the one that keyguard comes with
             (`vendors/twilio_prices.json`); `keyguard prices refresh twilio` writes one.
+        copy_context: `KEYGUARD_COPY_CONTEXT`: `1` = threads and executors of the user's are part of the run that starts them, without
+            `keyguard.wrap` (`keyguard.threads`); without it they are refused, or are of the only run of the process.
+        state_poll_seconds: `KEYGUARD_STATE_POLL_SECONDS`, how often Prefect's API is asked whether a run that makes calls here was
+            cancelled, in seconds (1): one request for all runs of the process. 0 = never, and nothing is watched: then only the runner's
+            own signal and `keyguard revoke` stop a run.
         vendor_hosts: `KEYGUARD_VENDOR_HOSTS`, `stripe=127.0.0.1:8420,…`: stand-ins and proxies treated as the vendor's own.
     """
 
@@ -50,6 +55,8 @@ class Settings(BaseSettings):
     fx_file: Path | None = None
     resend_unit_usd: Usd | None = None
     twilio_prices_file: Path | None = None
+    copy_context: bool = False
+    state_poll_seconds: float = Field(default=1.0, ge=0, le=3600)
     vendor_hosts: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict[str, str])
 
     @property
@@ -121,10 +128,11 @@ def pinned_rates(settings: Settings, table: str | os.PathLike[str] | Mapping[str
 
 
 def put_in_force(settings: Settings) -> None:
-    """Let the settings that concern how calls are priced, and whose hosts are whose, hold for the process."""
+    """Let what concerns each call hold for the process: whose hosts are whose, prices, how often a run's state is read."""
     context.set_vendor_hosts(settings.vendor_hosts)
     context.set_unit_prices(settings.unit_prices)
     context.set_price_files(settings.price_files)
+    context.set_state_poll(settings.state_poll_seconds)
 
 
 def default_url() -> str:

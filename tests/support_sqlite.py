@@ -107,6 +107,14 @@ def _hold_lock(path: Path) -> None:
     SqliteLedger(path, durability="process", on_step=_halt_at("begun")).now()
 
 
+def _hold_engine(path: Path) -> None:
+    """Take the engine's own lock, as a program does that is not keyguard, say so, and wait for the end of stdin."""
+    db = apsw.Connection(str(path))
+    db.execute("BEGIN IMMEDIATE")
+    print("begun", flush=True)
+    sys.stdin.read()
+
+
 def _halt_at(name: str) -> Callable[[str], None]:
     def step(found: str) -> None:
         if found == name:
@@ -146,6 +154,7 @@ if __name__ == "__main__":
         "disk_full": _disk_full,
         "as_nobody": _as_nobody,
         "hold_lock": _hold_lock,
+        "hold_engine": _hold_engine,
         "halt_in_migration": _halt_in_migration,
         "fork": _fork,
     }[sys.argv[1]](Path(sys.argv[2]))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keyguard.demo.truth import charged
+from keyguard.testing.double import VendorDouble
 from tests.support_json_server import Answer, JsonServer
 from tests.support_llm_server import LlmServer
 from tests.support_prefect import API_KEY, ENVIRONMENT, make_customers
@@ -30,7 +31,7 @@ def _run(tmp_path: Path, script: str, *arguments: str, **environ: str) -> subpro
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "KEYGUARD_", "TWILIO_", "RESEND_"))}
     env |= {"KEYGUARD_URL": f"sqlite:///{tmp_path / 'ledger.db'}", **environ}
     command = [sys.executable, "-W", "error", str(EXAMPLES / script), *arguments]
-    return subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_first_example_stops_at_its_budget(standin: str, prefect_server: str, tmp_path: Path) -> None:
@@ -45,6 +46,33 @@ def test_the_first_example_stops_at_its_budget(standin: str, prefect_server: str
     assert (done.returncode, charged(standin, API_KEY)) == (1, (6000, 3)), done.stderr
     assert "stopped: " in done.stderr
     assert "$60.00" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("refunds_usd", "refunded", "ended"),
+    [
+        pytest.param("40", 2, ""),
+        pytest.param(
+            "20",
+            1,
+            "1 orders are paid and neither shipped nor refunded: refunds.create for $20.00 would pass the refund cap",
+            marks=pytest.mark.ci,
+        ),
+    ],
+    ids=["all refunds fit", "one refund is refused"],
+)
+def test_what_was_not_shipped_is_paid_back(prefect_server: str, tmp_path: Path, refunds_usd: str, refunded: int, ended: str) -> None:
+    """Three orders of $20, two cannot be shipped: those are refunded as far as the budget of refunds goes, and what is not is said."""
+    with VendorDouble() as double:
+        place = {"PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": prefect_server, "STRIPE_API_BASE": double.url}
+        env = {**ENVIRONMENT, **place, "STRIPE_SECRET_KEY": API_KEY}
+        items = ["sold-out", "book", "sold-out"]
+        done = _run(tmp_path, "06_refund_when_a_later_step_fails.py", "100", refunds_usd, *items, **env)
+        money = len(double.truth.rows("charge")), len(double.truth.rows("refund"))
+
+    assert (done.returncode, *money) == (int(bool(ended)), 3, refunded), done.stderr
+    assert (done.stdout.count("shipped book"), done.stdout.count("not shipped: there is no sold-out left")) == (1, 2)
+    assert ended in done.stderr
 
 
 def test_messages_stop_at_their_budget_and_at_the_border(tmp_path: Path) -> None:

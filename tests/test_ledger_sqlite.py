@@ -8,6 +8,9 @@ import shutil
 import signal
 import stat
 import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -398,6 +401,30 @@ def test_a_killed_holder_of_the_lock_leaves_it_free(path: Path) -> None:
     till.hold(1)
 
     assert till.ledger.verify() == []
+
+
+@pytest.mark.parametrize("who", ["hold_lock", "hold_engine"])
+def test_callers_that_queue_up_wait_for_no_longer_than_one(path: Path, who: str) -> None:
+    """Each of six threads is told within its own limit that the ledger is locked, however many were before it; then all goes on."""
+    till = opened(path, durability="process", lock_seconds=1.0)
+    waits: list[float] = []
+
+    def ask(after: float) -> None:
+        threading.Event().wait(after)
+        begun = time.monotonic()
+        with pytest.raises(LedgerUnavailable, match=r"busy|locked"):
+            till.ledger.usage("run:run-1")
+        waits.append(time.monotonic() - begun)
+
+    with child(who, path) as process:
+        pipe(process.stdout).readline()
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(ask, [0, 0.1, 0.3, 0.5, 0.7, 0.9]))
+        pipe(process.stdin).close()
+
+    assert len(waits) == 6
+    assert max(waits) < 1.6
+    assert till.hold(1)
 
 
 def test_a_forked_child_has_a_connection_of_its_own(path: Path) -> None:

@@ -245,7 +245,8 @@ class Sweep:
             thread.join(_PATIENCE)
         return not any(thread.is_alive() for thread in started)
 
-    def _commit(self, batch: list[Job]) -> int:
+    def _commit(self, batch: list[Job], gather: Callable[[list[Job]], None]) -> int:
+        gather(batch)
         for job in batch:
             job.result = job.run(job)
         return 1

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from keyguard.errors import ConfigurationError
 from keyguard.ledgers._sqlite_holds import HoldMoved
-from keyguard.model import Outcome, Receipt
+from keyguard.model import Fact, Outcome, Receipt
 
 if TYPE_CHECKING:
     from keyguard.ledgers._sqlite_charges import Charges, Ended
     from keyguard.ledgers._sqlite_holds import Hold, Holds
     from keyguard.ledgers._sqlite_log import Log
-    from keyguard.ledgers._sqlite_objects import Objects, Place
+    from keyguard.ledgers._sqlite_objects import Known, Objects, Place
     from keyguard.ledgers._sqlite_owners import Owners
-    from keyguard.model import Closing, Ending, Fact
+    from keyguard.model import Closing, Ending, Money
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 # How long what was presumed absent is asked for once more.
@@ -116,7 +116,9 @@ class Closes:
 
     def _settle(self, hold: Hold, outcome: Outcome, detail: dict[str, Any]) -> None:
         bought = _bought(hold, outcome)
-        if bought is None:
+        if outcome.refund_id is not None:
+            self._give_back(hold, outcome, outcome.refund_id, detail)
+        elif bought is None:
             self._holds.change(hold, "settle", "S", outcome.cost, 0, 0, detail, units=outcome.units)
         else:
             self._buy(hold, bought, outcome.units, detail)
@@ -124,9 +126,22 @@ class Closes:
             if fact is not bought:
                 self._observe(hold, fact)
         if outcome.refund_of is not None:
-            self._objects.refund(_place(hold), outcome.refund_of, outcome.cost)
+            self._objects.refund(_place(hold), outcome.refund_of, hold.spent)
         if outcome.is_estimate and bought is not None and hold.spent:
             self._execute("INSERT OR IGNORE INTO estimates VALUES (?,?)", (hold.id, bought.object_id))
+
+    def _give_back(self, hold: Hold, outcome: Outcome, refund_id: str, detail: dict[str, Any]) -> None:
+        """Count a refund, unless it is a replay of one that another reservation has made."""
+        known = self._objects.find(_place(hold), refund_id)
+        cost = outcome.cost if known is None else max(0, outcome.cost - known.total)
+        self._holds.change(hold, "settle", "S", cost, 0, 0, {**detail, "object": refund_id}, units=outcome.units)
+        self._learn_refund(hold, refund_id, known, cost)
+
+    def _learn_refund(self, hold: Hold, refund_id: str, known: Known | None, cost: Money) -> None:
+        total = cost + (known.total if known is not None else 0)
+        last_id = known.last_id if known is not None else hold.id
+        fact = Fact(refund_id, total, 0, total, status="refund")
+        self._objects.learn(_place(hold), fact, known, own=cost, total=total, open_id=None, last_id=last_id)
 
     def _buy(self, hold: Hold, fact: Fact, units: int | None, detail: dict[str, Any]) -> None:
         known = self._objects.find(_place(hold), fact.object_id, *fact.aliases)
@@ -211,9 +226,9 @@ class Closes:
     def _is_elses(self, hold: Hold, outcome: Outcome) -> bool:
         """Say whether what a reservation is said to have bought is another one's: each object is counted once."""
         bought = _bought(hold, outcome)
-        if bought is None or hold.adopts:
+        if (bought is None and outcome.refund_id is None) or hold.adopts:
             return False
-        names = (bought.object_id, *bought.aliases)
+        names = (outcome.refund_id or "",) if bought is None else (bought.object_id, *bought.aliases)
         buyers = {buyer for name in names for buyer in self._objects.buyers(hold.vendor, hold.account, name)}
         return any(buyer.partition("+")[0] != hold.id for buyer in buyers)
 
@@ -243,9 +258,12 @@ class Closes:
 
     def _late(self, hold: Hold, outcome: Outcome, detail: dict[str, Any]) -> Receipt:
         """Book what a call that is over did cost above what is known of it."""
-        bought = _bought(hold, outcome)
-        if bought is None:
-            spent, held, known = max(0, outcome.cost - hold.spent - self._holds.late(hold)[1]), 0, None
+        bought, known = _bought(hold, outcome), None
+        if outcome.refund_id is not None:
+            known = self._objects.find(_place(hold), outcome.refund_id)
+            spent, held = max(0, outcome.cost - (known.total if known is not None else hold.spent + self._holds.late(hold)[1])), 0
+        elif bought is None:
+            spent, held = max(0, outcome.cost - hold.spent - self._holds.late(hold)[1]), 0
         else:
             known = self._objects.find(_place(hold), bought.object_id, *bought.aliases)
             spent = max(0, bought.spent - (known.total if known is not None else hold.prior))
@@ -258,6 +276,8 @@ class Closes:
             total = max(bought.spent, known.total if known is not None else 0)
             open_id = found.id if held else known.open_id if known is not None else None
             self._objects.learn(_place(hold), bought, known, own=spent, total=total, open_id=open_id, last_id=found.id)
+        if outcome.refund_id is not None:
+            self._learn_refund(found, outcome.refund_id, known, spent)
         if outcome.refund_of is not None:
             self._objects.refund(_place(hold), outcome.refund_of, spent)
         return _receipt(found)

@@ -49,11 +49,14 @@ class ProcessLock:
         path: Its file, made if need be.
         seconds: How long to wait.
         monotonic: Seconds of a clock that never goes back.
+
+    Attributes:
+        since: When the wait of who has the lock, or is to have it, began; 0 = he did not wait.
     """
 
     def __init__(self, path: str, *, seconds: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._path, self.seconds, self._monotonic = path, seconds, monotonic
-        self._passed = 0
+        self._passed, self.since = 0, 0.0
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if os.fstat(self._fd).st_size < _SIZE:
             os.ftruncate(self._fd, _SIZE)
@@ -106,6 +109,11 @@ class ProcessLock:
             return error.errno not in {*_TAKEN, errno.EACCES}
         return True
 
+    def awaited(self, since: float) -> ProcessLock:
+        """Return the lock, to be entered by who began to wait for his turn before."""
+        self.since = since
+        return self
+
     def __enter__(self) -> None:
         if self._passed >= _IN_A_ROW:
             self._wait(self._turn.value)
@@ -116,6 +124,7 @@ class ProcessLock:
             self._wait(None)
 
     def __exit__(self, *_: object) -> None:
+        self.since = 0.0
         fcntl.flock(self._fd, fcntl.LOCK_UN)
         if self._words[_WAITING]:
             self._words[_WAITING] = 0
@@ -126,6 +135,7 @@ class ProcessLock:
 
     def let_go(self) -> None:
         """Give the lock up, if we have it, and wake nobody: who waits looks again by himself."""
+        self.since = 0.0
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
@@ -143,7 +153,8 @@ class ProcessLock:
 
     def _wait(self, turn: int | None) -> None:
         """Wait until woken; with a turn, for at least that one to pass."""
-        deadline = self._monotonic() + self.seconds
+        self.since = self.since or self._monotonic()
+        deadline = self.since + self.seconds
         self._passed = 0
         words = self._words
         while True:
@@ -158,6 +169,7 @@ class ProcessLock:
             if self._try():
                 break
             if self._monotonic() > deadline:
+                self.since = 0.0
                 raise LedgerUnavailable(
                     f"the ledger is busy: another process has held its lock {self._path} for {self.seconds:g} s. "
                     "Is one of them stopped (SIGSTOP, a debugger)?"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,9 @@ from keyguard.errors import LedgerUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
+
+    Gather: TypeAlias = "Callable[[list[Job]], None]"
 
 _BATCH = 128
 _PENDING = object()
@@ -25,17 +29,19 @@ class Job:
         run: Does the work inside the transaction; told its job, so that it need not hold it (a cycle keeps what the caller sent alive).
         asked: What it is to be done with.
         is_durable: Its commit must be on disk before the caller goes on.
+        since: When its caller began to wait, by `time.monotonic`; 0 = it did not.
         leads: Its caller leads the next batch.
         batch: The jobs that its caller took out of the queue to lead.
         wake: Held while the caller sleeps; made only for callers that must wait.
     """
 
-    __slots__ = ("asked", "batch", "error", "is_durable", "leads", "result", "run", "wake")
+    __slots__ = ("asked", "batch", "error", "is_durable", "leads", "result", "run", "since", "wake")
 
     def __init__(self, run: Callable[[Job], Any], asked: Any = None, *, is_durable: bool = False) -> None:
         self.run, self.asked = run, asked
         self.is_durable = is_durable
         self.leads = False
+        self.since = 0.0
         self.result: Any = _PENDING
         self.error: BaseException | None = None
         self.batch: list[Job] = []
@@ -52,12 +58,13 @@ class Queue:
     The queue of one ledger handle.
 
     Args:
-        commit: Runs a batch of jobs in one transaction, giving each its result or error; returns the commit's number.
+        commit: Runs a batch of jobs in one transaction, giving each its result or error; returns the commit's number. Told how to take
+            in those who wait, once it has what it must wait for: who waits in the queue meanwhile waits for no more than his own time.
         sync: Makes every commit up to a number durable.
         step: Told where an operation stands: "queued" and "synced" here.
     """
 
-    def __init__(self, commit: Callable[[list[Job]], int], sync: Callable[[int], None], step: Callable[[str], None]) -> None:
+    def __init__(self, commit: Callable[[list[Job], Gather], int], sync: Callable[[int], None], step: Callable[[str], None]) -> None:
         self._commit, self._sync, self._step = commit, sync, step
         self._lock = threading.Lock()
         self._waiting: deque[Job] = deque()
@@ -70,7 +77,7 @@ class Queue:
                 if self._is_led:
                     wake = threading.Lock()
                     wake.acquire()
-                    job.wake = wake
+                    job.wake, job.since = wake, time.monotonic()
                     self._waiting.append(job)
                 else:
                     job.leads = self._is_led = True
@@ -94,10 +101,10 @@ class Queue:
     def _lead(self, leader: Job) -> None:
         batch = leader.batch
         try:
-            if self._waiting:
-                self._gather(batch)
+            if not batch:
+                self._take(leader)
             try:
-                number = self._commit(batch)
+                number = self._commit(batch, self._gather)
             finally:
                 # The next leader works while this one syncs.
                 self._hand_over(leader)
@@ -114,11 +121,20 @@ class Queue:
         # The leader is in its own batch: without this, memory would wait for the garbage collector.
         batch.clear()
 
+    def _take(self, leader: Job) -> None:
+        """Take a leader out of the queue that was promoted while it waited there itself."""
+        with self._lock:
+            # An interrupt must find in `batch` whoever is out of the queue already.
+            leader.batch.append(leader)
+            self._waiting.remove(leader)
+
     def _gather(self, batch: list[Job]) -> None:
-        """Take who waits into a batch: the leader too, when it was promoted while it waited itself."""
+        """Take who waits into a batch."""
+        if not self._waiting:
+            return
         with self._lock:
             taken = list(islice(self._waiting, _BATCH - len(batch)))
-            # An interrupt must find in `batch` whoever is out of the queue already.
+            # As in `_take`.
             batch.extend(taken)
             for _ in taken:
                 self._waiting.popleft()

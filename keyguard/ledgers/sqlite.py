@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from keyguard.ledgers import Durability, Question
     from keyguard.ledgers._sqlite_lock import ProcessLock
+    from keyguard.ledgers._sqlite_queue import Gather
     from keyguard.model import Closing, Decision, Doubt, Memory, Money, Order, Outcome, Policy, Receipt, Usage, VaultKey
 
 _T = TypeVar("_T")
@@ -65,6 +66,7 @@ class SqliteLedger:
         clock: POSIX seconds; what the ledger stores never goes back even if the clock does.
         on_step: Told where an operation stands: "queued", "locked", "begun", "written", "committed", "unlocked", "synced", "answered".
         steps: The schema's migrations by version.
+        lock_seconds: How long a caller waits for others, of this process and of all others, before it is told that the ledger is locked.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class SqliteLedger:
         # The file's, under which no other keyguard process writes or checkpoints.
         self._file_lock: ProcessLock | None = None
         self._books: Books | None = None
-        self._committed = -1
+        self._committed, self._is_hurried = -1, False
         self._owners = Owners(new_owner(), None if self._path is None else self._path.resolve())
         # Whether this process had nothing open when it last put the file away.
         self._is_idle = True
@@ -138,6 +140,7 @@ class SqliteLedger:
         except BaseException:
             self._drop()
             raise
+        self._hurry(0)
         self._books = Books(db, self._clock, self._owners, is_idle=self._is_idle)
 
     def _open_file(self) -> None:
@@ -235,13 +238,13 @@ class SqliteLedger:
     def _is_power(self) -> bool:
         return self._durability == "power" and self._path is not None
 
-    def _commit(self, batch: list[Job]) -> int:
+    def _commit(self, batch: list[Job], gather: Gather) -> int:
         """Run a batch in one transaction; a job that fails halfway makes each job of the batch run again on its own."""
         with self._work_lock:
             if self._books is None:
                 self._connected()
             try:
-                self._transact_alone(batch)
+                self._transact_alone(batch, gather)
             except LedgerUnavailable:
                 raise
             except Exception as error:
@@ -259,7 +262,7 @@ class SqliteLedger:
         for job in batch:
             job.result = job.error = None
             try:
-                self._transact_alone([job])
+                self._transact_alone([job], _nobody_more)
             except LedgerUnavailable as error:
                 job.error = error
             except Exception as error:
@@ -268,26 +271,36 @@ class SqliteLedger:
                 job.error = self._unavailable(error)
                 job.error.__cause__ = error
 
-    def _transact_alone(self, batch: list[Job]) -> None:
-        lock = self._file_lock
+    def _transact_alone(self, batch: list[Job], gather: Gather) -> None:
+        lock, since = self._file_lock, batch[0].since
         try:
-            with lock or _nobody_else:
+            with lock.awaited(since) if since and lock is not None else lock or _nobody_else:
+                if lock is not None and (lock.since or self._is_hurried):
+                    self._hurry(lock.since)
                 try:
-                    self._transact(batch, lock, is_known=lock is None or lock.committed == self._committed)
+                    self._transact(batch, gather, lock, is_known=lock is None or lock.committed == self._committed)
                 except LogMoved:
-                    self._transact(batch, lock, is_known=False)
+                    self._transact(batch, gather, lock, is_known=False)
         except BaseException:
             # One that was injected may strike where the lock is had already, or still: others would wait until we come again.
             if lock is not None:
                 lock.let_go()
             raise
 
-    def _transact(self, batch: list[Job], lock: ProcessLock | None, *, is_known: bool) -> None:
+    def _hurry(self, since: float) -> None:
+        """Let the engine wait for a foreign lock no longer than is left to who waits for his turn since then; 0 = he did not wait."""
+        self._is_hurried = bool(since)
+        left = self._lock_seconds + (since - time.monotonic() if since else 0)
+        if self._db is not None:
+            self._db.set_busy_timeout(max(0, int(left * 1000)))
+
+    def _transact(self, batch: list[Job], gather: Gather, lock: ProcessLock | None, *, is_known: bool) -> None:
         self._step("locked")
         books = self._books or self._connected()
         try:
             # Inside: an interrupt just after BEGIN must not leave the file locked for everybody.
             books.log.begin(is_known=is_known)
+            gather(batch)
             self._step("begun")
             for job in batch:
                 try:
@@ -421,3 +434,7 @@ def _page(books: Books, *, scope: str | None, after: int) -> list[dict[str, Any]
 
 def _no_step(_name: str) -> None:
     """Be told, and do nothing."""
+
+
+def _nobody_more(_batch: list[Job]) -> None:
+    """Take nobody in: a batch that is run again has all of its jobs."""

@@ -187,6 +187,8 @@ def decided(
         return wrapped(*args, **kwargs)
     ticket = context.open_ticket()
     if ticket is not None and ticket.covers(outgoing.call):
+        if ticket.must_ask and ticket.again is not None:
+            ticket.again(ticket)
         return send(ticket, wrapped, instance, args, kwargs)
     return handler.handle(outgoing, lambda opened: send(opened, wrapped, instance, args, kwargs))
 
@@ -200,6 +202,8 @@ async def adecided(
         return await wrapped(*args, **kwargs)
     ticket = context.open_ticket()
     if ticket is not None and ticket.covers(outgoing.call):
+        if ticket.must_ask and ticket.again is not None:
+            await ticket.again(ticket)
         return await send(ticket, wrapped, instance, args, kwargs)
     return await handler.ahandle(outgoing, lambda opened: send(opened, wrapped, instance, args, kwargs))
 

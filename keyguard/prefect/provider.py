@@ -4,42 +4,63 @@ It sits on the hot path of every guarded call. It never imports Prefect and neve
 `prefect.runtime.flow_run.root_flow_run_id` does HTTP, and hangs for ever on Prefect's own event loop.
 
 A root flow run is its own `flow_run.id`, a task run outside any flow is its own `task_run.id`, a
-subflow belongs to the root that it was entered under. Contexts are followed upwards by the token
-that Prefect keeps while a context is entered; what was found is written to the in-memory labels of
-the flow run, which travel with it into worker processes.
+subflow belongs to the root that it was entered under (`marking.py`). What was read of a run object is
+remembered while it lives: a task's calls learn their run in two microseconds.
 """
 
 from __future__ import annotations
 
-import logging
 import sys
-from contextvars import Token
+import weakref
 from dataclasses import dataclass
-from typing import Any
-from uuid import uuid4
+from typing import Any, Protocol
 
-from keyguard import context
 from keyguard.context import RunRef
+from keyguard.prefect.labels import EXECUTION_LABEL, LEDGER_LABEL, ROOT_LABEL
+from keyguard.prefect.marking import ancestors, is_root, marks_of
 
-ROOT_LABEL = "keyguard.root"
-EXECUTION_LABEL = "keyguard.execution"
 
-_log = logging.getLogger("keyguard")
+class Watcher(Protocol):
+    """Who wants to know of each flow run whose context calls are made in (keyguard.prefect.cancellation); `entered` has those it knows."""
+
+    entered: dict[int, Any]
+
+    def meet(self, flow_contexts: list[Any], root_id: str | None) -> None:
+        """Learn of a context with a flow run, the innermost first, and of those it was entered under."""
+        ...
+
+
+@dataclass(slots=True)
+class _Read:
+    """
+    What was read of a run object of Prefect's, for as long as that object lives; a retry of a flow has another object.
+
+    Attributes:
+        of: The flow run, or the task run where there is no flow.
+        shared: What holds in the run itself, and in every task of it.
+        last: The task run that was last asked for, and what was told of its attempt. One, because most tasks make one call.
+    """
+
+    of: weakref.ref[Any]
+    shared: RunRef
+    last: tuple[weakref.ref[Any], RunRef] | None = None
 
 
 @dataclass(slots=True)
 class _State:
-    """Whether the log line about a Prefect that hides its tokens was written."""
+    """Who watches the runs that are seen."""
 
-    warned: bool = False
+    watcher: Watcher | None = None
 
 
 _state = _State()
+# By the identity of the run object, which is told by the weak reference: contexts and runs of Prefect's are not hashable.
+_reads: dict[int, _Read] = {}
 
 
-def activate() -> None:
-    """Make Prefect's runs known to keyguard; calling it again changes nothing."""
-    context.register_provider("prefect", provider)
+def set_watcher(watcher: Watcher) -> None:
+    """Let somebody know of each flow run that is seen here."""
+    _state.watcher = watcher
 
 
 def provider() -> RunRef | None:
@@ -51,54 +72,81 @@ def provider() -> RunRef | None:
     if flow_context_type is None or task_context_type is None:
         return None
     flow_context, task_context = flow_context_type.get(), task_context_type.get()
-    task_run = None if task_context is None else task_context.task_run
     if flow_context is not None and flow_context.flow_run is not None:
-        return _in_flow(flow_context, task_context, task_run)
-    return None if task_run is None else _in_task(task_context, task_run)
+        return _in_flow(flow_context, task_context)
+    return None if task_context is None or task_context.task_run is None else _in_task(task_context)
 
 
-def mark_root() -> None:
-    """Write the root's id to the labels of the running flow run, so that contexts sent to other processes carry it."""
-    provider()
-
-
-def _in_flow(flow_context: Any, task_context: Any, task_run: Any) -> RunRef:
+def _in_flow(flow_context: Any, task_context: Any) -> RunRef:
     flow_run = flow_context.flow_run
-    is_root = _is_root(flow_run)
-    run_id, execution = _root_labels(flow_run) if is_root else _child_labels(flow_context)
-    flow = flow_context.flow
+    read = _reads.get(id(flow_run))
+    if read is None or read.of() is not flow_run or not _is_labelled(flow_run, read.shared):
+        read = _remembered(flow_run, _flow_ref(flow_context))
+    if _state.watcher is not None and id(flow_run) not in _state.watcher.entered:
+        _state.watcher.meet([entered for entered in ancestors(flow_context) if entered.flow_run is not None], read.shared.run_id)
+    task_run = None if task_context is None else task_context.task_run
+    return read.shared if task_run is None else _of_task(read, task_context, task_run)
+
+
+def _flow_ref(flow_context: Any) -> RunRef:
+    flow_run, flow, marks = flow_context.flow_run, flow_context.flow, marks_of(flow_context)
     return RunRef(
-        run_id=run_id,
+        run_id=None if marks is None else marks.root,
         engine="prefect",
         name=flow_run.name or "",
         flow_name=flow.name if flow is not None else "",
-        is_root=is_root,
-        execution=execution,
-        unit="" if task_run is None else str(task_run.id),
-        attempt=1 if task_run is None else max(1, task_run.run_count),
-        task="" if task_run is None else _task_key(task_context),
-        persists=task_run is not None and _persists(task_context),
-        attributes=_attributes(flow_run, flow, task_run),
+        is_root=is_root(flow_run),
+        execution="" if marks is None else marks.execution,
+        attributes=_attributes(flow_run, flow),
+        ledger="" if marks is None else marks.ledger,
     )
 
 
-def _in_task(task_context: Any, task_run: Any) -> RunRef:
+def _in_task(task_context: Any) -> RunRef:
     """Describe a task run that has no flow context here; its run is the outermost task, unless a flow elsewhere owns it."""
-    *_, outermost = _ancestors(task_context)
-    owner = outermost.task_run
-    return RunRef(
+    task_run = task_context.task_run
+    read = _reads.get(id(task_run))
+    if read is None or read.of() is not task_run:
+        *_, outermost = ancestors(task_context)
+        owner = outermost.task_run
         # A task run of a flow whose context did not travel: the flow may be a subflow, so its id is no answer.
-        run_id=str(owner.id) if getattr(owner, "flow_run_id", None) is None else None,
-        engine="prefect",
-        name=owner.name or "",
-        is_root=owner is task_run,
-        execution=str(owner.id),
-        unit=str(task_run.id),
-        attempt=max(1, task_run.run_count),
-        task=_task_key(task_context),
-        persists=_persists(task_context),
-        attributes=(("prefect.task_run.id", str(task_run.id)),),
-    )
+        run_id = str(owner.id) if getattr(owner, "flow_run_id", None) is None else None
+        shared = RunRef(run_id, "prefect", owner.name or "", is_root=owner is task_run, execution=str(owner.id))
+        read = _remembered(task_run, shared)
+    return _of_task(read, task_context, task_run)
+
+
+def _of_task(read: _Read, task_context: Any, task_run: Any) -> RunRef:
+    """Return what is told of the calling attempt of a task."""
+    shared, last, attempt = read.shared, read.last, max(1, task_run.run_count)
+    if last is not None and last[0]() is task_run and last[1].attempt == attempt:
+        return last[1]
+    unit = str(task_run.id)
+    told = RunRef(
+        shared.run_id, shared.engine, shared.name, shared.flow_name, shared.is_root, shared.execution,
+        unit, attempt, _task_key(task_context), _persists(task_context), (*shared.attributes, ("prefect.task_run.id", unit)),
+        ledger=shared.ledger,
+    )  # fmt: skip
+    read.last = (weakref.ref(task_run), told)
+    return told
+
+
+def _remembered(run: Any, shared: RunRef) -> _Read:
+    """Keep what was read of a run while it lives; not that its root is unknown, which may come to be known."""
+    if shared.run_id is None:
+        return _Read(weakref.ref(run), shared)
+    key = id(run)
+    read = _reads[key] = _Read(weakref.ref(run, lambda _: _reads.pop(key, None)), shared)
+    return read
+
+
+def _is_labelled(flow_run: Any, shared: RunRef) -> bool:
+    """Say whether the labels that name a run's root, execution and ledger are still those that were read."""
+    labels = getattr(flow_run, "labels", None)
+    if labels is None:
+        return True
+    is_same = labels.get(ROOT_LABEL) == shared.run_id and labels.get(EXECUTION_LABEL, "") == shared.execution
+    return bool(is_same and labels.get(LEDGER_LABEL, "") == shared.ledger)
 
 
 def _task_key(task_context: Any) -> str:
@@ -117,75 +165,12 @@ def _persists(task_context: Any) -> bool:
     return has_policy or getattr(task, "cache_key_fn", None) is not None or getattr(task, "result_storage_key", None) is not None
 
 
-def _is_root(flow_run: Any) -> bool:
-    return getattr(flow_run, "parent_task_run_id", None) is None
-
-
-def _root_labels(flow_run: Any) -> tuple[str, str]:
-    """Return a root's id and execution token, both written to its labels; Prefect reads the run anew for each attempt."""
-    run_id, labels = str(flow_run.id), _labels(flow_run)
-    labels[ROOT_LABEL] = run_id
-    # setdefault is atomic: threads that race for the first call of an attempt agree on one token.
-    execution = labels.get(EXECUTION_LABEL) or labels.setdefault(EXECUTION_LABEL, uuid4().hex)
-    return run_id, str(execution)
-
-
-def _child_labels(flow_context: Any) -> tuple[str | None, str]:
-    labels = _labels(flow_context.flow_run)
-    if ROOT_LABEL not in labels:
-        roots = [ancestor.flow_run for ancestor in _ancestors(flow_context) if ancestor.flow_run is not None]
-        if not _is_root(roots[-1]):
-            inherited = _labels(roots[-1])
-            if ROOT_LABEL not in inherited:
-                return None, ""
-            labels |= {ROOT_LABEL: inherited[ROOT_LABEL], EXECUTION_LABEL: inherited.get(EXECUTION_LABEL, "")}
-        else:
-            labels[ROOT_LABEL], labels[EXECUTION_LABEL] = _root_labels(roots[-1])
-    return str(labels[ROOT_LABEL]), str(labels.get(EXECUTION_LABEL, ""))
-
-
-def _labels(flow_run: Any) -> dict[str, Any]:
-    labels: dict[str, Any] | None = getattr(flow_run, "labels", None)
-    return {} if labels is None else labels
-
-
-def _ancestors(entered: Any) -> list[Any]:
-    """
-    Return a context and those it was entered under, innermost first.
-
-    Prefect keeps the token of `ContextVar.set` while a context is entered and drops it at the exit,
-    so the chain ends at a context that is not entered any more.
-    """
-    chain = [entered]
-    while (above := _above(chain[-1])) is not None:
-        chain.append(above)
-    return chain
-
-
-def _above(entered: Any) -> Any:
-    try:
-        token = entered._token  # noqa: SLF001 -- Prefect shows the outer context nowhere else
-    except AttributeError:
-        _warn_once()
-        return None
-    above = token.old_value if isinstance(token, Token) else None
-    return None if above is Token.MISSING else above
-
-
-def _warn_once() -> None:
-    if not _state.warned:
-        _state.warned = True
-        _log.warning("this version of Prefect hides which run a subflow belongs to; guarded calls in subflows will be refused")
-
-
-def _attributes(flow_run: Any, flow: Any, task_run: Any) -> tuple[tuple[str, str], ...]:
+def _attributes(flow_run: Any, flow: Any) -> tuple[tuple[str, str], ...]:
     """Return the span attributes; their names are documented in the attribute table of telemetry."""
     deployment = getattr(flow_run, "deployment_id", None)
     pairs = [("prefect.flow_run.id", str(flow_run.id)), ("prefect.flow_run.name", flow_run.name or "")]
     if flow is not None:
         pairs.append(("prefect.flow.name", flow.name))
-    if task_run is not None:
-        pairs.append(("prefect.task_run.id", str(task_run.id)))
     if deployment is not None:
         pairs.append(("prefect.deployment.id", str(deployment)))
     return tuple(pairs)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from keyguard.refusals import refusal_of
+from keyguard.refusals import refusal_named, refusal_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from typing import TypeAlias
 
     from keyguard.errors import Refused
@@ -27,15 +27,15 @@ def retry_unless_refused(task: Any, task_run: Any, state: Any) -> bool:
     Tell Prefect not to retry a task that keyguard refused; any other failure may be retried.
 
     For sync and async tasks: `@task(retries=3, retry_condition_fn=retry_unless_refused)`. The refusal is found
-    behind `raise … from`, in exception groups, in results, and in the 403 that a vendor registered with `on_refused="response"`
-    gives for it. Does not limit flow-level retries.
+    behind `raise … from`, in exception groups, in results and states, and in the 403 that a vendor registered with
+    `on_refused="response"` gives for it. While keyguard is armed its patch of Prefect's engine (keyguard.prefect.engine) does the same
+    for every task, and for flows, so this is for where that log line says that it cannot.
     """
     refusal = find_refusal(state.data)
     if refusal is None:
         return True
-    name = getattr(task_run, "name", None) or getattr(task, "name", "task")
-    # Prefect logs neither error nor traceback when a condition says no while retries are left.
-    _run_logger().error("%s is not retried: %s: %s", name, type(refusal).__name__, refusal)
+    name: str = getattr(task_run, "name", None) or getattr(task, "name", None) or "task"
+    say_not_retried(_run_logger(), name, refusal)
     return False
 
 
@@ -57,9 +57,32 @@ def retry_unless_refused_and(condition: Condition) -> Condition:
 
 
 def find_refusal(failure: object) -> Refused | None:
-    """Return the refusal behind an exception (`keyguard.refusal_of`), or behind the one in a Prefect result record; else None."""
-    start = failure if isinstance(failure, BaseException) else getattr(failure, "result", None)
-    return refusal_of(start) if isinstance(start, BaseException) else None
+    """
+    Return keyguard's refusal behind what Prefect holds of a failure; None where keyguard refused nothing.
+
+    Looks into an exception (`keyguard.refusal_of`), a result record, a failed state, and lists of them, as a flow returns. Of a state
+    that was read from the API, whose exception is in a storage, the name tells: then the refusal has its message, and no fields.
+    """
+    if isinstance(failure, BaseException):
+        return refusal_of(failure)
+    if isinstance(failure, list | tuple | set | frozenset):
+        among: Iterable[object] = cast("Iterable[object]", failure)
+        return next((found for one in among if (found := find_refusal(one)) is not None), None)
+    is_failed = getattr(failure, "is_failed", None)
+    if callable(is_failed):
+        return _of_state(failure) if is_failed() else None
+    # A result record; `result` of anything else that is no exception or state tells nothing.
+    kept = getattr(failure, "result", None)
+    return None if kept is None or callable(kept) else find_refusal(kept)
+
+
+def _of_state(state: Any) -> Refused | None:
+    return find_refusal(state.data) or refusal_named(str(state.name), str(state.message))
+
+
+def say_not_retried(logger: logging.Logger | logging.LoggerAdapter[Any], name: str, refusal: Refused) -> None:
+    """Log it: Prefect logs neither error nor traceback when a condition says no while retries are left."""
+    logger.error("%s is not retried: %s: %s", name, type(refusal).__name__, refusal)
 
 
 def _run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:

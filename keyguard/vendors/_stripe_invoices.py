@@ -160,7 +160,7 @@ def _credited(_call: Call, quote: Quote, body: dict[str, Any], request_id: str |
     if body.get("post_payment_amount") is not None:
         # The rest of it only makes an open invoice cheaper: "by which the invoice's amount_remaining and amount_due were reduced".
         cost = min(cost, max(0, money.units(body, "post_payment_amount") - money.units(body, "out_of_band_amount", 0)))
-    return Outcome("settled", cost=cost, refund_of=quote.object_id, request_id=request_id)
+    return Outcome("settled", cost=cost, refund_of=quote.object_id, request_id=request_id, refund_id=money.id_of(body.get("id")))
 
 
 def settled(call: Call, quote: Quote, body: dict[str, Any], request_id: str | None) -> Outcome:

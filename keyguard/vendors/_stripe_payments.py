@@ -201,7 +201,8 @@ def _refunded(_call: Call, quote: Quote, body: dict[str, Any], request_id: str |
     # The older path answers with the charge, whose totals do not tell this refund from earlier ones.
     cost = money.units(body, "amount") if kind == "refund" else quote.amount
     charge = body if kind == "charge" else body.get("payment_intent") or body.get("charge")
-    return Outcome("settled", cost=cost, refund_of=quote.object_id or money.id_of(charge), request_id=request_id)
+    refund_id = money.id_of(body.get("id")) if kind == "refund" else None
+    return Outcome("settled", cost=cost, refund_of=quote.object_id or money.id_of(charge), request_id=request_id, refund_id=refund_id)
 
 
 def _processing(_call: Call, quote: Quote, body: dict[str, Any], request_id: str | None) -> Outcome:

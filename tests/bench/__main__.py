@@ -10,7 +10,16 @@ from pathlib import Path
 
 import apsw
 
-from tests.bench import bench_async, bench_call, bench_identity, bench_import, bench_ledger, bench_unguarded
+from tests.bench import (
+    bench_async,
+    bench_call,
+    bench_context,
+    bench_identity,
+    bench_import,
+    bench_ledger,
+    bench_stop,
+    bench_unguarded,
+)
 
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 
@@ -26,9 +35,11 @@ def main(arguments: list[str]) -> int:
         *bench_ledger.run(short),
         *bench_identity.run(short),
         *bench_call.run(short),
+        *bench_stop.run(short),
         *bench_unguarded.run(short),
         *bench_import.run(short),
         *bench_async.run(short),
+        *bench_context.run(short),
     ]
     cells = [("what", "measured", "target"), ("---", "---", "---"), *(row.cells() for row in rows)]
     lines = [f"| {' | '.join(line)} |" for line in cells]

@@ -233,11 +233,11 @@ class Bookings(Checks):
         charge = record.charge
         run, seen = charge.run, told.seen
         if told.refund_id:
-            name = f"{told.refund_id} {charge.id}" if self.tolerates("refund replay") else told.refund_id
+            # A replay of it, under a key of the caller's own, is another charge's; it is counted where it was told first.
             if charge.pot == "refund":
-                run.told_refunds[name] = told.refund
+                run.told_refunds.setdefault(told.refund_id, told.refund)
             else:
-                run.told_foreign[name] = (charge, told.refund)
+                run.told_foreign.setdefault(told.refund_id, (charge, told.refund))
         thing = run.things.get((seen.intent.account, seen.intent.id)) if seen is not None else None
         if thing is None or seen is None:
             return

@@ -48,7 +48,7 @@ def ask_about(ledger: SimulatedLedger, judge: Judge, intent: Doubt) -> str:
 def _answer(charge: Charge) -> Answer | None:
     """Return what the vendor would show of a charge; None = it has never executed it."""
     if charge.operation == "refunds.create":
-        return Answer(200, b"", refund=charge.gave_back, refund_id=f"of {charge.id}") if charge.gave_back else None
+        return Answer(200, b"", refund=charge.gave_back, refund_id=charge.refund_id) if charge.gave_back else None
     thing = charge.thing
     if thing is None or not (charge.adopts or thing.maker is charge) or thing.intent.is_loose:
         return None
@@ -59,5 +59,6 @@ def _outcome(charge: Charge, answer: Answer | None) -> Outcome:
     if answer is None:
         return Outcome("released", source="local")
     if answer.refund:
-        return Outcome("settled", cost=answer.refund, refund_of=charge.thing.intent.id if charge.thing is not None else None)
+        refund_of = charge.thing.intent.id if charge.thing is not None else None
+        return Outcome("settled", cost=answer.refund, refund_of=refund_of, refund_id=answer.refund_id)
     return Outcome("settled", facts=(intent_fact(json.loads(answer.body)),))

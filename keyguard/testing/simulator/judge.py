@@ -73,10 +73,10 @@ class Judge(Bookings):
             over = f"{run.overrun} of it unforeseeable"
             raise self.broken("I1", f"{run.run_id} was charged {run.charged}, {over}, on a cap of at most {run.top}")
 
-    def refunded(self, request: Request, intent: Intent, amount: int) -> None:
+    def refunded(self, request: Request, intent: Intent, amount: int, refund_id: str) -> None:
         """Money was given back."""
         charge: Charge = request.by
-        charge.gave_back += amount
+        charge.gave_back, charge.refund_id = charge.gave_back + amount, refund_id
         if charge.pot == "run":
             charge.run.foreign.append((charge, amount))
             return

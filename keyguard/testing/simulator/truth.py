@@ -35,7 +35,7 @@ class Charge:
         at: The ledger's time when it was made.
         is_over: How it ended was told to the ledger.
         is_free: Surely nothing of it was executed.
-        gave_back: What it refunded.
+        gave_back: What it refunded; `refund_id`, under which name.
         torn: Where its reserve raised: the earlier ones that it may have taken over.
     """
 
@@ -59,6 +59,7 @@ class Charge:
     is_over: bool = False
     is_free: bool = False
     gave_back: int = 0
+    refund_id: str = ""
     torn: list[Charge] = field(default_factory=list["Charge"])
     day_before: str = ""
 

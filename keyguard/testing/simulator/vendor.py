@@ -46,7 +46,7 @@ class Watcher(Protocol):
         """The request that made it was executed to its end."""
         ...
 
-    def refunded(self, request: Request, intent: Intent, amount: int) -> None:
+    def refunded(self, request: Request, intent: Intent, amount: int, refund_id: str) -> None:
         """Money was given back."""
         ...
 
@@ -213,12 +213,13 @@ class Vendor:
     def _refund(self, request: Request, intent: Intent, amount: int) -> Answer:
         intent.refunded += amount
         self._refunds += 1
-        self._watcher.refunded(request, intent, amount)
+        refund_id = f"re_{self._refunds}"
+        self._watcher.refunded(request, intent, amount, refund_id)
         body: dict[str, Any] = {
-            "id": f"re_{self._refunds}", "object": "refund", "amount": amount // CENT, "currency": "usd", "status": "succeeded",
+            "id": refund_id, "object": "refund", "amount": amount // CENT, "currency": "usd", "status": "succeeded",
             "payment_intent": intent.id,
         }  # fmt: skip
-        return Answer(200, json.dumps(body).encode(), refund=amount, refund_id=body["id"])
+        return Answer(200, json.dumps(body).encode(), refund=amount, refund_id=refund_id)
 
     def _read(self, request: Request) -> Answer:
         intent = self.intents.get((request.account, request.words[1]))

@@ -1,0 +1,48 @@
+"""What a refused run is called in Prefect: its one failed state carries the refusal's name and its amounts. Imports no Prefect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from keyguard.prefect.retry import find_refusal
+
+if TYPE_CHECKING:
+    from keyguard.errors import Refused
+
+# What Prefect calls a failed state that nobody has named; "TimedOut", and a name that the user has given, stay.
+_UNNAMED = "Failed"
+
+
+def name_refused(state: Any) -> Refused | None:
+    """
+    Name a failed state after keyguard's refusal behind it (`SpendCapExceeded`), and let its message give the amounts.
+
+    Returns:
+        The refusal; None, and the state as it is, where it has not failed or keyguard refused nothing.
+    """
+    refusal = find_refusal(state) if state.is_failed() else None
+    if refusal is None:
+        return None
+    if state.name == _UNNAMED:
+        state.name = type(refusal).__name__
+    message = state.message or ""
+    # Of an error that wraps the refusal, and of several states, Prefect's message gives no amount.
+    if str(refusal) not in message:
+        state.message = f"{message} ({type(refusal).__name__}: {refusal})".strip()
+    return refusal
+
+
+def name_refused_state(flow: Any, flow_run: Any, state: Any) -> None:
+    """
+    Name the state of a refused flow run, afterwards: `@flow(on_failure=[name_refused_state])`.
+
+    While keyguard is armed its patch of Prefect's engine names the state before it is proposed, and this does nothing. It is for a
+    Prefect whose engine is not as known, where keyguard's log says so: there the run has a second, forced state.
+    """
+    before = state.name
+    if name_refused(state) is None or state.name == before:
+        return
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run.id, state, force=True)
