@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,18 +13,19 @@ from starlette.routing import Route
 from keyguard.cli.figures import row
 from keyguard.drivers import whole
 from keyguard.errors import ConfigurationError, KeyguardError
-from keyguard.model import to_money, to_usd
+from keyguard.model import to_money
 from keyguard.proxy.denials import denial, plain
 from keyguard.proxy.issuing import read_json, wanted
 from keyguard.proxy.limits import ClientGone, read_body
 from keyguard.proxy.routing import Misdirected
+from keyguard.proxy.showing import CAPABILITIES, day_of, handle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
 
-    from keyguard.model import Policy, Usage, VaultKey
+    from keyguard.model import Policy, VaultKey
     from keyguard.proxy.admins import Admins
     from keyguard.proxy.backend import MintedBackend
     from keyguard.proxy.limits import Room
@@ -34,14 +34,6 @@ if TYPE_CHECKING:
 
     Answering = Callable[[Request, str], Awaitable[Response]]
 
-# What a client may rely on beyond Keybrake's own contract.
-CAPABILITIES: dict[str, Any] = {
-    "run_caps": True, "call_caps": True, "refund_caps": True, "call_counts": True, "email_counts": True, "rules": True, "doubts": True,
-    "usage": True, "audit": True, "raise": True, "revoke_by": ["key_id", "run_id", "label", "policy"], "dialects": ["vault", "v1"],
-    "streams": True,
-}  # fmt: skip
-# Of the policy, in dollars.
-_AMOUNTS = frozenset({"run_usd_cap", "daily_usd_cap", "call_usd_cap", "refund_usd_cap"})
 _MOST = 500
 _CODES = {400: "bad_request", 401: "unauthorized", 404: "not_found", 408: "timeout", 413: "too_large", 422: "invalid", 503: "busy"}
 
@@ -112,7 +104,7 @@ class Vault:
         said = {
             "vault_key": token,
             "token": token,
-            **_handle(key, self._backend.ledger.now()),
+            **handle(key, self._backend.ledger.now()),
             "warnings": list(warnings),
             "capabilities": CAPABILITIES,
         }
@@ -125,7 +117,7 @@ class Vault:
         def read() -> list[dict[str, Any]]:
             self._backend.sweep(always=True)
             now = ledger.now()
-            return [{**_handle(key, now), **row(key, usage, now)} for key, usage in ledger.runs(limit)]
+            return [{**handle(key, now), **row(key, usage, now)} for key, usage in ledger.runs(limit)]
 
         return JSONResponse({"keys": await whole(read)})
 
@@ -138,7 +130,7 @@ class Vault:
         assert usage is not None, "a key has a budget"
         day = self._backend.ledger.usage(f"policy:{key.policy_name}") if key.policy.daily_usd_cap is not None else None
         now = self._backend.ledger.now()
-        return {**_handle(key, now), **row(key, usage, now), "day": None if day is None else _day(day), "capabilities": CAPABILITIES}
+        return {**handle(key, now), **row(key, usage, now), "day": None if day is None else day_of(day), "capabilities": CAPABILITIES}
 
     async def _change(self, request: Request, who: str) -> Response:
         body = await self._body(request)
@@ -166,7 +158,7 @@ class Vault:
             self._known(key_id)
             return {
                 "revoked": self._backend.ledger.revoke(key_id=key_id, by=who),
-                **_handle(self._known(key_id), self._backend.ledger.now()),
+                **handle(self._known(key_id), self._backend.ledger.now()),
             }
 
         return JSONResponse(await whole(revoke))
@@ -209,31 +201,6 @@ class Vault:
     def _key_id(request: Request) -> str:
         found: str = request.path_params["key_id"]
         return found
-
-
-def _handle(key: VaultKey, now: float) -> dict[str, Any]:
-    """Return a key's names and policy, as every answer about it has them."""
-    state = "expired" if key.state == "active" and key.expires_at is not None and key.expires_at <= now else key.state
-    stored = key.policy.stored()
-    policy = {
-        name: to_usd(value) if name in _AMOUNTS or (name == "unpriced" and isinstance(value, int)) else value
-        for name, value in stored.items()
-    }
-    expires_at = None if key.expires_at is None else datetime.fromtimestamp(key.expires_at, timezone.utc).isoformat(timespec="seconds")
-    return {
-        "key_id": key.key_id, "id": key.key_id, "run_id": key.run_id, "vendor": key.policy.vendor, "state": state,
-        "expires_at": None if expires_at is None else expires_at.replace("+00:00", "Z"), "agent_run_label": key.policy.agent_run_label,
-        "daily_usd_cap": policy.get("daily_usd_cap"), "run_usd_cap": policy.get("run_usd_cap"), "policy_in_force": policy,
-    }  # fmt: skip
-
-
-def _day(usage: Usage) -> dict[str, Any]:
-    """Return the figures of a policy's day."""
-    cap, remaining = usage.cap, usage.remaining
-    return {
-        "cap_usd": None if cap is None else to_usd(cap), "spent_usd": to_usd(usage.spent), "held_usd": to_usd(usage.held),
-        "in_doubt_usd": to_usd(usage.doubt), "remaining_usd": None if remaining is None else to_usd(remaining),
-    }  # fmt: skip
 
 
 def _number(request: Request, name: str, default: int, *, most: int, least: int = 1) -> int:

@@ -140,7 +140,8 @@ def test_several_workers_one_cap(double: VendorDouble, tmp_path: Path) -> None:
         assert len(workers) >= 2
         proxy.stop()
 
-    assert [pid for pid in workers if is_alive(pid)] == []
+    # One of them keeps multiprocessing's books, and ends a moment later.
+    assert outliving(workers) == []
 
 
 @pytest.mark.ci
@@ -150,12 +151,8 @@ def test_workers_end_with_a_killed_parent(double: VendorDouble, tmp_path: Path) 
         proxy.ask("GET", "/readyz")
         workers = children(proxy.process.pid)
         proxy.kill()
-        for _ in range(300):
-            if not any(is_alive(pid) for pid in workers):
-                break
-            threading.Event().wait(0.1)
 
-        assert [pid for pid in workers if is_alive(pid)] == []
+        assert outliving(workers) == []
         with proxy:
             assert proxy.ask("GET", "/readyz").status_code == 200
 
@@ -163,6 +160,15 @@ def test_workers_end_with_a_killed_parent(double: VendorDouble, tmp_path: Path) 
 def children(pid: int) -> list[int]:
     """Return the processes that a process has started, of which one serves each."""
     return [int(found) for found in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def outliving(pids: list[int]) -> list[int]:
+    """Return those of some processes that are still there after a while."""
+    for _ in range(300):
+        if not any(is_alive(pid) for pid in pids):
+            break
+        threading.Event().wait(0.1)
+    return [pid for pid in pids if is_alive(pid)]
 
 
 def is_alive(pid: int) -> bool:
