@@ -19,6 +19,8 @@ _OURS = frozenset({
     b"accept-encoding", b"baggage", b"content-length", b"cookie", b"expect", b"forwarded", b"host", b"traceparent", b"tracestate", b"via",
     b"x-agent-run-id", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto", b"x-real-ip",
 })  # fmt: skip
+# By these a client knows that keyguard refused a call and nothing was sent: no vendor may say that of one that it charged for.
+_RESERVED = b"x-keyguard-"
 # Not the vendor's to say about the proxy's host and connection.
 _THEIRS = frozenset({b"alt-svc", b"date", b"server", b"set-cookie", b"strict-transport-security"})
 
@@ -37,7 +39,7 @@ def downwards(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Return the headers of an answer as the client gets them."""
     lowered = [(name.lower(), value) for name, value in headers]
     drop = _HOP_BY_HOP | _THEIRS | _named(lowered)
-    return [(name, value) for name, value in lowered if name not in drop]
+    return [(name, value) for name, value in lowered if name not in drop and not name.startswith(_RESERVED)]
 
 
 def _named(headers: Headers) -> set[bytes]:

@@ -218,8 +218,13 @@ def load_proxy_settings(**options: Any) -> ProxySettings:
     Read the environment, under the options that were given (None = not given).
 
     Raises:
-        ConfigurationError: a setting that cannot be read.
+        ConfigurationError: a setting that cannot be read, or that nobody knows: of a limit with a letter too many nobody may believe
+            that it holds.
     """
+    prefix, known = ProxySettings.model_config.get("env_prefix", ""), {name.upper() for name in ProxySettings.model_fields}
+    strange = sorted(name for name in os.environ if name.startswith(prefix) and name.removeprefix(prefix).upper() not in known)
+    if strange:
+        raise ConfigurationError(f"unknown setting {', '.join(strange)}; known: {', '.join(sorted(prefix + name for name in known))}")
     try:
         return ProxySettings(**{name: value for name, value in options.items() if value is not None})
     except (ValidationError, ValueError) as error:

@@ -208,6 +208,7 @@ def test_tls(double: VendorDouble, tmp_path: Path) -> None:
         ({"KEYGUARD_PROXY_HOST": "192.0.2.1", "KEYGUARD_PROXY_ALLOW_PLAIN": "1"}, "cannot listen on 192.0.2.1"),
         ({"KEYGUARD_PROXY_WORKERS": "2", "KEYGUARD_PROXY_LEDGER": "sqlite://"}, "in memory"),
         ({"KEYGUARD_PROXY_PORT": "70000"}, "port"),
+        ({"KEYGUARD_PROXY_MAX_BODY": "1"}, "unknown setting KEYGUARD_PROXY_MAX_BODY; known: KEYGUARD_PROXY_ADMIN_TOKENS,"),
     ],
 )
 def test_what_cannot_be_served(

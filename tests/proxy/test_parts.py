@@ -195,6 +195,11 @@ def test_headers_of_one_connection() -> None:
     assert downwards([(name.title(), value) for name, value in headers]) == [(b"x-two", b"2")]
 
 
+def test_vendor_cannot_say_that_keyguard_refused() -> None:
+    """The header by which a refusal is known comes from the proxy alone: a vendor that sends it is not passed on."""
+    assert downwards([(b"X-Keyguard-Refusal", b"{}"), (b"X-Request-Id", b"r")]) == [(b"x-request-id", b"r")]
+
+
 # -- denials -----------------------------------------------------------------------------------------
 
 
