@@ -130,14 +130,15 @@ def install(
         _armed.settings = load_settings()
         _pin(pinned_rates(_armed.settings, fx))
         _watch_prefect()
-        run = context.resolved_run() or _run_of_environment()
+    # An orchestrator may have to be asked, before and after: not while other threads wait for the lock.
+    run = context.resolved_run()
+    with _armed.lock:
+        run = run or _run_of_environment()
         backend = _armed.open(url)
         _arm()
-        if run is None:
-            return _install_process(backend, asked)
-        installed = _install_run(backend, asked, run)
-        _tell_prefect(backend.url)
-        return installed
+        installed = _install_process(backend, asked) if run is None else _install_run(backend, asked, run)
+    _tell_prefect()
+    return installed
 
 
 def _pin(rates: Rates | None) -> None:
@@ -167,7 +168,10 @@ def _install_run(backend: Backend, asked: Policy, run: context.RunRef) -> Instal
 
 
 def _install_child(asked: Policy, run: context.RunRef, run_id: str) -> Installation:
-    payer_of(_armed, run)
+    try:
+        payer_of(_armed, run)
+    except Refused as error:
+        raise ConfigurationError(f"install() in a subflow shares the budget of its root run. {error}") from error
     earlier = _armed.asked.get(run_id)
     # A child flow has another name; what it may not change is anything else.
     if earlier is None or asked.model_copy(update={"name": earlier.name}).stored() != earlier.stored():
@@ -268,12 +272,12 @@ def _leave_prefect() -> None:
         prefect.deactivate()
 
 
-def _tell_prefect(ledger: str) -> None:
+def _tell_prefect() -> None:
     """Let what Prefect sends to other processes say where the current run's key is."""
     if "keyguard.prefect" in sys.modules and "prefect" in sys.modules:
         from keyguard import prefect
 
-        prefect.tell(ledger)
+        prefect.tell(paying_ledger())
 
 
 def _run_of_environment() -> context.RunRef | None:
@@ -308,6 +312,7 @@ def require_payer() -> None:
 
     Raises:
         Refused: nobody pays for the calling code here; the process is then as it was. BackendError: its ledger cannot be asked.
+            Neither where everything armed only observes.
     """
     is_armed = context.handler() is not None
     if not is_armed:
@@ -318,7 +323,12 @@ def require_payer() -> None:
             _watch_prefect()
             if _armed.settings.url or _armed.settings.key or _armed.settings.run_id:
                 _armed.open(None)
-    payer_of(_armed, context.resolved_run())
+    try:
+        payer_of(_armed, context.resolved_run())
+    except (Refused, BackendError) as error:
+        handler = context.handler()
+        if handler is None or not handler.tolerates(error):
+            raise
     if not is_armed:
         with _armed.lock:
             _arm()

@@ -6,13 +6,13 @@ import logging
 import os
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keyguard import context
 from keyguard.backends.local import LocalBackend
 from keyguard.errors import BackendError, ConfigurationError, EndpointNotAllowed, Refused, Unattributed, UnknownKey, told_while_observing
 from keyguard.identity import Slots, canonical, fingerprint, principal_of, request_in_scope, request_of, request_of_key
+from keyguard.joining import joined
 from keyguard.ledgers import open_ledger
 from keyguard.model import TOKEN_PREFIX, Identity
 from keyguard.settings import Settings, default_url
@@ -164,40 +164,7 @@ def _of_run(armed: Armed, run: context.RunRef, *, fresh: bool) -> tuple[Backend,
         if key is not None:
             armed.runs.setdefault(run.run_id, (backend.url, key.key_id))
             return backend, key
-    return _joined(armed, run, run.run_id) if run.ledger else _from_default(armed, run, run.run_id)
-
-
-def _joined(armed: Armed, run: context.RunRef, run_id: str) -> tuple[Backend, VaultKey]:
-    """Find the key of a run that was armed in another process, on the ledger that came along with it, or that is configured here."""
-    context.check_may_block()
-    own = armed.settings.url
-    with armed.lock:
-        for url in dict.fromkeys(filter(None, ("" if run.ledger.startswith("env:") else run.ledger, own))):
-            if not _is_shared(url):
-                continue
-            backend = armed.open(url)
-            key = backend.find(run_id=run_id)
-            if key is not None:
-                armed.runs.setdefault(run_id, (backend.url, key.key_id))
-                armed.asked.setdefault(run_id, key.policy)
-                return backend, key
-    raise Unattributed(f"run {run_id} has a key, but not in this process: {_why_not(run.ledger, own)}. Nothing was sent.", run_id=run_id)
-
-
-def _is_shared(url: str) -> bool:
-    """Say whether another process's ledger can be at a URL: not in memory, and never in a file that would have to be made for it."""
-    scheme, _, path = url.partition("://")
-    return scheme != "sqlite" or (path != "" and Path(path[1:]).expanduser().exists())
-
-
-def _why_not(ledger: str, own: str) -> str:
-    if ledger.startswith("env:"):
-        what = f"its ledger's URL holds a password, so it does not travel with the run; set {ledger.removeprefix('env:')} to it here"
-        return f"{what} (the one that is set has no such key)" if own else what
-    if ledger == "sqlite://":
-        return "its ledger is in the memory of the process that armed it; use one that is shared, as sqlite:///path"
-    looked = " or ".join(dict.fromkeys(filter(None, (ledger, own))))
-    return f"it is not in {looked}, as seen here; set KEYGUARD_URL to the ledger that both processes share"
+    return joined(armed, run, run.run_id) if run.ledger else _from_default(armed, run, run.run_id)
 
 
 def payer_of(armed: Armed, run: context.RunRef | None) -> tuple[Backend, VaultKey]:

@@ -47,6 +47,7 @@ RUNGS = {
     "backends.*": 4,
     "telemetry": 4,
     "settings": 5,
+    "joining": 5,
     "payer": 5,
     "handler": 5,
     "guarding": 5,

@@ -297,3 +297,27 @@ def test_a_prefect_without_the_two_methods_is_said_once(caplog: pytest.LogCaptur
 
     assert len(caplog.records) == 1
     assert "keyguard.prefect.task" in caplog.messages[0]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_subflow_that_installs_again_keeps_its_roots_ledger(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """install() in a subflow without a URL, where the setting names another ledger: its marks say where the run's key really is."""
+    from prefect import flow
+    from prefect.context import serialize_context
+
+    monkeypatch.setenv("KEYGUARD_URL", f"sqlite:///{tmp_path / 'other.db'}")
+
+    @flow
+    def child() -> Any:
+        keyguard.install(run_usd_cap=5)
+        sent: Any = serialize_context()
+        return sent["flow_run_context"]["flow_run"]["labels"]
+
+    @flow
+    def root() -> Any:
+        keyguard.install(url, run_usd_cap=5)
+        return child()
+
+    found: Any = root()
+
+    assert found[labels.LEDGER_LABEL] == url
