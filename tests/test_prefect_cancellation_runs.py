@@ -18,6 +18,7 @@ _LAST_CALL_SECONDS = 6.0
 _CALLS = 12
 # Prefect gives a process thirty seconds; unguarded, calls go on for all of them.
 _SECONDS = 60.0
+HOOK = "Prefect's on_cancellation hook (Cancelling)"
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -40,4 +41,7 @@ def test_a_stopped_run_makes_no_further_call(setup: Setup, prefect_server: str, 
     ledger = open_ledger(url)
     assert ledger.verify() == []
     assert [row for row in ledger.entries() if row["kind"] == "refuse" and row["detail"]["reason"] == "revoked"]
+    if (setup.flow, setup.stop) == ("charging", "api"):
+        # Its hook, called in the serving process, a fresh one of the worker, or the script, found the ledger that the run is marked with.
+        assert [row["detail"]["by"] for row in ledger.entries() if row["kind"] == "revoke"] == [HOOK], found
     ledger.shut()
