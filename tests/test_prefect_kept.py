@@ -182,6 +182,7 @@ def test_a_retried_flow_charges_anew_where_it_names_its_pass(flows: Any, double:
 # -- Prefect's API ---------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_guarded_calls_ask_prefects_api_nothing(prefect_server: str, tmp_path: Path, url: str) -> None:
     """A hundred guarded calls, in a flow's body and in a task, make not one request more than none; counted before Prefect's server."""
     with DoubleProcess(tmp_path / "truth.jsonl") as double, Relay(prefect_server) as relay:
