@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from keyguard.fx import Rates
-    from keyguard.model import Attempt, Call, Closing, Decision, Operation, Outcome, Pairs, Quote, Receipt, VaultKey
+    from keyguard.model import Attempt, Call, Closing, Decision, Operation, Outcome, Pairs, Quote, Receipt, Subflow, VaultKey
     from keyguard.vendors import Vendor
 
 
@@ -43,7 +43,8 @@ class RunRef:
         run_id: The root run; None when the provider sees a run but cannot name its root.
         engine: `prefect`, `keyguard`, `env`, `process`.
         name: For people.
-        is_root: False in a child run that shares its root's budget.
+        is_root: False in a child run; it shares its root's budget, or has one within it.
+        budget: The child's budget that the running code pays from, by its key's run id; "" = the run's own.
         execution: Token of this entry of the run's body: a re-execution has another one.
         unit: The retryable unit (task run) within it, and `attempt`, its number from 1.
         task: What the unit is called in every execution; `persists` = its result may be kept, so that the next one skips it.
@@ -64,12 +65,58 @@ class RunRef:
     persists: bool = False
     attributes: tuple[tuple[str, str], ...] = ()
     ledger: str = ""
+    budget: str = ""
 
 
 class RunProvider(Protocol):
     """Says which run the calling code belongs to; None where its orchestrator is not running here."""
 
     def __call__(self) -> RunRef | None: ...
+
+
+@frozen
+class Place:
+    """
+    A child run, as it asks for a budget of its own.
+
+    Attributes:
+        subflow: Which one it is.
+        above: The budget that its caller pays from, as `RunRef.budget`.
+        pays_from: To be told which budget the child run and whatever it calls pays from, from now on.
+    """
+
+    subflow: Subflow
+    above: str
+    pays_from: Callable[[str], None]
+
+
+class SubflowProvider(Protocol):
+    """Says which child run the calling code is in; None where it is in none of its orchestrator's. Asked by `install()` only."""
+
+    def __call__(self) -> Place | None: ...
+
+
+class StopSign(Protocol):
+    """
+    An orchestrator's word on whether the running code has been stopped: asked before each send, never remembered by the core.
+
+    It runs within every guarded call, on whatever thread makes it: it reads memory, and asks nobody. A stop lasts for as long as the
+    orchestrator says so; the run's budget and key stay as they are.
+    """
+
+    def __call__(self, run: RunRef | None, payer: str | None, /) -> str | None:
+        """
+        Say why nothing may be sent, and what to do, in a clause that follows "… was not sent: "; None = go on.
+
+        Args:
+            run: What the providers say about the calling code.
+            payer: The run whose key pays; it may be known where the calling code's is not (a bare thread).
+        """
+        ...
+
+    def end(self) -> None:
+        """Leave off watching: keyguard is being uninstalled. Asked again later, it watches again."""
+        ...
 
 
 class Ticket:
@@ -298,13 +345,18 @@ class _State:
 
     handler: Handler | None = None
     providers: dict[str, RunProvider] = field(default_factory=dict[str, RunProvider])
+    subflows: dict[str, SubflowProvider] = field(default_factory=dict[str, SubflowProvider])
     resolvers: dict[str, Callable[[], None]] = field(default_factory=dict[str, "Callable[[], None]"])
+    stop_signs: dict[str, StopSign] = field(default_factory=dict[str, StopSign])
+    asked_signs: tuple[StopSign, ...] = ()
+    state_poll: float = 0.0
     vendor_hosts: dict[str, str] = field(default_factory=dict[str, str])
     rates: Rates | None = None
     unit_prices: Mapping[str, int] = field(default_factory=dict[str, int])
     price_files: Mapping[str, Path] = field(default_factory=dict[str, "Path"])
     vendors: Mapping[str, Vendor] = field(default_factory=dict[str, "Vendor"])
     registering: threading.RLock = field(default_factory=threading.RLock)
+    memories: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
 _state = _State()
@@ -346,10 +398,22 @@ def vendor_hosts() -> Mapping[str, str]:
 def set_vendor_hosts(hosts: Mapping[str, str]) -> None:
     """Replace the listed hosts (`KEYGUARD_VENDOR_HOSTS`)."""
     listed = _state.vendor_hosts
-    # In this order: a host that stays on the list is never off it for another thread.
-    listed.update(hosts)
-    for name in listed.keys() - hosts.keys():
-        del listed[name]
+    with _state.registering:
+        # In this order: a host that stays on the list is never off it for another thread.
+        listed.update(hosts)
+        for name in listed.keys() - hosts.keys():
+            del listed[name]
+        _forget()
+
+
+def remembers_hosts(memory: dict[str, Any]) -> None:
+    """Empty a memory of what was found of hosts whenever that may have changed; it is filled under `registering()`."""
+    _state.memories.append(memory)
+
+
+def _forget() -> None:
+    for memory in _state.memories:
+        memory.clear()
 
 
 def rates() -> Rates | None:
@@ -390,10 +454,11 @@ def registered_vendors() -> Mapping[str, Vendor]:
 def set_registered_vendors(vendors: Mapping[str, Vendor]) -> None:
     """Replace the registered vendors; by who holds `registering()`."""
     _state.vendors = vendors
+    _forget()
 
 
 def registering() -> threading.RLock:
-    """Return the lock of those who change what is registered, or remember what they found in it."""
+    """Return the lock of those who change what is registered or listed, or remember what they found in it."""
     return _state.registering
 
 
@@ -402,15 +467,20 @@ def renew_lock() -> None:
     _state.registering = threading.RLock()
 
 
-def register_provider(name: str, provider: RunProvider, resolve: Callable[[], None] | None = None) -> None:
+def register_provider(
+    name: str, provider: RunProvider, resolve: Callable[[], None] | None = None, subflows: SubflowProvider | None = None
+) -> None:
     """
     Add or replace a run-context provider; they are asked in the order of registration.
 
     `resolve` finds out, by whatever it takes, the root of a run that the provider could not name; then the provider can, or never will.
+    `subflows` says of a child run which one it is, so that it may have a budget of its own.
     """
     _state.providers[name] = provider
     if resolve is not None:
         _state.resolvers[name] = resolve
+    if subflows is not None:
+        _state.subflows[name] = subflows
 
 
 def current_run() -> RunRef | None:
@@ -422,6 +492,16 @@ def current_run() -> RunRef | None:
         found = provider()
         if found is not None:
             return found
+    return None
+
+
+def current_place() -> Place | None:
+    """Return the child run that the calling code is in, where its orchestrator can say which."""
+    if _named_run.get() is None:
+        for provider in tuple(_state.subflows.values()):
+            found = provider()
+            if found is not None:
+                return found
     return None
 
 
@@ -439,6 +519,38 @@ def resolved_run() -> RunRef | None:
     for resolve in tuple(_state.resolvers.values()):
         resolve()
     return current_run()
+
+
+def register_stop(name: str, sign: StopSign) -> None:
+    """Add or replace a stop sign; the first that says stop is heard."""
+    _state.stop_signs[name] = sign
+    # A call that is asking meanwhile goes through a whole one.
+    _state.asked_signs = tuple(_state.stop_signs.values())
+
+
+def why_stopped(run: RunRef | None, payer: str | None) -> str | None:
+    """Say why the calling code may send nothing more, in the words of who stopped it; None = nobody did."""
+    for sign in _state.asked_signs:
+        why = sign(run, payer)
+        if why is not None:
+            return why
+    return None
+
+
+def end_stops() -> None:
+    """Let every stop sign leave off watching."""
+    for sign in _state.asked_signs:
+        sign.end()
+
+
+def state_poll() -> float:
+    """Return how often an orchestrator is asked for the states of the runs at work here, seconds; 0 = never."""
+    return _state.state_poll
+
+
+def set_state_poll(seconds: float) -> None:
+    """Set how often it is asked (`KEYGUARD_STATE_POLL_SECONDS`)."""
+    _state.state_poll = seconds
 
 
 def key_in_use() -> VaultKey | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from keyguard import policy
 from keyguard._values import frozen
-from keyguard.context import MOVED, idempotency_scope
+from keyguard.context import MOVED, idempotency_scope, why_stopped
 from keyguard.errors import BackendError, ConfigurationError, Refused, told_while_observing
 from keyguard.identity import key_for, payee_of, principal_of
 from keyguard.model import Closing, Decision, Operation, Order, Outcome, Quote, Reply
@@ -221,6 +221,7 @@ def _admit(
             decision = ticket.decision = yield from _reserve(ticket, order)
             if decision.granted:
                 _learn(ticket, order.identity, decision)
+                yield from _check_after_hold(ticket, key, order)
                 return
             _give_back(ticket)
             key = yield Find(find, fresh=True)
@@ -230,6 +231,31 @@ def _admit(
     except (Refused, BackendError) as error:
         _give_back(ticket)
         _tolerate(key, error, ticket)
+
+
+def check_stop(ticket: Ticket, key: VaultKey) -> None:
+    """
+    Refuse where the orchestrator has stopped the run that the calling code belongs to.
+
+    Raises:
+        KeyRevoked: says who stopped it, and how it goes on.
+    """
+    why = why_stopped(ticket.run, key.root_id)
+    if why is not None:
+        raise policy.stopped(key, ticket.operation or _UNKNOWN, why)
+
+
+def _check_after_hold(ticket: Ticket, key: VaultKey, order: Order) -> Generator[Step, Any, None]:
+    """Give back what was just held where the run was stopped meanwhile: a reserve may have waited long for the ledger."""
+    if key.policy.mode == "observe":
+        # It was said before the hold, or is said at the next call; the hold is what an observed call is booked on.
+        return
+    try:
+        check_stop(ticket, key)
+    except Refused as error:
+        yield from _close(ticket, Closing(order.reservation_id, _RELEASED, unsent=True))
+        yield from _audit_refusal(order, error)
+        raise
 
 
 def _learn(ticket: Ticket, identity: Identity | None, decision: Decision) -> None:
@@ -267,6 +293,8 @@ def _decide(ticket: Ticket, vendor: Vendor, key: VaultKey, new_id: Callable[[], 
         _prepare_key(ticket, vendor, key)
         operation = ticket.operation = vendor.classify(ticket.call)
         ticket.idempotent = operation.idempotent
+        # Before the quote, which may ask the vendor.
+        check_stop(ticket, key)
         _complete(ticket, key, operation)
         quote = ticket.quote = yield from _quote(ticket, vendor, key, operation, new_id)
         if not (quote.amount or quote.units):
@@ -277,7 +305,7 @@ def _decide(ticket: Ticket, vendor: Vendor, key: VaultKey, new_id: Callable[[], 
         policy.check_call_cap(key, operation, quote)
         ticket.tags = _tags(ticket, vendor, key, operation, quote)
     except Refused as error:
-        error.key_id, error.run_id, error.operation = key.key_id, key.run_id, operation.name
+        error.key_id, error.run_id, error.operation = key.key_id, key.root_id, operation.name
         yield from _audit_refusal(_order(ticket, key, operation, quote, new_id()), error)
         # In observe mode the call goes on, and what it costs is booked above a hold of what could be quoted.
         _tolerate(key, error, ticket)
@@ -317,7 +345,7 @@ def _complete(ticket: Ticket, key: VaultKey, operation: Operation) -> None:
 
 def _tags(ticket: Ticket, vendor: Vendor, key: VaultKey, operation: Operation, quote: Quote) -> Pairs:
     tag: Tagging | None = getattr(vendor, "tag", None) if key.policy.tag_objects and ticket.is_writable else None
-    return () if tag is None or key.run_id is None else tag(ticket.call, operation, quote, key.run_id)
+    return () if tag is None or key.root_id is None else tag(ticket.call, operation, quote, key.root_id)
 
 
 def _audit_refusal(order: Order, error: Refused) -> Generator[Step, Any, None]:
@@ -360,6 +388,8 @@ def _ask(ticket: Ticket, key: VaultKey, question: Ask, new_id: Callable[[], str]
     Raises:
         BackendError: the vendor could not answer now; a later try may succeed.
     """
+    if key.policy.mode == "enforce":
+        check_stop(ticket, key)
     order = _order(ticket, key, Operation(_QUOTE_READ), _NOTHING, new_id())
     order = replace(order, method="GET", legs=order.legs[:1])
     decision = yield from _reserve(ticket, order)
@@ -453,6 +483,7 @@ def _order(
         quote, policy.legs(key, quote), key.policy.mode == "enforce", identity, payee,
         # Behind a vault token its secret, and not the variable's name: another account's may be there when the vendor is asked later.
         principal_of(ticket.secret) if ticket.secret else ticket.principal,
+        () if key.parent is None else tuple(one.budget for one in key.chain),
     )  # fmt: skip
 
 

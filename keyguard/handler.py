@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from keyguard import context, policy, telemetry
 from keyguard.drivers import adrive, drive, whole
 from keyguard.errors import Refused, told_while_observing
-from keyguard.guard import Finder, Identify, answered, guarded
+from keyguard.guard import Finder, Identify, answered, check_stop, guarded
 from keyguard.vendors import vendor_named
 
 _logger = logging.getLogger("keyguard")
@@ -69,10 +69,11 @@ def _never_sent(_ticket: context.Ticket) -> Any:
 
 
 def _check_again(ticket: context.Ticket) -> None:
-    """Refuse a further attempt where its key has ended since, or the vendor may take it for a new request."""
+    """Refuse a further attempt where its run was stopped or its key has ended since, or the vendor may take it for a new request."""
     key, operation = ticket.key, ticket.operation
     if key is None or operation is None or key.policy.mode == "observe":
         return
+    check_stop(ticket, key)
     policy.check_again(ticket.backend.find(key_id=key.key_id, fresh=True) or key, operation, ticket.good_until, time.time())
 
 

@@ -39,6 +39,9 @@ class Settings(BaseSettings):
             (`vendors/twilio_prices.json`); `keyguard prices refresh twilio` writes one.
         copy_context: `KEYGUARD_COPY_CONTEXT`: `1` = threads and executors of the user's are part of the run that starts them, without
             `keyguard.wrap` (`keyguard.threads`); without it they are refused, or are of the only run of the process.
+        state_poll_seconds: `KEYGUARD_STATE_POLL_SECONDS`, how often Prefect's API is asked whether a run that makes calls here was
+            cancelled, in seconds (1): one request for all runs of the process. 0 = never, and nothing is watched: then only the runner's
+            own signal and `keyguard revoke` stop a run.
         vendor_hosts: `KEYGUARD_VENDOR_HOSTS`, `stripe=127.0.0.1:8420,…`: stand-ins and proxies treated as the vendor's own.
     """
 
@@ -52,6 +55,7 @@ class Settings(BaseSettings):
     resend_unit_usd: Usd | None = None
     twilio_prices_file: Path | None = None
     copy_context: bool = False
+    state_poll_seconds: float = Field(default=1.0, ge=0, le=3600)
     vendor_hosts: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict[str, str])
 
     @property

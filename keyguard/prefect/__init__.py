@@ -2,8 +2,9 @@
 
 `activate()` makes Prefect's runs known to keyguard and keeps Prefect from retrying what keyguard refused (install()
 calls it, uninstall() calls `deactivate()`). `task` is Prefect's, guarded in every process; `guarded` does that for a
-function below any decorator. Where Prefect's engine is not as known, `retry_unless_refused` goes into a task's
-`retry_condition_fn`, and `name_refused_state` into a flow's `on_failure`.
+function below any decorator. `revoke_on_cancellation` and `revoke_on_crash` go into a flow's hooks. Where Prefect's
+engine is not as known, `retry_unless_refused` goes into a task's `retry_condition_fn`, and `name_refused_state` into a
+flow's `on_failure`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keyguard.guarding import guarded
+from keyguard.prefect.activation import activate, deactivate, mark_root, tell
+from keyguard.prefect.hooks import revoke_on_cancellation, revoke_on_crash
 from keyguard.prefect.naming import name_refused_state
-from keyguard.prefect.provider import activate, deactivate, mark_root, provider, tell
+from keyguard.prefect.provider import provider
 from keyguard.prefect.retry import find_refusal, retry_unless_refused, retry_unless_refused_and
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ __all__ = [
     "provider",
     "retry_unless_refused",
     "retry_unless_refused_and",
+    "revoke_on_cancellation",
+    "revoke_on_crash",
     "task",
     "tell",
 ]

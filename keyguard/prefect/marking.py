@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from keyguard.prefect import labels
 from keyguard.prefect.labels import EXECUTION_LABEL, LEDGER_LABEL, ROOT_LABEL, Marks
+from keyguard.prefect.subflows import budget_of
 
 _log = logging.getLogger("keyguard")
 
@@ -36,20 +37,23 @@ def mark(flow_context: Any, ledger: str = "") -> Marks | None:
     Returns:
         What they say now; None where the root is not known, or there is no flow run.
     """
-    flow_run = None if flow_context is None else flow_context.flow_run
-    if flow_run is None:
+    if flow_context is None or flow_context.flow_run is None:
         return None
     marks = marks_of(flow_context)
+    if marks is not None and not is_root(flow_context.flow_run):
+        # The budget that a subflow pays from travels with its labels, too.
+        budget_of(ancestors(flow_context))
     if marks is not None and ledger:
         marks = Marks(marks.root, marks.execution, labels.travelling(ledger))
-        labels.write(_labels(flow_run), marks)
+        labels.write(_labels(flow_context.flow_run), marks)
     return marks
 
 
 def entered_flow() -> Any:
-    """Return Prefect's context of the running flow; None outside of any, or where Prefect is not imported."""
-    flow_context_type = getattr(sys.modules.get("prefect.context"), "FlowRunContext", None)
-    return None if flow_context_type is None else flow_context_type.get()
+    """Return Prefect's innermost flow context that has a run; None outside of any, or where Prefect is not imported."""
+    kind = getattr(sys.modules.get("prefect.context"), "FlowRunContext", None)
+    found = None if kind is None else kind.get()
+    return None if found is None or found.flow_run is None else found
 
 
 def is_root(flow_run: Any) -> bool:

@@ -13,13 +13,12 @@ from __future__ import annotations
 import sys
 import weakref
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from keyguard import context
-from keyguard.context import RunRef
-from keyguard.prefect import carrying, engine, roots
+from keyguard.context import Place, RunRef
 from keyguard.prefect.labels import EXECUTION_LABEL, LEDGER_LABEL, ROOT_LABEL
-from keyguard.prefect.marking import ancestors, entered_flow, is_root, mark, marks_of
+from keyguard.prefect.marking import ancestors, is_root, marks_of
+from keyguard.prefect.subflows import budget_of, place_of
 
 
 @dataclass(slots=True)
@@ -38,30 +37,31 @@ class _Read:
     last: tuple[weakref.ref[Any], RunRef] | None = None
 
 
+class Watcher(Protocol):
+    """Who wants to know of each flow run whose context calls are made in (keyguard.prefect.cancellation); `entered` has those it knows."""
+
+    entered: dict[int, Any]
+
+    def meet(self, flow_contexts: list[Any], root_id: str | None) -> None:
+        """Learn of a context with a flow run, the innermost first, and of those it was entered under."""
+        ...
+
+
+@dataclass(slots=True)
+class _State:
+    """Who watches the runs that are seen."""
+
+    watcher: Watcher | None = None
+
+
+_state = _State()
 # By the identity of the run object, which is told by the weak reference: contexts and runs of Prefect's are not hashable.
 _reads: dict[int, _Read] = {}
 
 
-def activate() -> None:
-    """Make Prefect's runs known to keyguard, and refusals to Prefect's engine; calling it again changes nothing."""
-    context.register_provider("prefect", provider, roots.resolve)
-    carrying.watch()
-    engine.patch()
-
-
-def deactivate() -> None:
-    """Leave Prefect as it was found; its runs stay known, so that what is armed next finds them."""
-    engine.unpatch()
-    carrying.unwatch()
-
-
-def tell(ledger: str) -> None:
-    """Mark the running flow run with the ledger where its key is, and the server's record of it where it is a root."""
-    entered = entered_flow()
-    marks = mark(entered, ledger)
-    # A context that was made by hand has no flow, and belongs to no server.
-    if entered is not None and marks is not None and is_root(entered.flow_run) and entered.flow is not None:
-        roots.record(marks)
+def set_watcher(watcher: Watcher) -> None:
+    """Let somebody know of each flow run that is seen here."""
+    _state.watcher = watcher
 
 
 def provider() -> RunRef | None:
@@ -78,16 +78,24 @@ def provider() -> RunRef | None:
     return None if task_context is None or task_context.task_run is None else _in_task(task_context)
 
 
-def mark_root() -> None:
-    """Write the root's id to the labels of the running flow run, so that contexts sent to other processes carry it."""
-    mark(entered_flow())
+def subflow() -> Place | None:
+    """Return the subflow that the calling code is in; None in a root run, outside any, and where its caller's context is not here."""
+    module = sys.modules.get("prefect.context")
+    found = provider()
+    if module is None or found is None or found.is_root or (entered := module.FlowRunContext.get()) is None:
+        return None
+    task_context = module.TaskRunContext.get()
+    return place_of(ancestors(entered), [] if task_context is None else ancestors(task_context), found.execution)
 
 
 def _in_flow(flow_context: Any, task_context: Any) -> RunRef:
     flow_run = flow_context.flow_run
     read = _reads.get(id(flow_run))
-    if read is None or read.of() is not flow_run or not _is_labelled(flow_run, read.shared):
+    if read is None or read.of() is not flow_run or not _is_labelled(flow_run, read.shared) or _has_moved(flow_context, read.shared):
         read = _remembered(flow_run, _flow_ref(flow_context))
+    # Not before its root is known: until then nothing is sent, and what it belongs to could not be watched.
+    if _state.watcher is not None and id(flow_run) not in _state.watcher.entered and read.shared.run_id is not None:
+        _state.watcher.meet([entered for entered in ancestors(flow_context) if entered.flow_run is not None], read.shared.run_id)
     task_run = None if task_context is None else task_context.task_run
     return read.shared if task_run is None else _of_task(read, task_context, task_run)
 
@@ -103,6 +111,7 @@ def _flow_ref(flow_context: Any) -> RunRef:
         execution="" if marks is None else marks.execution,
         attributes=_attributes(flow_run, flow),
         ledger="" if marks is None else marks.ledger,
+        budget="" if is_root(flow_run) else budget_of(ancestors(flow_context)),
     )
 
 
@@ -129,7 +138,7 @@ def _of_task(read: _Read, task_context: Any, task_run: Any) -> RunRef:
     told = RunRef(
         shared.run_id, shared.engine, shared.name, shared.flow_name, shared.is_root, shared.execution,
         unit, attempt, _task_key(task_context), _persists(task_context), (*shared.attributes, ("prefect.task_run.id", unit)),
-        ledger=shared.ledger,
+        ledger=shared.ledger, budget=shared.budget,
     )  # fmt: skip
     read.last = (weakref.ref(task_run), told)
     return told
@@ -151,6 +160,11 @@ def _is_labelled(flow_run: Any, shared: RunRef) -> bool:
         return True
     is_same = labels.get(ROOT_LABEL) == shared.run_id and labels.get(EXECUTION_LABEL, "") == shared.execution
     return bool(is_same and labels.get(LEDGER_LABEL, "") == shared.ledger)
+
+
+def _has_moved(flow_context: Any, shared: RunRef) -> bool:
+    """Say whether a subflow pays from another budget than it did: it, or one that it was called in, may have asked for one since."""
+    return not shared.is_root and budget_of(ancestors(flow_context)) != shared.budget
 
 
 def _task_key(task_context: Any) -> str:

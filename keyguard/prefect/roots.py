@@ -57,7 +57,7 @@ def resolve() -> None:
     A run under which nobody has guarded anything is a root itself for whoever guards it.
     """
     entered = entered_flow()
-    if entered is None or entered.flow_run is None or entered.flow_run.labels is None:
+    if entered is None or entered.flow_run.labels is None:
         return
     marks = root_of(entered.flow_run)
     if marks is not None:

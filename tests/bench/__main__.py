@@ -10,7 +10,7 @@ from pathlib import Path
 
 import apsw
 
-from tests.bench import bench_async, bench_call, bench_context, bench_identity, bench_import, bench_ledger, bench_unguarded
+from tests.bench import bench_async, bench_call, bench_context, bench_identity, bench_import, bench_ledger, bench_stop, bench_unguarded
 
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 
@@ -26,6 +26,7 @@ def main(arguments: list[str]) -> int:
         *bench_ledger.run(short),
         *bench_identity.run(short),
         *bench_call.run(short),
+        *bench_stop.run(short),
         *bench_unguarded.run(short),
         *bench_import.run(short),
         *bench_async.run(short),

@@ -1,0 +1,36 @@
+"""Switches the Prefect integration on and off, and marks the running flow run. What each part does is in its own file."""
+
+from __future__ import annotations
+
+from keyguard import context
+from keyguard.prefect import cancellation, carrying, engine, roots
+from keyguard.prefect.marking import entered_flow, is_root, mark
+from keyguard.prefect.provider import provider, subflow
+
+
+def activate() -> None:
+    """Make Prefect's runs known to keyguard, and refusals and stops to Prefect's engine; calling it again changes nothing."""
+    context.register_provider("prefect", provider, roots.resolve, subflow)
+    cancellation.activate()
+    carrying.watch()
+    engine.patch()
+
+
+def deactivate() -> None:
+    """Leave Prefect as it was found; its runs stay known, so that what is armed next finds them."""
+    engine.unpatch()
+    carrying.unwatch()
+
+
+def tell(ledger: str) -> None:
+    """Mark the running flow run with the ledger where its key is, and the server's record of it where it is a root."""
+    entered = entered_flow()
+    marks = mark(entered, ledger)
+    # A context that was made by hand has no flow, and belongs to no server.
+    if entered is not None and marks is not None and is_root(entered.flow_run) and entered.flow is not None:
+        roots.record(marks)
+
+
+def mark_root() -> None:
+    """Write the root's id to the labels of the running flow run, so that contexts sent to other processes carry it."""
+    mark(entered_flow())
