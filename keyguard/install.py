@@ -25,7 +25,7 @@ from keyguard.inheriting import is_same
 from keyguard.interpreter import check_interpreter
 from keyguard.model import Child, show
 from keyguard.payer import Armed, finder_for, identity, only_observes, payer_of, payer_of_run
-from keyguard.settings import load_policy, load_settings, pinned_rates
+from keyguard.settings import load_policy, load_settings, pinned_rates, put_in_force
 from keyguard.threads import copy_contexts, leave_contexts
 
 if TYPE_CHECKING:
@@ -259,10 +259,7 @@ def _arm() -> None:
     # Now, and not at the first request of the process: a plug that cannot be loaded is found where it can be mended.
     vendors.claimed_hosts()
     _warn_of_unknown(_armed.settings.vendor_hosts)
-    context.set_vendor_hosts(_armed.settings.vendor_hosts)
-    context.set_unit_prices(_armed.settings.unit_prices)
-    context.set_price_files(_armed.settings.price_files)
-    context.set_state_poll(_armed.settings.state_poll_seconds)
+    put_in_force(_armed.settings)
     patches.arm()
     if _armed.settings.copy_context:
         copy_contexts()

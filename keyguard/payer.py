@@ -19,6 +19,8 @@ from keyguard.settings import Settings, default_url
 from keyguard.vendors import claimant, vendor_named
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from keyguard.backends import Backend
     from keyguard.guard import Finder
     from keyguard.model import Child, Policy, VaultKey
@@ -38,6 +40,7 @@ class Armed:
         asked: run id → the arguments of its last install here, for subflows.
         default: (URL, policy) for runs that appear and for the process itself.
         process_run: The run id of the process itself, once it has a default policy.
+        secrets: Gives the real secret of a vendor, or raises; without it secrets are in the environment.
     """
 
     backends: dict[str, Backend] = field(default_factory=dict[str, "Backend"])
@@ -48,6 +51,7 @@ class Armed:
     lock: Any = field(default_factory=threading.RLock)
     settings: Settings = field(default_factory=Settings.model_construct)
     slots: Slots = field(default_factory=Slots)
+    secrets: Callable[[str], str] | None = None
 
     def open(self, url: str | None) -> Backend:
         """Return the backend of a URL, opened once."""
@@ -105,7 +109,7 @@ def finder_for(armed: Armed, outgoing: Outgoing) -> Finder:
         if outgoing.credential.startswith(TOKEN_PREFIX):
             # By the variable's name, so that a new secret of the same account is the same owner.
             ticket.principal = principal_of(f"env:{_secret_name(outgoing, ticket.key)}")
-            ticket.secret = _secret(outgoing, ticket.key)
+            ticket.secret = _secret(armed, outgoing, ticket.key)
         elif outgoing.call.is_write:
             ticket.principal = principal_of(outgoing.credential)
         return ticket.key
@@ -256,7 +260,7 @@ def _secret_name(outgoing: Outgoing, key: VaultKey) -> str:
     return key.policy.secret.partition(":")[2] if key.policy.secret else vendor_named(outgoing.call.vendor).secret_env
 
 
-def _secret(outgoing: Outgoing, key: VaultKey) -> str:
+def _secret(armed: Armed, outgoing: Outgoing, key: VaultKey) -> str:
     """Return the vendor's real secret for a vault token, for the vendor's own hosts only."""
     call = outgoing.call
     is_own = call.scheme == "https" and claimant(call.host.removesuffix(":443")) == call.vendor
@@ -266,6 +270,8 @@ def _secret(outgoing: Outgoing, key: VaultKey) -> str:
             f"If it is a stand-in or proxy of yours, set KEYGUARD_VENDOR_HOSTS={call.vendor}={call.host}",
             key_id=key.key_id, run_id=key.run_id,
         )  # fmt: skip
+    if armed.secrets is not None:
+        return armed.secrets(call.vendor)
     name = _secret_name(outgoing, key)
     if not name:
         raise ConfigurationError(

@@ -55,6 +55,7 @@ RUNGS = {
     "install": 5,
     "threads": 4,
     "prefect": 6,
+    "proxy": 6,
     "cli": 6,
     "crashtest": 6,
     "demo": 6,

@@ -200,6 +200,11 @@ async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: A
         return response
 
 
+async def asend_once(ticket: context.Ticket, client: Any, request: Any) -> Any:
+    """Send one request through a client that need not be armed: no redirect is followed, nothing is tried twice, no cookie is added."""
+    return await asend(ticket, client._send_single_request, client, (request,), {})  # noqa: SLF001 -- the method this file is about
+
+
 def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], instance: Any, response: Any) -> None:
     """Report an answer; one whose body says what the call cost and is not read yet, once more when it has been read."""
     reported = len(ticket.attempts)
@@ -238,7 +243,7 @@ async def _arespond(instance: Any, request: Any, refusal: Refused) -> Any:
 def _tries_once(instance: Any, request: Any) -> bool:
     """Say whether the library's own transport is at work: a foreign one may try again unseen, and raise only its last error."""
     transport = type(instance._transport_for_url(request.url))  # noqa: SLF001 -- a mounted transport is known to nothing else
-    return transport.__module__.partition(".")[0] == _library(instance)
+    return transport.__module__.partition(".")[0] == _library(instance) or getattr(transport, "tries_once", False) is True
 
 
 def _library(instance: Any) -> str:

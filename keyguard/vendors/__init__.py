@@ -57,7 +57,8 @@ class Vendor(Protocol):
 
     It may also have `tag` (Tagging), `account` (Accounting), `prices` (Dated), `window` (Window), `payee` (Paid), `inquiring` (Inquiring),
     `credential_headers`, the names in lower case of the headers that may carry its credential (without it, `authorization`), and
-    `on_refused`: `response` where a refusal is to reach the client as an answer.
+    `on_refused`: `response` where a refusal is to reach the client as an answer, and
+    `on_lost`: `hang up` where its SDK sends a write again at any 5xx, so that a proxy must not answer one for an answer that it lost.
     """
 
     @property
