@@ -219,6 +219,7 @@ def test_a_refusal_that_escapes_two_flows_ends_both(refused: Any, *, is_async: b
     assert below.empirical_policy.retries == 0
 
 
+@pytest.mark.ci
 def test_another_process_reads_the_refusal(refused: Any, prefect_home: Path, prefect_server: str) -> None:
     """From the run's state at the server: its class, its message and its fields."""
     state = refused.ended(refused.flow_of(refused.Body("task")))

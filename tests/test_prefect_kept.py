@@ -182,11 +182,16 @@ def test_a_retried_flow_charges_anew_where_it_names_its_pass(flows: Any, double:
 # -- Prefect's API ---------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_guarded_calls_ask_prefects_api_nothing(prefect_server: str, tmp_path: Path, url: str) -> None:
-    """A hundred guarded calls, in a flow's body and in a task, make not one request more than none; counted before Prefect's server."""
+    """
+    A hundred guarded calls, in a flow's body and in a task, make not one request more than none; counted before Prefect's server.
+
+    The watch for cancellations asks by time, not by call: it is off here.
+    """
     with DoubleProcess(tmp_path / "truth.jsonl") as double, Relay(prefect_server) as relay:
         env = {name: value for name, value in os.environ.items() if not name.startswith("KEYGUARD_")}
-        env |= {**ENVIRONMENT, "PREFECT_API_URL": relay.url}
+        env |= {**ENVIRONMENT, "PREFECT_API_URL": relay.url, "KEYGUARD_STATE_POLL_SECONDS": "0"}
         command = [sys.executable, "-m", "tests.support_kept", double.url, url, "2", "0", "100", "0"]
         child = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert child.stdin is not None
