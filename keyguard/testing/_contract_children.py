@@ -234,6 +234,7 @@ class ChildrenContract(ContractBase):
         assert (retried.granted, retried.hold) == (True, again.reservation_id)
         assert both(child, till) == same((20, 0, 0))
         assert (today(ledger, "own"), today(ledger)) == ((20, 0, 0), (20, 0, 0))
+        assert (child.usage.calls, till.usage.calls) == (1, 1)
 
     def test_a_next_try_is_charged_to_whoever_makes_it(self, till: Till) -> None:
         """After a final refusal the next generation holds anew: in the child on both, outside of it on the run."""
