@@ -356,6 +356,7 @@ class _State:
     price_files: Mapping[str, Path] = field(default_factory=dict[str, "Path"])
     vendors: Mapping[str, Vendor] = field(default_factory=dict[str, "Vendor"])
     registering: threading.RLock = field(default_factory=threading.RLock)
+    memories: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
 _state = _State()
@@ -397,10 +398,22 @@ def vendor_hosts() -> Mapping[str, str]:
 def set_vendor_hosts(hosts: Mapping[str, str]) -> None:
     """Replace the listed hosts (`KEYGUARD_VENDOR_HOSTS`)."""
     listed = _state.vendor_hosts
-    # In this order: a host that stays on the list is never off it for another thread.
-    listed.update(hosts)
-    for name in listed.keys() - hosts.keys():
-        del listed[name]
+    with _state.registering:
+        # In this order: a host that stays on the list is never off it for another thread.
+        listed.update(hosts)
+        for name in listed.keys() - hosts.keys():
+            del listed[name]
+        _forget()
+
+
+def remembers_hosts(memory: dict[str, Any]) -> None:
+    """Empty a memory of what was found of hosts whenever that may have changed; it is filled under `registering()`."""
+    _state.memories.append(memory)
+
+
+def _forget() -> None:
+    for memory in _state.memories:
+        memory.clear()
 
 
 def rates() -> Rates | None:
@@ -441,10 +454,11 @@ def registered_vendors() -> Mapping[str, Vendor]:
 def set_registered_vendors(vendors: Mapping[str, Vendor]) -> None:
     """Replace the registered vendors; by who holds `registering()`."""
     _state.vendors = vendors
+    _forget()
 
 
 def registering() -> threading.RLock:
-    """Return the lock of those who change what is registered, or remember what they found in it."""
+    """Return the lock of those who change what is registered or listed, or remember what they found in it."""
     return _state.registering
 
 

@@ -25,7 +25,7 @@ from keyguard.inheriting import is_same
 from keyguard.interpreter import check_interpreter
 from keyguard.model import Child, show
 from keyguard.payer import Armed, finder_for, identity, only_observes, payer_of, payer_of_run
-from keyguard.settings import load_policy, load_settings, pinned_rates
+from keyguard.settings import load_policy, load_settings, pinned_rates, put_in_force
 from keyguard.threads import copy_contexts, leave_contexts
 
 if TYPE_CHECKING:
@@ -134,14 +134,15 @@ def install(
         _armed.settings = load_settings()
         _pin(pinned_rates(_armed.settings, fx))
         _watch_prefect()
-        run = context.resolved_run() or _run_of_environment()
+    # An orchestrator may have to be asked, before and after: not while other threads wait for the lock.
+    run = context.resolved_run()
+    with _armed.lock:
+        run = run or _run_of_environment()
         backend = _armed.open(url) if run is None or run.is_root else _backend_of_root(run, url)
         _arm()
-        if run is None:
-            return _install_process(backend, asked)
-        installed = _install_run(backend, asked, run)
-        _tell_prefect(backend.url)
-        return installed
+        installed = _install_process(backend, asked) if run is None else _install_run(backend, asked, run)
+    _tell_prefect()
+    return installed
 
 
 def _backend_of_root(run: context.RunRef, url: str | None) -> Backend:
@@ -258,10 +259,7 @@ def _arm() -> None:
     # Now, and not at the first request of the process: a plug that cannot be loaded is found where it can be mended.
     vendors.claimed_hosts()
     _warn_of_unknown(_armed.settings.vendor_hosts)
-    context.set_vendor_hosts(_armed.settings.vendor_hosts)
-    context.set_unit_prices(_armed.settings.unit_prices)
-    context.set_price_files(_armed.settings.price_files)
-    context.set_state_poll(_armed.settings.state_poll_seconds)
+    put_in_force(_armed.settings)
     patches.arm()
     if _armed.settings.copy_context:
         copy_contexts()
@@ -301,12 +299,12 @@ def _leave_prefect() -> None:
         prefect.deactivate()
 
 
-def _tell_prefect(ledger: str) -> None:
+def _tell_prefect() -> None:
     """Let what Prefect sends to other processes say where the current run's key is."""
     if "keyguard.prefect" in sys.modules and "prefect" in sys.modules:
         from keyguard import prefect
 
-        prefect.tell(ledger)
+        prefect.tell(paying_ledger())
 
 
 def _run_of_environment() -> context.RunRef | None:
@@ -341,6 +339,7 @@ def require_payer() -> None:
 
     Raises:
         Refused: nobody pays for the calling code here; the process is then as it was. BackendError: its ledger cannot be asked.
+            Neither where everything armed only observes.
     """
     is_armed = context.handler() is not None
     if not is_armed:
@@ -351,7 +350,12 @@ def require_payer() -> None:
             _watch_prefect()
             if _armed.settings.url or _armed.settings.key or _armed.settings.run_id:
                 _armed.open(None)
-    payer_of(_armed, context.resolved_run())
+    try:
+        payer_of(_armed, context.resolved_run())
+    except (Refused, BackendError) as error:
+        handler = context.handler()
+        if handler is None or not handler.tolerates(error):
+            raise
     if not is_armed:
         with _armed.lock:
             _arm()

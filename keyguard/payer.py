@@ -6,19 +6,21 @@ import logging
 import os
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keyguard import context
 from keyguard.backends.local import LocalBackend
 from keyguard.errors import BackendError, ConfigurationError, EndpointNotAllowed, Refused, Unattributed, UnknownKey, told_while_observing
 from keyguard.identity import Slots, canonical, fingerprint, principal_of, request_in_scope, request_of, request_of_key
+from keyguard.joining import joined
 from keyguard.ledgers import open_ledger
 from keyguard.model import TOKEN_PREFIX, Identity
 from keyguard.settings import Settings, default_url
 from keyguard.vendors import claimant, vendor_named
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from keyguard.backends import Backend
     from keyguard.guard import Finder
     from keyguard.model import Child, Policy, VaultKey
@@ -38,6 +40,7 @@ class Armed:
         asked: run id → the arguments of its last install here, for subflows.
         default: (URL, policy) for runs that appear and for the process itself.
         process_run: The run id of the process itself, once it has a default policy.
+        secrets: Gives the real secret of a vendor, or raises; without it secrets are in the environment.
     """
 
     backends: dict[str, Backend] = field(default_factory=dict[str, "Backend"])
@@ -48,6 +51,7 @@ class Armed:
     lock: Any = field(default_factory=threading.RLock)
     settings: Settings = field(default_factory=Settings.model_construct)
     slots: Slots = field(default_factory=Slots)
+    secrets: Callable[[str], str] | None = None
 
     def open(self, url: str | None) -> Backend:
         """Return the backend of a URL, opened once."""
@@ -105,7 +109,7 @@ def finder_for(armed: Armed, outgoing: Outgoing) -> Finder:
         if outgoing.credential.startswith(TOKEN_PREFIX):
             # By the variable's name, so that a new secret of the same account is the same owner.
             ticket.principal = principal_of(f"env:{_secret_name(outgoing, ticket.key)}")
-            ticket.secret = _secret(outgoing, ticket.key)
+            ticket.secret = _secret(armed, outgoing, ticket.key)
         elif outgoing.call.is_write:
             ticket.principal = principal_of(outgoing.credential)
         return ticket.key
@@ -183,48 +187,16 @@ def _of_run(armed: Armed, run: context.RunRef, *, fresh: bool) -> tuple[Backend,
         key = backend.find(run_id=payer)
         if key is not None:
             armed.runs.setdefault(payer, (backend.url, key.key_id))
+            armed.asked.setdefault(payer, key.policy)
             return backend, key
     if run.ledger:
-        return _joined(armed, run, payer)
+        return joined(armed, run, payer)
     if run.budget:
         # Never the run's own instead, which would pay past what its child may spend.
         raise UnknownKey(
             f"the child budget {run.budget} of run {run.run_id} is in no ledger in use here; nothing was sent. Is KEYGUARD_URL the same?"
         )
     return _from_default(armed, run, run.run_id)
-
-
-def _joined(armed: Armed, run: context.RunRef, run_id: str) -> tuple[Backend, VaultKey]:
-    """Find the key of a run that was armed in another process, on the ledger that came along with it, or that is configured here."""
-    context.check_may_block()
-    own = armed.settings.url
-    with armed.lock:
-        for url in dict.fromkeys(filter(None, ("" if run.ledger.startswith("env:") else run.ledger, own))):
-            if not _is_shared(url):
-                continue
-            backend = armed.open(url)
-            key = backend.find(run_id=run_id)
-            if key is not None:
-                armed.runs.setdefault(run_id, (backend.url, key.key_id))
-                armed.asked.setdefault(run_id, key.policy)
-                return backend, key
-    raise Unattributed(f"run {run_id} has a key, but not in this process: {_why_not(run.ledger, own)}. Nothing was sent.", run_id=run_id)
-
-
-def _is_shared(url: str) -> bool:
-    """Say whether another process's ledger can be at a URL: not in memory, and never in a file that would have to be made for it."""
-    scheme, _, path = url.partition("://")
-    return scheme != "sqlite" or (path != "" and Path(path[1:]).expanduser().exists())
-
-
-def _why_not(ledger: str, own: str) -> str:
-    if ledger.startswith("env:"):
-        what = f"its ledger's URL holds a password, so it does not travel with the run; set {ledger.removeprefix('env:')} to it here"
-        return f"{what} (the one that is set has no such key)" if own else what
-    if ledger == "sqlite://":
-        return "its ledger is in the memory of the process that armed it; use one that is shared, as sqlite:///path"
-    looked = " or ".join(dict.fromkeys(filter(None, (ledger, own))))
-    return f"it is not in {looked}, as seen here; set KEYGUARD_URL to the ledger that both processes share"
 
 
 def payer_of(armed: Armed, run: context.RunRef | None) -> tuple[Backend, VaultKey]:
@@ -288,7 +260,7 @@ def _secret_name(outgoing: Outgoing, key: VaultKey) -> str:
     return key.policy.secret.partition(":")[2] if key.policy.secret else vendor_named(outgoing.call.vendor).secret_env
 
 
-def _secret(outgoing: Outgoing, key: VaultKey) -> str:
+def _secret(armed: Armed, outgoing: Outgoing, key: VaultKey) -> str:
     """Return the vendor's real secret for a vault token, for the vendor's own hosts only."""
     call = outgoing.call
     is_own = call.scheme == "https" and claimant(call.host.removesuffix(":443")) == call.vendor
@@ -298,6 +270,8 @@ def _secret(outgoing: Outgoing, key: VaultKey) -> str:
             f"If it is a stand-in or proxy of yours, set KEYGUARD_VENDOR_HOSTS={call.vendor}={call.host}",
             key_id=key.key_id, run_id=key.run_id,
         )  # fmt: skip
+    if armed.secrets is not None:
+        return armed.secrets(call.vendor)
     name = _secret_name(outgoing, key)
     if not name:
         raise ConfigurationError(

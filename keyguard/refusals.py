@@ -10,12 +10,14 @@ import json
 from typing import TYPE_CHECKING, Any, cast
 
 from keyguard._values import frozen
-from keyguard.errors import Refused
+from keyguard.errors import KeyguardError, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 HEADER = "x-keyguard-refusal"
+# Where the body of an answer says it, to SDKs whose errors keep no headers.
+DETAILS = "keyguard"
 STATUS, REASON = 403, "Forbidden"
 
 
@@ -35,22 +37,32 @@ class Answer:
 
 def answer_of(refusal: Refused) -> Answer:
     """Write a refusal as an answer; its figures go along, in micro-USD, under their own names."""
-    # What a ledger decided is a value of ours; its figures are in the other fields.
-    figures = {name: value for name, value in vars(refusal).items() if name != "decision" and isinstance(value, str | int | float)}
-    said = {"error": type(refusal).__name__, "reason": refusal.reason, **figures}
-    error = {"type": _snaked(type(refusal).__name__), "code": refusal.reason, "message": str(refusal)}
+    said, error = said_of(refusal), error_of(refusal)
     body = json.dumps({"type": "error", "error": error, "keyguard": said}).encode()
     # `x-should-retry` is read by the SDKs of OpenAI and Anthropic, before they look at the status.
     headers = {"content-type": "application/json", "content-length": str(len(body)), "x-should-retry": "false"}
     return Answer({**headers, HEADER: json.dumps({**said, "message": str(refusal)})}, body)
 
 
+def said_of(error: KeyguardError) -> dict[str, Any]:
+    """Return what is said of an error to machines: its class, its reason, and its fields under their own names."""
+    # What a ledger decided is a value of ours; its figures are in the other fields.
+    figures = {name: value for name, value in vars(error).items() if name != "decision" and isinstance(value, str | int | float)}
+    return {"error": type(error).__name__, "reason": error.reason, **figures}
+
+
+def error_of(error: KeyguardError) -> dict[str, str]:
+    """Return what most vendors' SDKs read an error from."""
+    return {"type": _snaked(type(error).__name__), "code": error.reason, "message": str(error)}
+
+
 def refusal_of(found: object) -> Refused | None:
     """
     Return keyguard's refusal behind an exception or an HTTP answer; None where keyguard refused nothing.
 
-    Found as itself, in an exception's causes, contexts and groups, and in the answer that a vendor registered with
-    `on_refused="response"` gives for it: that of httpx, requests or aiohttp, or an SDK's error with such a `response`.
+    Found as itself, in an exception's causes, contexts and groups, and in the answer that stands for it, of a vendor registered with
+    `on_refused="response"` or of `keyguard proxy`: that of httpx, requests or aiohttp, an SDK's error with such a `response`, or one
+    with what the answer's body says (those of stripe, twilio and resend).
     """
     if not isinstance(found, BaseException):
         return _told(found)
@@ -68,13 +80,16 @@ def refusal_named(name: str, message: str) -> Refused | None:
 
 
 def _told(answer: object) -> Refused | None:
-    """Return the refusal that an answer's header tells of."""
+    """Return the refusal that an answer's header tells of, or what Twilio's SDK keeps of its body."""
     get = _attribute(_attribute(answer, "headers"), "get")
     try:
         said: Any = json.loads(str(get(HEADER))) if callable(get) else None
     except Exception:
         # Not the answer's header, or not headers at all.
-        return None
+        said = None
+    if said is None:
+        details: Any = _attribute(answer, "details")
+        said = cast("dict[str, Any]", details).get(DETAILS) if isinstance(details, dict) else None
     if not isinstance(said, dict):
         return None
     fields = cast("dict[str, Any]", said)

@@ -11,6 +11,7 @@ import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from keyguard import context
 from keyguard.errors import ConfigurationError
 from keyguard.ledgers import Durability
 from keyguard.model import Policy, Usd, is_vendor_name
@@ -124,6 +125,14 @@ def pinned_rates(settings: Settings, table: str | os.PathLike[str] | Mapping[str
         return load_rates(found)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
+
+
+def put_in_force(settings: Settings) -> None:
+    """Let what concerns each call hold for the process: whose hosts are whose, prices, how often a run's state is read."""
+    context.set_vendor_hosts(settings.vendor_hosts)
+    context.set_unit_prices(settings.unit_prices)
+    context.set_price_files(settings.price_files)
+    context.set_state_poll(settings.state_poll_seconds)
 
 
 def default_url() -> str:

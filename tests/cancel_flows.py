@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from prefect import flow, task
@@ -68,13 +68,6 @@ def charging(url: str, ledger: str, seconds: float) -> None:
         future.wait()
 
 
-@flow(name="charging-inline")
-def charging_inline(url: str, ledger: str, seconds: float) -> None:
-    """One task charges on in the flow's own thread."""
-    _arm(ledger)
-    keep_charging(url, "a", seconds)
-
-
 @flow(name="charging-awaited")
 async def charging_awaited(url: str, ledger: str, seconds: float) -> None:
     """Two submitted coroutines charge on."""
@@ -91,20 +84,13 @@ def charging_pool(url: str, ledger: str, seconds: float) -> None:
         future.wait()
 
 
-@flow(name="charging-threads")
-def charging_threads(url: str, ledger: str, seconds: float) -> None:
-    """Two threads of the user's own charge on, which the flow's body waits for."""
-    _arm(ledger)
-    with ThreadPoolExecutor() as pool:
-        for name in "ab":
-            pool.submit(keyguard.wrap(charge_on), url, name, seconds)
-
-
-FLOWS: dict[str, Any] = {one.name: one for one in (charging, charging_inline, charging_awaited, charging_pool, charging_threads)}
+FLOWS: dict[str, Any] = {one.name: one for one in (charging, charging_awaited, charging_pool)}
 
 
 def main(how: str, name: str, url: str, ledger: str, seconds: str) -> None:
     """Run a flow as a script, or serve it."""
+    # A shell that starts a job in the background lets it ignore Ctrl-C, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chosen = FLOWS[name]
     if how == "serve":
         chosen.serve(name="served", print_starting_message=False)

@@ -67,7 +67,6 @@ SETUPS = (
     Setup("script, SIGTERM", "script", "charging", "sigterm"),
     Setup("script, Ctrl-C", "script", "charging", "ctrl-c"),
     Setup("script, awaited, Ctrl-C", "script", "charging-awaited", "ctrl-c"),
-    Setup("script, threads of its own, SIGTERM", "script", "charging-threads", "sigterm"),
 )
 
 

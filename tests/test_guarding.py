@@ -174,6 +174,17 @@ def test_what_is_sent_and_thrown_into_generators_arrives(url: str) -> None:
     assert BODIES == ["g", "a", "end of a", "b", "end of b"]
 
 
+def test_a_guarded_function_is_not_stopped_where_everything_only_observes(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Observing refuses nothing, not for an unattributed body either; a WARNING says what enforcing would have done."""
+    for name in ("run-1", "run-2"):
+        with keyguard.run(name):
+            keyguard.install(url, run_usd_cap=5, mode="observe")
+    caplog.clear()
+
+    assert function("f") == "f"
+    assert "Enforcing would have stopped it" in caplog.text
+
+
 def test_guarding_twice_is_guarding_once() -> None:
     """What is guarded already is returned as it is."""
     assert keyguard.guarded(function) is function

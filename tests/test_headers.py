@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keyguard.model import TOKEN_PREFIX
-from keyguard.patches._headers import Lowered, credential_of, form_pairs, read_body, with_credential
+from keyguard.patches._headers import Lowered, credential_of, form_pairs, is_hiding, read_body, with_credential
 
 _forms = st.text(alphabet="ab=&+%4 1G\u00fc;[]", max_size=30)
 
@@ -41,6 +41,14 @@ def test_headers_show_no_value() -> None:
         found["authorization"]
 
     assert repr(found) == "<1 headers>"
+
+
+@given(st.binary(max_size=9), st.binary(max_size=9))
+def test_a_token_is_found_wherever_it_stands_in_base64(before: bytes, after: bytes) -> None:
+    """At each of the three places of a group of bytes that it can begin at."""
+    hidden = f"Basic {base64.b64encode(before + TOKEN_PREFIX.encode() + after).decode()}"
+
+    assert (is_hiding(hidden), is_hiding(hidden.encode())) == (True, True)
 
 
 # -- bodies ----------------------------------------------------------------------------------------

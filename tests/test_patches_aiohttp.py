@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ import aiohttp
 import aiohttp_retry
 import pytest
 from aiohttp import web
+from yarl import URL
 
 import keyguard
-from keyguard.errors import ConfigurationError, EndpointNotAllowed, Refused
+from keyguard.errors import EndpointNotAllowed, Refused
 from keyguard.patches.aiohttp import patch
 from tests.doors.vendors import STRIPE, Vendor
 from tests.support_json_server import Answer, JsonServer
@@ -366,25 +368,124 @@ def test_a_token_to_a_foreign_host_is_refused(run: Any, nobody: JsonServer, numb
     assert (nobody.requests, token in str(refusal.value)) == ([], False)
 
 
+# -- the connector -----------------------------------------------------------------------------------
+
+
+def test_a_question_needs_no_second_place_in_the_pool(run: Any, server: JsonServer) -> None:
+    """It is asked before its call has a connection: a session with one is enough for both."""
+    installed = run()
+    intent = {"id": "pi_9", "object": "payment_intent", "amount": 100, "currency": "usd", "status": "requires_confirmation"}
+    server.scripted = [Answer(200, intent), Answer(200, {**intent, "status": "succeeded", "amount_received": 100})]
+
+    async def main() -> None:
+        confirm, waiting = f"{server.url}/v1/payment_intents/pi_9/confirm", aiohttp.ClientTimeout(total=20)
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1), timeout=waiting) as session,
+            session.post(confirm, headers=AUTH) as response,
+        ):
+            await response.read()
+
+    asyncio.run(main())
+
+    assert ([arrived.method for arrived in server.requests], counted(installed)) == (["GET", "POST"], SETTLED)
+
+
+def test_a_connector_of_ones_own_is_guarded_once(run: Any, url: str, vendor: Vendor) -> None:
+    """What it does before and after aiohttp's own method is its own business; what it refuses itself is not sent, and holds nothing."""
+    installed = run()
+
+    class Checking(aiohttp.TCPConnector):
+        async def connect(self, req: Any, *args: Any, **kwargs: Any) -> Any:
+            if "refused" in req.headers:
+                raise PermissionError
+            found = await super().connect(req, *args, **kwargs)
+            await asyncio.sleep(0)
+            return found
+
+    async def main() -> None:
+        async with aiohttp.ClientSession(connector=Checking(), headers=AUTH) as session:
+            async with session.post(url, data=FORM) as response:
+                await response.read()
+            with pytest.raises(aiohttp.ClientOSError):
+                await session.post(url, data=FORM, headers={"refused": "1"})
+
+    asyncio.run(main())
+
+    assert (vendor.executed, counted(installed), installed.usage().calls) == (1, SETTLED, 1)
+
+
+def test_what_a_connector_gives_up_late_covers_nothing_else(run: Any, url: str, vendor: Vendor) -> None:
+    """It had a connection, and its request was never written: the same call, made again, is one of its own, and gives that hold back."""
+    installed = run()
+
+    class Failing(aiohttp.TCPConnector):
+        fails = True
+
+        async def connect(self, *args: Any, **kwargs: Any) -> Any:
+            found = await super().connect(*args, **kwargs)
+            if self.fails:
+                found.close()
+                raise PermissionError
+            return found
+
+    async def main() -> None:
+        connector = Failing()
+        async with aiohttp.ClientSession(connector=connector, headers=AUTH) as session:
+            with pytest.raises(aiohttp.ClientOSError):
+                await session.post(url, data=FORM)
+            held = counted(installed)
+            connector.fails = False
+            gc.collect()
+            for _ in range(2):
+                async with session.post(url, data=FORM) as response:
+                    await response.read()
+            assert held == (0, USD, 0)
+
+    asyncio.run(main())
+
+    assert (vendor.executed, counted(installed)) == (2, (2 * USD, 0, 0))
+
+
+def test_a_connection_that_is_not_made_holds_nothing(run: Any, url: str, vendor: Vendor) -> None:
+    """Whatever stopped it, a timeout of the whole call too: nothing was written."""
+    installed = run()
+
+    class Waiting(aiohttp.TCPConnector):
+        async def _create_connection(self, *_: Any) -> Any:
+            await asyncio.Event().wait()
+
+    async def main(timeout: aiohttp.ClientTimeout) -> None:
+        async with aiohttp.ClientSession(connector=Waiting(), timeout=timeout) as session:
+            await session.post(url, data=FORM, headers=AUTH)
+
+    for limits in ({"total": 1.0}, {"total": None, "connect": 0.05}):
+        with pytest.raises(asyncio.TimeoutError):
+            asyncio.run(main(aiohttp.ClientTimeout(**limits)))
+
+    assert (vendor.executed, counted(installed)) == (0, NOTHING)
+
+
+@pytest.mark.parametrize("host", ["API.Stripe.com", "api\uff0estripe.com", "api.stripe.com."])
+def test_a_host_that_is_not_read_by_aiohttp_is_read_by_us(run: Any, host: str) -> None:
+    """`encoded=True` keeps a URL as it was written; what is looked up for it is the vendor's own host."""
+    run(allowed_endpoints=[])
+    with pytest.raises(EndpointNotAllowed, match="is not allowed by policy"):
+        post(URL(f"https://{host}/v1/payment_intents", encoded=True), data=FORM, headers=AUTH)
+
+
 # -- round the guard ---------------------------------------------------------------------------------
 
 
-def test_a_connection_without_the_guard_is_refused_and_the_guard_put_back(run: Any, url: str, server: JsonServer) -> None:
-    """As vcrpy does at the end of a cassette, somebody puts back the method that stood there before install()."""
+def test_a_request_method_of_somebody_else_leaves_the_guard_in_place(run: Any, url: str, server: JsonServer) -> None:
+    """As vcrpy does, which puts back at the end of a cassette what stood there before install(): the guard is below it."""
     original = aiohttp.ClientSession._request
-    installed = run()
-    guarded = aiohttp.ClientSession._request
+    installed = run(run_usd_cap=1)
     aiohttp.ClientSession._request = original  # type: ignore[method-assign]  # -- the point
-    try:
-        with pytest.raises(ConfigurationError, match="came round keyguard's guard"):
-            post(url, data=FORM, headers=AUTH)
+    post(url, data=FORM, headers=AUTH)
+    with pytest.raises(keyguard.SpendCapExceeded):
         post(url, data=FORM, headers=AUTH)
-    finally:
-        keyguard.uninstall()
 
-    assert guarded is not original
-    assert len(server.requests) == 1
-    assert installed.usage().calls == 1
+    assert (len(server.requests), counted(installed)) == (1, SETTLED)
 
 
 def test_a_session_made_before_install_is_guarded(run: Any, url: str) -> None:
@@ -406,7 +507,7 @@ def test_a_session_made_before_install_is_guarded(run: Any, url: str) -> None:
 
 
 def test_the_supported_versions_are_known() -> None:
-    """Middlewares are there from 3.12 on; beside an older one the check alone stands, from 3.8 on."""
+    """From 3.8 on; what it was before has no wheels for a Python that is supported."""
     assert [patch.supports(version) for version in ("3.8.0", "3.12.0", "3.14.5", "4.0", "3.7.4", "unknown")] == [True] * 4 + [False] * 2
 
 

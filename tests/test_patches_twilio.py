@@ -367,9 +367,9 @@ def test_each_send_again_is_in_doubt_as_soon_as_it_failed(run: Any, server: Json
 def test_without_aiohttps_seam_a_client_that_sends_again_is_refused(
     run: Any, server: JsonServer, vendor: Twilio, monkeypatch: pytest.MonkeyPatch, retries: int | None
 ) -> None:
-    """An aiohttp without middlewares, or one that another library has restored: a single send is seen by the SDK's own seam."""
+    """Where another library has restored it: a single send is seen by the SDK's own seam."""
     installed = run()
-    monkeypatch.setattr(aiohttp.ClientSession, "_request", inspect.unwrap(vars(aiohttp.ClientSession)["_request"]))
+    monkeypatch.setattr(aiohttp.BaseConnector, "connect", inspect.unwrap(vars(aiohttp.BaseConnector)["connect"]))
     if retries is None:
         awaited(server.url, lambda client: client.messages.create_async(**MESSAGE))
     else:
@@ -511,6 +511,29 @@ def test_the_error_of_a_client_that_nobody_sees_proves_nothing(run: Any, server:
         client_for(server.url, http_client=Refused()).messages.create(**MESSAGE)
 
     assert counted(installed) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(("is_own", "expected"), [(True, (0, 0, 1)), (False, (0, 0, 0))])
+def test_the_error_of_a_connector_that_nobody_sees_proves_nothing(
+    run: Any, server: JsonServer, *, is_own: bool, expected: tuple[int, int, int]
+) -> None:
+    """It has a method in the place of aiohttp's own, where the seam is: what it did before it failed, nobody knows."""
+
+    async def lost(*_: Any, **__: Any) -> Any:
+        raise RuntimeError
+
+    installed, connecting = run(), type("Own", (aiohttp.TCPConnector,), {"connect" if is_own else "_create_connection": lost})
+
+    async def main() -> None:
+        async with AsyncTwilioHttpClient() as http_client:
+            await http_client.session.close()
+            http_client.session = aiohttp.ClientSession(connector=connecting())
+            await client_for(server.url, http_client=http_client).messages.create_async(**MESSAGE)
+
+    with pytest.raises(RuntimeError):
+        asyncio.run(main())
+
+    assert (counted(installed), server.requests) == (expected, [])
 
 
 @each_style

@@ -85,7 +85,7 @@ def test_a_subflow_without_a_key_of_its_own_leaves_its_root_alone(
     url = ledger_with(tmp_path / "ledger.db", str(root.id))
     child.labels["keyguard.root"] = str(root.id)
     monkeypatch.setenv("KEYGUARD_URL", url)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="prefect.flow_runs"):
         revoke_on_cancellation(FLOW, child, CANCELLING)
 
     assert revocations(url) == []
@@ -99,7 +99,7 @@ def test_a_hook_never_raises_into_prefect(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("keyguard.prefect.hooks.default_url", lambda: f"sqlite:///{tmp_path}/none.db")
     run = flow_run()
     nothing: Any = None
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="prefect.flow_runs"):
         monkeypatch.setenv("KEYGUARD_URL", f"sqlite:///{tmp_path}/none.db")
         revoke_on_cancellation(FLOW, run, CANCELLING)
         monkeypatch.setenv("KEYGUARD_URL", f"sqlite:///{broken}")

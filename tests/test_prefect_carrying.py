@@ -207,13 +207,13 @@ def test_a_process_that_meets_no_guarded_run_stays_as_it_is(vendor: StripeServer
     [
         ("env:KEYGUARD_URL", "set KEYGUARD_URL to it here"),
         ("sqlite://", "in the memory of the process that armed it"),
-        ("sqlite:////nowhere/ledger.db", "set KEYGUARD_URL to the ledger that both processes share"),
+        ("sqlite:///{place}/absent.db", "set KEYGUARD_URL to the ledger that both processes share"),
         ("", "never called keyguard.install"),
     ],
 )
-def test_a_run_whose_ledger_is_not_here_is_refused(vendor: StripeServer, ledger: str, said: str) -> None:
+def test_a_run_whose_ledger_is_not_here_is_refused(vendor: StripeServer, tmp_path: Path, ledger: str, said: str) -> None:
     """The call and the guarded function are refused, with what to set; no file is made in the ledger's place."""
-    marks = labels.Marks("root-1", "token", ledger)
+    marks = labels.Marks("root-1", "token", ledger.format(place=tmp_path))
     sent = flow_run(is_child=True)
     labels.write(sent.labels, marks)
     with in_flow(sent):
@@ -223,6 +223,7 @@ def test_a_run_whose_ledger_is_not_here_is_refused(vendor: StripeServer, ledger:
             assert said in str(refused.value)
 
     assert vendor.charges == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -297,3 +298,27 @@ def test_a_prefect_without_the_two_methods_is_said_once(caplog: pytest.LogCaptur
 
     assert len(caplog.records) == 1
     assert "keyguard.prefect.task" in caplog.messages[0]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_subflow_that_installs_again_keeps_its_roots_ledger(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """install() in a subflow without a URL, where the setting names another ledger: its marks say where the run's key really is."""
+    from prefect import flow
+    from prefect.context import serialize_context
+
+    monkeypatch.setenv("KEYGUARD_URL", f"sqlite:///{tmp_path / 'other.db'}")
+
+    @flow
+    def child() -> Any:
+        keyguard.install(run_usd_cap=5)
+        sent: Any = serialize_context()
+        return sent["flow_run_context"]["flow_run"]["labels"]
+
+    @flow
+    def root() -> Any:
+        keyguard.install(url, run_usd_cap=5)
+        return child()
+
+    found: Any = root()
+
+    assert found[labels.LEDGER_LABEL] == url

@@ -14,7 +14,7 @@ import pytest
 import wrapt
 
 from keyguard.errors import SpendCapExceeded
-from keyguard.prefect import activate, deactivate, engine, name_refused_state, retry_unless_refused
+from keyguard.prefect import activate, deactivate, engine, find_refusal, name_refused_state, retry_unless_refused
 from tests.support_prefect import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -235,6 +235,40 @@ def test_another_process_reads_the_refusal(refused: Any, prefect_home: Path, pre
     assert json.loads(done.stdout or "null") == [
         "SpendCapExceeded", "SpendCapExceeded", refused.TEXT, "run:r-1", 500_000_000, 480_000_000, 50_000_000,
     ], done.stderr  # fmt: skip
+
+
+def test_a_state_from_the_server_tells_by_its_name(refused: Any) -> None:
+    """Its exception is in a storage, which is not read for this; a state that a user has called so, and kept here, is his own."""
+    from prefect.states import Failed
+
+    state = refused.ended(refused.flow_of(refused.Body("refused")))
+    found = find_refusal(refused.at_server(state.state_details.flow_run_id).state)
+
+    assert isinstance(found, SpendCapExceeded)
+    assert (refused.TEXT in str(found), found.cap) == (True, None)
+    assert find_refusal(Failed(name="KeyExpired", message="the customer's door key")) is None
+
+
+@pytest.mark.ci
+def test_the_server_has_a_refused_task_run_by_its_name(refused: Any) -> None:
+    """Task runs are told to the server by events; it shows the same name and message as the flow's process."""
+    import threading
+
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import TaskRunFilter
+    from prefect.client.schemas.sorting import TaskRunSort
+
+    state = refused.ended(refused.flow_of(refused.Body("state of a task")))
+    task_state, pause, found = state.data.result, threading.Event(), list[Any]()
+    wanted = TaskRunFilter.model_validate({"id": {"any_": [task_state.state_details.task_run_id]}})
+    with get_client(sync_client=True) as client:
+        # The server writes what events tell it in batches.
+        while not found or not found[0].state.is_final():
+            pause.wait(0.1)
+            found = client.read_task_runs(task_run_filter=wanted, sort=TaskRunSort.ID_DESC, limit=1)
+
+    told = found[0].state
+    assert (told.type.value, told.name, told.message) == ("FAILED", "SpendCapExceeded", task_state.message)
 
 
 # -- a Prefect that is not as known ----------------------------------------------------------------

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import sys
 from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
 
 import cloudpickle
 import pytest
@@ -246,38 +247,42 @@ def test_nothing_of_a_task_runs_in_a_flow_without_a_key() -> None:
 # -- runs that a deployment started ------------------------------------------------------------------------
 
 
-def test_a_run_that_a_deployment_started_spends_its_roots_budget(vendor: StripeServer, url: str) -> None:
-    """Its labels do not travel: the API tells its root, once, when it is entered; the second entry, and its calls, ask nobody."""
-    from prefect import flow, task
+def met_elsewhere(run_id: str) -> Any:
+    """Return a flow run as a process reads it from the server that executes it for a deployment: without the labels of its parents."""
     from prefect.client.orchestration import get_client
 
+    with get_client(sync_client=True) as client:
+        found: Any = client.read_flow_run(UUID(run_id))
+    return found.model_copy(update={"labels": {}})
+
+
+def current_id() -> str:
+    """Return the id of the flow run that goes on here."""
+    from prefect.context import FlowRunContext
+
+    entered: Any = FlowRunContext.get()
+    return str(entered.flow_run.id)
+
+
+def test_a_run_that_a_deployment_started_spends_its_roots_budget(vendor: StripeServer, url: str) -> None:
+    """Its labels do not travel: the API tells its root, once, when it is entered; the entries after that, and its calls, ask nobody."""
+    from prefect import flow
+
     roots = sys.modules["keyguard.prefect.roots"]
-    started: list[Any] = []
 
     @flow
-    def child() -> None: ...
-
-    @task
-    def starts() -> None:
-        from prefect.context import TaskRunContext
-
-        entered = TaskRunContext.get()
-        assert entered is not None
-        with get_client(sync_client=True) as client:
-            started.append(client.create_flow_run(child, parent_task_run_id=entered.task_run.id))
+    def child() -> str:
+        return current_id()
 
     @flow
-    def between() -> None:
-        starts()
+    def between() -> str:
+        return child()
 
     @flow
     def root() -> Any:
-        installed = keyguard.install(url, run_usd_cap=5)
-        between()
-        return installed
+        return keyguard.install(url, run_usd_cap=5), between()
 
-    installed: Any = root()
-    roots._known.roots.clear()
+    installed, run_id = cast("Any", root())
     asked, really_ask = list[str](), roots._asked
 
     def counted(question: Any, failing: str) -> Any:
@@ -287,9 +292,9 @@ def test_a_run_that_a_deployment_started_spends_its_roots_budget(vendor: StripeS
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(roots, "_asked", counted)
         for _ in range(2):
-            with in_flow(started[0].model_copy(update={"labels": {}})):
+            with in_flow(met_elsewhere(run_id)):
                 charge(vendor.url, 200)
-        with in_flow(started[0].model_copy(update={"labels": {}})), pytest.raises(SpendCapExceeded):
+        with in_flow(met_elsewhere(run_id)), pytest.raises(SpendCapExceeded):
             charge(vendor.url, 200)
 
     assert (installed.usage().spent, len(vendor.charges)) == (4 * USD, 2)
@@ -298,29 +303,18 @@ def test_a_run_that_a_deployment_started_spends_its_roots_budget(vendor: StripeS
 
 def test_a_run_under_which_nobody_is_guarded_is_a_root_for_whoever_guards_it(vendor: StripeServer, url: str) -> None:
     """A deployment's flow that calls install() under a parent without a key: the budget is its own, and its record says so."""
-    from prefect import flow, task
+    from prefect import flow
     from prefect.client.orchestration import get_client
 
-    started: list[Any] = []
+    @flow
+    def child() -> str:
+        return current_id()
 
     @flow
-    def child() -> None: ...
+    def root() -> str:
+        return child()
 
-    @task
-    def starts() -> None:
-        from prefect.context import TaskRunContext
-
-        entered = TaskRunContext.get()
-        assert entered is not None
-        with get_client(sync_client=True) as client:
-            started.append(client.create_flow_run(child, parent_task_run_id=entered.task_run.id))
-
-    @flow
-    def root() -> None:
-        starts()
-
-    root()
-    run = started[0].model_copy(update={"labels": {}})
+    run = met_elsewhere(root())
     with in_flow(run, child):
         installed = keyguard.install(url, run_usd_cap=5)
         charge(vendor.url, 200)

@@ -13,7 +13,12 @@ import requests
 from requests.adapters import BaseAdapter
 
 import keyguard
+import keyguard.patches.aiohttp
+import keyguard.patches.httpx
+import keyguard.patches.requests
+from keyguard import patches
 from keyguard.errors import EndpointNotAllowed
+from keyguard.patches import _wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,7 +75,13 @@ def _aiohttp(url: str, headers: Any) -> None:
     asyncio.run(main())
 
 
-CLIENTS = pytest.mark.parametrize("get", [_requests, _httpx, _ahttpx, _aiohttp])
+SEAMS: dict[Callable[[str, Any], None], tuple[Any, str]] = {
+    _requests: (requests.Session, "send"),
+    _httpx: (httpx.Client, "_send_single_request"),
+    _ahttpx: (httpx.AsyncClient, "_send_single_request"),
+    _aiohttp: (aiohttp.BaseConnector, "connect"),
+}
+CLIENTS = pytest.mark.parametrize("get", SEAMS)
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +90,21 @@ def token() -> Iterator[str]:
     with keyguard.run("run-1"):
         yield keyguard.install("sqlite://", run_usd_cap=1, allowed_endpoints=[]).key.token
     keyguard.uninstall()
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The hosts of the requests that are read."""
+    found: list[str] = []
+    look = _wire.vendor_of
+
+    def noting(host: str, netloc: str) -> str | None:
+        found.append(host)
+        return look(host, netloc)
+
+    for library in (patches.httpx, patches.requests, patches.aiohttp):
+        monkeypatch.setattr(library, "vendor_of", noting)
+    return found
 
 
 def _basic(pair: str, scheme: str = "Basic") -> str:
@@ -128,6 +154,67 @@ def test_a_guarded_host_is_known_however_it_is_written(get: Callable[[str, Any],
     """In any case, with the root's dot, a port or a user's name."""
     with pytest.raises(EndpointNotAllowed, match="is not allowed by policy"):
         get(f"{scheme}://{host}/v1/balance", {})
+
+
+@CLIENTS
+def test_what_was_found_of_a_host_is_forgotten_when_that_changes(get: Callable[[str, Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that was foreign is guarded from the moment on when it is registered, or listed at any port, and until it is not."""
+    for _ in range(2):
+        with pytest.raises(_Arrived):
+            get(FOREIGN, {})
+        keyguard.vendors.register("foreign", hosts=["foreign.test"], operations={})
+        with pytest.raises(EndpointNotAllowed, match="is not allowed by policy"):
+            get(FOREIGN, {})
+        keyguard.vendors.unregister("foreign")
+        with pytest.raises(_Arrived):
+            get(FOREIGN, {})
+        monkeypatch.setenv("KEYGUARD_VENDOR_HOSTS", "stripe=foreign.test:8443")
+        keyguard.install("sqlite://", run_usd_cap=1, allowed_endpoints=[])
+        with pytest.raises(_Arrived):
+            get(FOREIGN, {})
+        with pytest.raises(EndpointNotAllowed, match="is not allowed by policy"):
+            get("https://foreign.test:8443/x", {})
+        monkeypatch.delenv("KEYGUARD_VENDOR_HOSTS")
+        keyguard.install("sqlite://", run_usd_cap=1, allowed_endpoints=[])
+
+
+@CLIENTS
+def test_a_stand_in_that_is_listed_slows_nobody_else(
+    get: Callable[[str, Any], None], monkeypatch: pytest.MonkeyPatch, watched: list[str]
+) -> None:
+    """Other hosts' requests are not read, with whatever credentials of theirs; the stand-in's are."""
+    monkeypatch.setenv("KEYGUARD_VENDOR_HOSTS", "stripe=stand-in.test")
+    keyguard.install("sqlite://", run_usd_cap=1, allowed_endpoints=[])
+    for value in ("Bearer sk_live_some_other_vendors_key", _basic("sk_other:vault-key")):
+        with pytest.raises(_Arrived):
+            get(FOREIGN, {"Authorization": value})
+
+    assert watched == []
+    with pytest.raises(EndpointNotAllowed):
+        get("https://stand-in.test/x", {})
+    assert len(watched) == 1
+
+
+@CLIENTS
+@pytest.mark.parametrize("host", ["foreign.test", "api.stripe.com"])
+def test_a_method_of_another_signature_is_guarded_too(get: Callable[[str, Any], None], token: str, host: str) -> None:
+    """Where another library has put one there: each request is read."""
+    owner, name = SEAMS[get]
+    original = vars(owner)[name]
+    keyguard.uninstall()
+    bare = vars(owner)[name]
+    setattr(owner, name, lambda self, *args, **kwargs: bare(self, *args, **kwargs))
+    try:
+        keyguard.install("sqlite://", run_usd_cap=1, allowed_endpoints=[])
+        with pytest.raises(EndpointNotAllowed):
+            get(f"https://{host}/x", {"X-Key": token})
+        with pytest.raises(_Arrived if host == "foreign.test" else EndpointNotAllowed):
+            get(f"https://{host}/x", {})
+        keyguard.uninstall()
+    finally:
+        setattr(owner, name, bare)
+
+    assert original is not bare
 
 
 @CLIENTS

@@ -18,6 +18,7 @@ import pytest
 import keyguard
 from keyguard import context, vendors
 from keyguard.errors import ConfigurationError, EndpointNotAllowed, SpendCapExceeded, UnpricedCall
+from keyguard.patches import _wire
 from keyguard.settings import load_policy, load_settings
 from tests.support_forks import fork
 from tests.support_json_server import Answer, JsonServer
@@ -268,6 +269,33 @@ def test_a_host_is_guarded_as_soon_as_its_registration_returns(monkeypatch: pyte
     assert vendors.claimant("slow.race.example") == "race"
 
 
+def test_a_seams_memory_of_a_host_is_no_older_than_its_registration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that had just found the host to be nobody's leaves no memory of that behind either."""
+    found, go_on, look = threading.Event(), threading.Event(), vendors.claimant
+    answers: list[str | None] = []
+
+    def slow(host: str) -> str | None:
+        answers.append(look(host))
+        if len(answers) == 2:
+            # The answer that is about to be remembered.
+            found.set()
+            go_on.wait(30)
+        return answers[-1]
+
+    monkeypatch.setattr(_wire, "claimant", slow)
+    asking = threading.Thread(target=_wire.FOREIGN.__getitem__, args=("slow.race.example",))
+    registering = threading.Thread(target=register, args=("race", ["slow.race.example"]))
+    asking.start()
+    found.wait(30)
+    registering.start()
+    registering.join(0.5)
+    go_on.set()
+    asking.join()
+    registering.join()
+
+    assert (answers[1], _wire.FOREIGN["slow.race.example"]) == (None, False)
+
+
 def test_of_two_that_register_at_once_one_is_rejected() -> None:
     """The check and the change are one step."""
     start, results = threading.Barrier(8), []
@@ -292,10 +320,10 @@ def test_of_two_that_register_at_once_one_is_rejected() -> None:
 def test_memory_of_hosts_is_bounded() -> None:
     """A crawler's ten thousand hosts are not kept; ours stay ours."""
     for number in range(10_000):
-        vendors.claimant(f"h{number}.crawled.example")
+        assert _wire.FOREIGN[f"h{number}.crawled.example"]
 
-    assert len(vendors._claims) <= vendors._MOST_HOSTS
-    assert vendors.claimant("api.stripe.com") == "stripe"
+    assert max(len(vendors._claims), len(_wire.FOREIGN)) <= vendors._MOST_HOSTS
+    assert (vendors.claimant("api.stripe.com"), _wire.FOREIGN["api.stripe.com"]) == ("stripe", False)
 
 
 def test_a_forked_child_inherits_what_is_registered() -> None:

@@ -493,7 +493,7 @@ class TestRead:
         found = outcome(made, reply(refund(status, payment_intent="pi_1")), Quote(900 * CENT, "refund", "ch_1"))
 
         assert (found.ending, found.cost) == (ending, 700 * CENT if ending == "settled" else 0)
-        assert found.refund_of == ("ch_1" if ending == "settled" else None)
+        assert (found.refund_of, found.refund_id) == (("ch_1", "re_1") if ending == "settled" else (None, None))
 
     @pytest.mark.parametrize(
         ("fields", "named"), [({"payment_intent": "pi_1", "charge": "ch_1"}, "pi_1"), ({"charge": {"id": "ch_1"}}, "ch_1")]
@@ -507,7 +507,7 @@ class TestRead:
         quote = Quote(300 * CENT, "refund", "ch_1")
         found = outcome(call(f"{CH}/ch_1/refund", amount="300"), reply(charge(amount_refunded=900)), quote)
 
-        assert (found.ending, found.cost, found.refund_of, found.facts) == ("settled", 300 * CENT, "ch_1", ())
+        assert (found.ending, found.cost, found.refund_of, found.refund_id, found.facts) == ("settled", 300 * CENT, "ch_1", None, ())
 
     @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 429])
     def test_documented_refusals_release(self, status: int) -> None:

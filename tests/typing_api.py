@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import keyguard
+import keyguard.prefect
 from keyguard import Installation, Policy, SpendCapExceeded, VaultKey, vendors
 
 if TYPE_CHECKING:
@@ -121,3 +122,23 @@ def register_a_vendor() -> vendors.Vendor:
     print(refusal, vendors.generic("other", hosts={"other.example"}, operations={}).hosts)
     vendors.unregister("acme")
     return plug
+
+
+@keyguard.guarded
+def guarded_charge(customer: str, *, cents: int) -> float:
+    """Stand for a function that is sent to other processes."""
+    return charge(customer, cents=cents)
+
+
+@keyguard.prefect.task(retries=3, tags=["money"])
+def charge_task(customer: str, cents: int) -> float:
+    """Stand for a task."""
+    return charge(customer, cents=cents)
+
+
+def guarded_functions_and_tasks_keep_their_types() -> None:
+    """A guarded function is called as before; a task is Prefect's, with its futures and options."""
+    cents: float = guarded_charge("cus_1", cents=5)
+    called: float = charge_task("cus_1", 5)
+    submitted: float = charge_task.with_options(retries=1).submit("cus_1", 5).result()
+    print(cents, called, submitted)

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 refused, failed, or not as it should be, 2 asked for somet
 from __future__ import annotations
 
 import sys
+from pathlib import Path  # noqa: TC003 -- typer reads annotations at run time
 from typing import Annotated
 
 import typer
@@ -216,6 +217,22 @@ def release(
     with figures.opened(ledger) as found:
         receipt = doubting.release(reservation_id, reason=reason, by=figures.person(), ledger=found)
         show_resolved("released", receipt, as_json=as_json)
+
+
+@app.command()
+def proxy(
+    host: Annotated[str | None, typer.Option(help="Where to listen. Default: KEYGUARD_PROXY_HOST, else 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="0 = any that is free. Default: 8420.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that serve, on one ledger.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM; with --tls-key it serves https.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
+    allow_plain: Annotated[bool | None, typer.Option("--allow-plain", help="Serve http to others: something in front does TLS.")] = None,
+    ledger: LedgerUrl = None,
+) -> None:
+    """Serve vault keys and forward the calls that carry them, so that no vendor's secret is where your flows run."""
+    from keyguard.cli.serving import serve_proxy
+
+    serve_proxy(host=host, port=port, workers=workers, tls_cert=tls_cert, tls_key=tls_key, allow_plain=allow_plain, ledger=ledger)
 
 
 @prices_app.command("show")

@@ -89,8 +89,25 @@ class Ledger(Protocol):
         """
         ...
 
-    def key(self, *, token: str | None = None, key_id: str | None = None, run_id: str | None = None) -> VaultKey | None:
-        """Return the key by exactly one of its names; None where there is none (or the token is forged)."""
+    def key(
+        self, *, token: str | None = None, key_id: str | None = None, run_id: str | None = None, minted: str | None = None
+    ) -> VaultKey | None:
+        """
+        Return the key by exactly one of its names; None where there is none (or the token is forged).
+
+        `token` is the key's own, which this ledger can always say again; `minted`, one that `mint` made.
+        """
+        ...
+
+    def mint(self, key_id: str, *, by: str) -> str:
+        """
+        Make a further token of a key, for a process that does not have the ledger: random, kept as its hash alone, so shown once.
+
+        `by` is who asked for it, for the audit.
+
+        Raises:
+            ConfigurationError: no such key.
+        """
         ...
 
     def revoke(
@@ -99,18 +116,23 @@ class Ledger(Protocol):
         key_id: str | None = None,
         run_id: str | None = None,
         policy: str | None = None,
+        label: str | None = None,
         state: Literal["revoked", "closed"] = "revoked",
         by: str = "",
     ) -> int:
-        """Revoke (or close) keys; durable when it returns. Returns how many keys are not active because of the call's target."""
+        """
+        Revoke (or close) keys by exactly one of these; durable when it returns. `label` is their whole `agent_run_label`.
+
+        Returns how many keys are not active because of the call's target.
+        """
         ...
 
-    def raise_cap(self, run_id: str, cap: Money, *, by: str) -> VaultKey:
+    def raise_cap(self, run_id: str | None, cap: Money, *, by: str, key_id: str | None = None) -> VaultKey:
         """
-        Set a run's cap by a human's decision, audited; renews `expires_in`. Also lowers.
+        Set the cap of a run, or of a key, by a human's decision, audited; renews `expires_in`. Also lowers.
 
         Raises:
-            ConfigurationError: no such run.
+            ConfigurationError: no such run, or key.
         """
         ...
 
@@ -169,8 +191,8 @@ class Ledger(Protocol):
         """Return the latest runs' keys with their figures, newest first, behind each those of its children; or of one run, or child."""
         ...
 
-    def entries(self, scope: str | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the audit log, oldest first, as plain rows; they fold into every balance."""
+    def entries(self, scope: str | None = None, *, after: int = 0) -> Iterator[dict[str, Any]]:
+        """Yield the audit log behind the row `after`, oldest first, as plain rows; they fold into every balance."""
         ...
 
     def verify(self) -> list[str]:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import secrets
 from base64 import urlsafe_b64encode
 from typing import TYPE_CHECKING, Any
 
@@ -153,11 +154,12 @@ class Keys:
         if force.refund_usd_cap is not None:
             self._budgets.declare(f"refund:{key.budget}", "usd", force.refund_usd_cap)
 
-    def raise_cap(self, run_id: str, cap: Money, by: str) -> VaultKey:
-        """Set a run's cap by a human's decision; its expiry starts again."""
-        row = self._one(f"SELECT {_KEY} FROM keys WHERE run_id = ?", run_id)
+    def raise_cap(self, run_id: str | None, cap: Money, by: str, key_id: str | None) -> VaultKey:
+        """Set a run's cap, or that of a key, by a human's decision; its expiry starts again."""
+        column, value = ("run_id", run_id) if key_id is None else ("key_id", key_id)
+        row = self._one(f"SELECT {_KEY} FROM keys WHERE {column} = ?", value)
         if row is None:
-            raise ConfigurationError(f"no run {run_id!r} in this ledger; `keyguard status` lists the runs")
+            raise ConfigurationError(f"no {'run' if key_id is None else 'key'} {value!r} in this ledger; `keyguard status` lists the runs")
         key = self._restored(row)
         force = Policy.restored(json.loads(row[2])).model_copy(update={"run_usd_cap": cap})
         expires_at = self._log.at + force.expires_in if force.expires_in else self._children.own_expiry(key)
@@ -168,9 +170,10 @@ class Keys:
         assert found is not None
         return found
 
-    def revoke(self, key_id: str | None, run_id: str | None, policy: str | None, state: str, by: str) -> int:
+    def revoke(self, key_id: str | None, run_id: str | None, policy: str | None, label: str | None, state: str, by: str) -> int:
         """End keys, and with each what lies in its budget; returns how many of the target's are ended now."""
-        column, value = next((c, v) for c, v in (("key_id", key_id), ("run_id", run_id), ("policy_name", policy)) if v is not None)
+        names = (("key_id", key_id), ("run_id", run_id), ("policy_name", policy), ("policy ->> 'agent_run_label'", label))
+        column, value = next((c, v) for c, v in names if v is not None)
         rows: list[Any] = self._log.execute(f"SELECT key_id FROM keys WHERE {column} = ?", (value,)).fetchall()
         for (found,) in rows:
             for one in (found, *self._children.below(found)):
@@ -192,6 +195,23 @@ class Keys:
         column, value = ("run_id", run_id) if key_id is None else ("key_id", key_id)
         row = self._one(f"SELECT {_KEY} FROM keys WHERE {column} = ?", value)
         return None if row is None else self._restored(row)
+
+    def mint(self, key_id: str, by: str) -> str:
+        """Make a further token of a key: 256 random bits, of which only the hash is kept."""
+        row = self._one("SELECT scope FROM keys WHERE key_id = ?", key_id)
+        if row is None:
+            raise ConfigurationError(f"no key {key_id!r} in this ledger")
+        token = f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}"
+        self._log.execute("INSERT INTO minted VALUES (?, ?)", (_digest(token), key_id))
+        self._log.enter("mint", key_id=key_id, scope=row[0], detail={"by": by})
+        return token
+
+    def minted(self, token: str) -> VaultKey | None:
+        """Find the key of a token that was minted; those that `issue` gives are none of them."""
+        digest = _digest(token)
+        row: tuple[Any, ...] | None = self._log.execute("SELECT digest, key_id FROM minted WHERE digest = ?", (digest,)).fetchone()
+        # The look-up may take a time of its own for each hash, of which nobody can choose the beginning; the comparison does not.
+        return self.find(key_id=row[1]) if row is not None and hmac.compare_digest(bytes(row[0]), digest) else None
 
     def latest(self, limit: int, run_id: str | None) -> list[VaultKey]:
         """Return the latest runs' keys, or one's, newest first, behind each those of its children, the deeper behind what they lie in."""
@@ -239,3 +259,7 @@ class Keys:
     def _token(self, key_id: str) -> str:
         mac = hmac.new(self._secret, key_id.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
         return f"{TOKEN_PREFIX}{key_id}_{urlsafe_b64encode(mac).decode().rstrip('=')}"
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

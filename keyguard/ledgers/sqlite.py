@@ -333,9 +333,17 @@ class SqliteLedger:
         """Return the run's or the child's key, made now or found again, and warnings."""
         return self._run(lambda books: books.keys.issue(policy, run_id, child), durable=True)
 
-    def key(self, *, token: str | None = None, key_id: str | None = None, run_id: str | None = None) -> VaultKey | None:
+    def key(
+        self, *, token: str | None = None, key_id: str | None = None, run_id: str | None = None, minted: str | None = None
+    ) -> VaultKey | None:
         """Return a key by one of its names."""
+        if minted is not None:
+            return self._run(lambda books: books.keys.minted(minted))
         return self._run(lambda books: books.keys.find(token=token, key_id=key_id, run_id=run_id))
+
+    def mint(self, key_id: str, *, by: str) -> str:
+        """Make a further token of a key; durable when it returns."""
+        return self._run(lambda books: books.keys.mint(key_id, by), durable=True)
 
     def revoke(
         self,
@@ -343,15 +351,16 @@ class SqliteLedger:
         key_id: str | None = None,
         run_id: str | None = None,
         policy: str | None = None,
+        label: str | None = None,
         state: Literal["revoked", "closed"] = "revoked",
         by: str = "",
     ) -> int:
         """Revoke keys; durable when it returns."""
-        return self._run(lambda books: books.keys.revoke(key_id, run_id, policy, state, by), durable=True)
+        return self._run(lambda books: books.keys.revoke(key_id, run_id, policy, label, state, by), durable=True)
 
-    def raise_cap(self, run_id: str, cap: Money, *, by: str) -> VaultKey:
-        """Set a run's cap by a human's decision."""
-        return self._run(lambda books: books.keys.raise_cap(run_id, cap, by), durable=True)
+    def raise_cap(self, run_id: str | None, cap: Money, *, by: str, key_id: str | None = None) -> VaultKey:
+        """Set the cap of a run, or of a key, by a human's decision."""
+        return self._run(lambda books: books.keys.raise_cap(run_id, cap, by, key_id), durable=True)
 
     def reserve(self, order: Order) -> Decision:
         """Hold money on all legs or on none."""
@@ -404,9 +413,8 @@ class SqliteLedger:
         """Return the latest keys with their figures."""
         return self._run(lambda books: books.runs(limit, run_id))
 
-    def entries(self, scope: str | None = None) -> Iterator[dict[str, Any]]:
+    def entries(self, scope: str | None = None, *, after: int = 0) -> Iterator[dict[str, Any]]:
         """Yield the log, oldest first."""
-        after = 0
         while page := self._run(partial(_page, scope=scope, after=after)):
             yield from page
             after = page[-1]["seq"]

@@ -1,6 +1,6 @@
 """What the wire seams share: whose host a request goes to, what its headers and body say. Knows no client, decides nothing.
 
-A wire seam sees every request of the process; `is_guarded` is what those pay that nobody guards.
+A wire seam sees every request of the process; `FOREIGN` is the look-up that those pay which nobody guards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from keyguard.patches._headers import credential_of, form_pairs, is_carrying, re
 from keyguard.vendors import account_of, claimant, vendor_named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from keyguard.context import Ticket
 
@@ -25,6 +25,41 @@ _AUTHORIZATION = ("authorization",)
 _IDEMPOTENCY_KEY = "Idempotency-Key"
 # One live mapping, filled by `install()`: netloc → vendor.
 LISTED = context.vendor_hosts()
+
+
+class Foreign(dict[str, bool]):
+    """
+    Whether nobody guards a host, of each that was asked for; forgotten when a vendor is registered, or a stand-in listed.
+
+    Args:
+        host_in: Reads a host, lower case and without a port, from what is asked for. What it raises is raised, and not remembered.
+    """
+
+    def __init__(self, host_in: Callable[[str], str]) -> None:
+        self._host_in = host_in
+        context.remembers_hosts(self)
+
+    def __missing__(self, asked: str) -> bool:
+        host = self._host_in(asked)
+        # Before the lock: this imports plugs, and another thread's import may wait for the lock, to register a vendor.
+        claimant(host)
+        with context.registering():
+            if len(self) >= _MOST_HOSTS:
+                self.clear()
+            # Of a stand-in at any port: such a request is read with care.
+            found = self[asked] = claimant(host) is None and host not in {urlsplit(f"//{netloc}").hostname for netloc in LISTED}
+        return found
+
+
+def _ascii(host: str) -> str:
+    """Return a host as it is looked up, in lower case: `encoded=True` keeps a URL of aiohttp as it was written."""
+    return host.lower() if host.isascii() else host.encode("idna").decode()
+
+
+# A crawler's requests go to many.
+_MOST_HOSTS = 4096
+# By host. Every request of the process asks this, so it is a dictionary, which costs half of a function of ours.
+FOREIGN = Foreign(_ascii)
 
 
 def vendor_of(host: str, netloc: str) -> str | None:
@@ -48,7 +83,7 @@ def _expected(netloc: str) -> str | None:
 def netloc_of(url: str) -> tuple[str, str]:
     """Return the host of a URL in lower case, and its netloc without what stands before an `@`."""
     parts = urlsplit(url)
-    return parts.hostname or "", parts.netloc.rpartition("@")[2].lower()
+    return _ascii(parts.hostname or ""), parts.netloc.rpartition("@")[2].lower()
 
 
 def check_token(headers: Iterable[tuple[str, str]], netloc: str) -> None:

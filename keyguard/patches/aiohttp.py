@@ -1,33 +1,34 @@
-"""The seam of aiohttp: the innermost middleware of each request of a session, redirects hop by hop. Translates only.
+"""The seam of aiohttp: the connection that each request of a session asks for, redirects hop by hop. Translates only.
 
-`ClientSession._request` runs as it is, with its redirects, timeouts, traces and retries; what it hands to a connection
-passes a middleware of ours last, after the user's own. That is one request with its final URL, and one try on the wire.
+`ClientSession._request` and the user's middlewares run as they are. `BaseConnector.connect` is what each of their requests passes last,
+with its final URL and headers, for one try on the wire; its caller then sends on the connection that it gets. So a decision begins there,
+and goes on when the request is sent, and when it is answered (keyguard.patches._parts).
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
-from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
-from types import MappingProxyType
+from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import anyio.from_thread
 import wrapt
 
 from keyguard import context
-from keyguard.errors import ConfigurationError
-from keyguard.model import Attempt, Reply
-from keyguard.patches import Outgoing, Seam, adecided, arm
+from keyguard.context import open_ticket
+from keyguard.model import TOKEN_PREFIX, Attempt, Reply
+from keyguard.patches import Outgoing, Seam
 from keyguard.patches._aiohttp_content import Content
 from keyguard.patches._answers import of_aiohttp
-from keyguard.patches._headers import Lowered, may_carry
+from keyguard.patches._headers import SHORTEST, Lowered, is_hiding
+from keyguard.patches._parts import Parts, Pause
 from keyguard.patches._proof import is_unsent
 from keyguard.patches._tail import Tail
 from keyguard.patches._wire import (
     BODY_HEADERS,
-    LISTED,
+    FOREIGN,
     Swapped,
     call_of,
     check_token,
@@ -39,117 +40,100 @@ from keyguard.patches._wire import (
     vendor_of,
     with_secret,
 )
-from keyguard.vendors import claimant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine
 
     from keyguard.errors import Refused
+    from keyguard.patches import Seen
 
-_OLDEST, _FIRST = (3, 8), (3, 12)
-# What belongs to the connection and not to the request: a question of ours takes the same way.
-_WAY = frozenset({"ssl", "verify_ssl", "fingerprint", "ssl_context", "proxy", "proxy_auth", "proxy_headers", "timeout", "server_hostname"})
+_FIRST = (3, 8)
 
 
 class AiohttpPatch:
-    """
-    The plug: aiohttp from 3.12 on, the first with middlewares. Before it nobody sees the hops of a redirect, so that a request of its own
-    to a guarded host is refused; a vendor's SDK may send by it, and whatever goes elsewhere passes.
-    """
+    """The plug: aiohttp from 3.8 on, whose connector's method is the same up to 3.14 (read and run November 2026)."""
 
     client = "aiohttp"
     distribution = "aiohttp"
-    supported = f">={_OLDEST[0]}.{_OLDEST[1]}"
+    supported = f">={_FIRST[0]}.{_FIRST[1]}"
 
     @property
     def seams(self) -> tuple[Seam, ...]:
-        """The requests of a session, and the check that none comes to a connection without it."""
-        connection = Seam("aiohttp.check", "aiohttp", "BaseConnector.connect", check, is_async=True, passes=_is_foreign)
-        if _too_old() is not None:
-            return (connection,)
-        return (Seam("aiohttp.async", "aiohttp", "ClientSession._request", is_async=True, inside=inside), connection)
+        """The requests of every session."""
+        return (Seam("aiohttp.async", "aiohttp", "BaseConnector.connect", read, send, is_async=True, quick=quick, around=around),)
 
     def supports(self, installed: str) -> bool:
-        """Say whether an installed version has this seam, or the check."""
-        return _numbers(installed) >= _OLDEST
+        """Say whether an installed version has this seam."""
+        major, _, rest = installed.partition(".")
+        minor = rest.partition(".")[0]
+        return major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= _FIRST
 
 
-def _numbers(installed: str) -> tuple[int, ...]:
-    major, _, rest = installed.partition(".")
-    minor = rest.partition(".")[0]
-    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else ()
+def quick(passing: Callable[..., Any], seen: Seen, /) -> Callable[..., Any]:
+    """Let pass at once what nobody guards: the host is foreign, no stand-in is listed, and no header may carry a token."""
+
+    # As httpx's: plain steps, which each request of the process pays for.
+    def wrapper(self: Any, req: Any, traces: Any, timeout: Any) -> Any:
+        if FOREIGN[req.url.raw_host] and open_ticket() is None:
+            for value in req.headers.values():
+                if len(value) >= SHORTEST and (
+                    ("_" in value and TOKEN_PREFIX in value) or (value[5] == " " and value[4] in "cC" and is_hiding(value))
+                ):
+                    break
+            else:
+                return passing(self, req, traces, timeout)
+        return seen(self, (req, traces, timeout), {})
+
+    return wrapper
 
 
-@cache
-def _too_old() -> str | None:
-    """Return the installed version where it has no middlewares."""
+async def around(
+    deciding: Coroutine[Any, Any, Any], passing: Callable[..., Any], connector: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /
+) -> Any:
+    """Return the connection of a request that may leave, and see to it that the decision goes on with what comes of it."""
+    parts = Parts(deciding)
+    given = await parts.go_on()
+    if parts.is_over:
+        return given
     try:
-        installed = version("aiohttp")
-    except PackageNotFoundError:
-        return None
-    return installed if _numbers(installed) < _FIRST else None
+        connection = await passing(connector, *args, **kwargs)
+    except BaseException as error:
+        await parts.fail(error)
+        raise
+    _attend(parts, _request_in(args, kwargs))
+    return connection
 
 
-def check(_instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> None:
-    """
-    Refuse a connection to a guarded host that no guarded call asks for.
+def _attend(parts: Parts, request: Any) -> None:
+    """Stand once, on these objects alone, in the place of what `_request` calls with the connection: `send`, and `start` of the answer."""
 
-    Some libraries replace a session's method for a while and put the old one back (vcrpy, at the end of a cassette).
+    async def sending(connection: Any) -> Any:
+        del request.send
+        await parts.go_on()
+        try:
+            response = await request.send(connection)
+        except BaseException as error:
+            await parts.fail(error)
+            raise
 
-    Raises:
-        ConfigurationError: and the guard is put in place again, where this aiohttp can have one.
-    """
-    host, netloc = netloc_of(str((args[0] if args else kwargs["req"]).url))
-    ticket, old = context.open_ticket(), _too_old()
-    if vendor_of(host, netloc) is None:
-        return
-    is_guarded = ticket is not None and not ticket.is_over
-    if old is not None and not (is_guarded and ticket is not None and ticket.call.host == netloc):
-        raise ConfigurationError(
-            f"this request to {netloc} was not sent: keyguard guards requests of aiohttp from {_FIRST[0]}.{_FIRST[1]} on, and {old} is "
-            "installed. Upgrade aiohttp, or call the vendor through its own SDK, httpx or requests."
-        )
-    if not is_guarded:
-        arm()
-        raise ConfigurationError(
-            f"this request to {netloc} came round keyguard's guard, so nothing was sent: another library has put an older "
-            "ClientSession._request of aiohttp back, as vcrpy does at the end of a cassette. The guard is in place again; repeat the call."
-        )
+        async def starting(connection: Any) -> Any:
+            del response.start
+            try:
+                await response.start(connection)
+            except BaseException as error:
+                await parts.fail(error)
+                raise
+            return await parts.go_on(response)
 
+        response.start = starting
+        return response
 
-def _is_foreign(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
-    """Say at once that nobody guards a connection."""
-    return not LISTED and claimant((args[0] if args else kwargs["req"]).url.raw_host or "") is None
+    request.send = sending
 
 
-def inside(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """Call `_request` with one middleware more, the last before the wire."""
-    given = kwargs.get("middlewares")
-    own = instance._middlewares if given is None else given  # noqa: SLF001 -- as `_request` does; missing, it stops every request
-    # Most requests name no way of their own: so they need no guard of their own either, for which each of them would pay.
-    guard = _guard if _WAY.isdisjoint(kwargs) else partial(_guard, way={name: kwargs[name] for name in _WAY if name in kwargs})
-    kwargs["middlewares"] = (*own, guard) if own else (guard,)
-    return instance, args, kwargs
-
-
-def _guard(request: Any, sending: Callable[[Any], Any], way: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """Return what is awaited for an answer; no coroutine itself, whose frame each request to a foreign host would pay for."""
-    handler = None if _passes(request) else context.deciding()
-    if handler is None:
-        return sending(request)
-    return adecided(handler, partial(read, way), send, sending, request.session, (request,), {})
-
-
-def _passes(request: Any) -> bool:
-    """Say at once that nobody guards a request: the host is foreign, no stand-in is listed, and no header may carry a token."""
-    if LISTED or claimant(request.url.raw_host or "") is not None or context.open_ticket() is not None:
-        return False
-    return not may_carry(request.headers.values())
-
-
-def read(way: Mapping[str, Any], instance: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], /) -> Outgoing | None:
-    """Read one request as it will be written, and the way that its caller named for it."""
-    request = args[0]
+def read(_connector: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None:
+    """Read one request as it will be written, and the way that it takes."""
+    request = _request_in(args, kwargs)
     url, host, netloc = request.url, *netloc_of(str(request.url))
     vendor = vendor_of(host, netloc)
     headers = {str(name).lower(): str(value) for name, value in request.headers.items()}
@@ -158,27 +142,62 @@ def read(way: Mapping[str, Any], instance: Any, args: tuple[Any, ...], _kwargs: 
         return None
     prefix, path = split_path(url.raw_path, vendor, netloc)
     call = call_of(vendor, request.method, str(url), path, headers, _content(request.body))
+    session, way = request._session, _way(request, args[2] if len(args) > 2 else kwargs.get("timeout"))  # noqa: SLF001 -- missing, it stops it
 
     def ask(path: str, secret: str | None) -> Reply:
         """GET a path with the same session, its way and its credentials, on the event loop that waits for it."""
         question = url.with_path(f"{prefix}{path.partition('?')[0]}", encoded=True).with_query(path.partition("?")[2])
         kept = {name: value for name, value in headers.items() if name not in (*BODY_HEADERS, "host")}
         kept |= {} if secret is None else with_secret(headers, vendor, secret)
-        return anyio.from_thread.run(partial(_asked, _Bare(instance), question, headers=kept, **way))
+        return anyio.from_thread.run(partial(_asked, session, question, headers=kept, **way))
 
     credential, has_own_key = credential_in(headers, vendor, netloc), call.idempotency_key is not None
-    return Outgoing(call, credential, ask, takes_key=True, has_own_key=has_own_key, respond=partial(_respond, instance, request))
+    return Outgoing(call, credential, ask, takes_key=True, has_own_key=has_own_key, respond=partial(_respond, session, request))
+
+
+def _request_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else kwargs["req"]
+
+
+def _way(request: Any, timeout: Any) -> dict[str, Any]:
+    """Return what belongs to a request's connection: a question of ours takes the same way."""
+    proxy, pair = request.proxy, request.proxy_auth
+    if proxy is not None and pair is not None:
+        # As an argument of its own this is deprecated.
+        proxy = proxy.with_user(pair.login).with_password(pair.password)
+    name = getattr(request, "server_hostname", None)
+    found = {"ssl": request.ssl, "proxy": proxy, "proxy_headers": request.proxy_headers, "timeout": timeout, "server_hostname": name}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 async def _respond(session: Any, request: Any, refusal: Refused) -> Any:
-    return of_aiohttp(session, request.method, request.url, request.headers, refusal)
+    """Return, in the place of a connection, what leads `_request` to a refusal's answer."""
+    response = of_aiohttp(session, request.method, request.url, request.headers, refusal)
+
+    async def starting(_connection: Any) -> Any:
+        del response.start
+        return response
+
+    async def sending(_connection: Any) -> Any:
+        del request.send
+        response.start = starting
+        return response
+
+    request.send = sending
+    return SimpleNamespace(protocol=SimpleNamespace(set_response_params=_nothing), close=_nothing)
+
+
+def _nothing(**_: Any) -> None:
+    """Take what a connection is told."""
 
 
 async def _asked(session: Any, url: Any, **options: Any) -> Reply:
+    if hasattr(session, "_middlewares"):
+        # They belong to the user's own requests; before 3.12 there are none.
+        options["middlewares"] = ()
     with context.own_traffic():
-        # Without the user's middlewares: they belong to the user's own requests.
-        found = await type(session.__wrapped__)._request(  # noqa: SLF001 -- the method this file is about
-            session, "GET", url, **options, allow_redirects=False, raise_for_status=False, middlewares=()
+        found = await type(session)._request(  # noqa: SLF001 -- what each of its methods calls
+            _Bare(session), "GET", url, **options, allow_redirects=False, raise_for_status=False
         )
         return _reply(found, await found.read())
 
@@ -204,12 +223,14 @@ def _content(body: Any) -> bytes | None:
     return None
 
 
-async def send(ticket: context.Ticket, wrapped: Callable[..., Any], _instance: Any, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Any:
-    """Send one request; its answer is the caller's to read, whole or in parts."""
-    request, handled = args[0], sys.exc_info()[1]
+async def send(ticket: context.Ticket, _connect: Callable[..., Any], _connector: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Let one request leave, and wait for what comes of it; its answer is the caller's to read, whole or in parts."""
+    request, handled = _request_in(args, kwargs), sys.exc_info()[1]
+    # A connection is made meanwhile. What is raised by then was raised before anything was sent, and is no attempt.
+    await Pause()
     with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret, ticket.idempotency_key):
         try:
-            response = await wrapped(request)
+            response = await Pause()
         except Exception as error:
             ended(Attempt(error=type(error).__name__, unsent=is_unsent(error, handled)))
             raise

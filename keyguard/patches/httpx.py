@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import anyio.from_thread
 
 from keyguard import context
+from keyguard.context import open_ticket
 from keyguard.model import TOKEN_PREFIX, Attempt, Reply
 from keyguard.patches import Outgoing, Seam
 from keyguard.patches._answers import of_httpx
+from keyguard.patches._headers import SHORTEST, is_hiding
 from keyguard.patches._proof import is_unsent
 from keyguard.patches._tail import Tail
 from keyguard.patches._wire import (
     BODY_HEADERS,
-    LISTED,
+    FOREIGN,
     Swapped,
     call_of,
     check_token,
@@ -37,11 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from keyguard.errors import Refused
-    from keyguard.patches import Read
+    from keyguard.patches import Read, Seen
 
 _TOKEN = TOKEN_PREFIX.encode()
-_UNDERSCORE, _BLANK = b"_ "
-_SHORTEST_BASIC = len("Basic ") + 16  # and the base64 of a token's beginning
 _PREFECT_CLIENTS = {"PrefectHttpxSyncClient", "PrefectHttpxAsyncClient", "PrefectHttpxSyncEphemeralClient"}
 
 
@@ -75,25 +75,28 @@ def seams_for(module: str) -> tuple[Seam, ...]:
     """Return the seams of httpx, or of a library with the same classes."""
     defined = f"{module}._client"
     return (
-        Seam(f"{module}.sync", defined, "Client._send_single_request", read, send, passes=passes),
-        Seam(f"{module}.async", defined, "AsyncClient._send_single_request", aread, asend, is_async=True, passes=passes),
+        Seam(f"{module}.sync", defined, "Client._send_single_request", read, send, quick=quick),
+        Seam(f"{module}.async", defined, "AsyncClient._send_single_request", aread, asend, is_async=True, quick=quick),
     )
 
 
-def passes(args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
-    """Say at once that nobody guards this request: the host is foreign, no stand-in is listed, and no header may carry a token."""
-    request = args[0] if args else kwargs["request"]
+def quick(passing: Callable[..., Any], seen: Seen, /) -> Callable[..., Any]:
+    """Let pass at once what nobody guards: the host is foreign, no stand-in is listed, and no header may carry a token."""
+
     # A host that nobody guards pays this, with nothing of ours in the processor's caches: so private names, and few and plain steps.
-    host = request.url._uri_reference.host  # noqa: SLF001 -- missing, it stops every request
-    if LISTED or claimant(host) is not None or context.open_ticket() is not None:
-        return False
-    # `may_carry` of _headers, for bytes, in which one byte is found much faster than several.
-    for _, _, value in request.headers._list:  # noqa: SLF001 -- `raw` would copy each of its items first
-        if _UNDERSCORE in value and value.find(_TOKEN) >= 0:
-            return False
-        if len(value) >= _SHORTEST_BASIC and value[5] == _BLANK and value[4] in b"cC":
-            return False
-    return True
+    def wrapper(self: Any, request: Any) -> Any:
+        if FOREIGN[request.url._uri_reference.host] and open_ticket() is None:  # noqa: SLF001 -- missing, it stops every request
+            for _, _, value in request.headers._list:  # noqa: SLF001 -- `raw` would copy each of its items first
+                # In bytes, one byte is found much faster than several.
+                if len(value) >= SHORTEST and (
+                    (b"_"[0] in value and value.find(_TOKEN) >= 0) or (value[5] == b" "[0] and value[4] in b"cC" and is_hiding(value))
+                ):
+                    break
+            else:
+                return passing(self, request)
+        return seen(self, (request,), {})
+
+    return wrapper
 
 
 def _reader(get: Callable[[Any, Any], Any], respond: Callable[[Any, Any, Refused], Any]) -> Read:
@@ -197,6 +200,11 @@ async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: A
         return response
 
 
+async def asend_once(ticket: context.Ticket, client: Any, request: Any) -> Any:
+    """Send one request through a client that need not be armed: no redirect is followed, nothing is tried twice, no cookie is added."""
+    return await asend(ticket, client._send_single_request, client, (request,), {})  # noqa: SLF001 -- the method this file is about
+
+
 def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], instance: Any, response: Any) -> None:
     """Report an answer; one whose body says what the call cost and is not read yet, once more when it has been read."""
     reported = len(ticket.attempts)
@@ -235,7 +243,7 @@ async def _arespond(instance: Any, request: Any, refusal: Refused) -> Any:
 def _tries_once(instance: Any, request: Any) -> bool:
     """Say whether the library's own transport is at work: a foreign one may try again unseen, and raise only its last error."""
     transport = type(instance._transport_for_url(request.url))  # noqa: SLF001 -- a mounted transport is known to nothing else
-    return transport.__module__.partition(".")[0] == _library(instance)
+    return transport.__module__.partition(".")[0] == _library(instance) or getattr(transport, "tries_once", False) is True
 
 
 def _library(instance: Any) -> str:

@@ -14,7 +14,7 @@ import wrapt
 
 from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.model import TOKEN_PREFIX, Attempt, Call, Reply
-from keyguard.patches import Outgoing, Seam, is_live
+from keyguard.patches import Outgoing, Seam, is_live, is_passed
 from keyguard.patches import _twilio_reading as reading
 from keyguard.patches._headers import Lowered, is_carrying, pair_with_secret, with_credential
 from keyguard.vendors import account_of
@@ -199,12 +199,12 @@ def _check_tries(http_client: Any) -> None:
     Let a client that sends again go on only where each of its sends is seen.
 
     Raises:
-        ConfigurationError: the seam of aiohttp is not there: an older version of it, or somebody has taken it away.
+        ConfigurationError: the seam of aiohttp is not there: somebody has taken it away.
     """
     if type(getattr(http_client, "session", None)).__module__ == _RETRYING and not is_live("aiohttp.async"):
         raise ConfigurationError(
-            "this twilio client sends again on its own (max_retries), and keyguard cannot see each send of this aiohttp, so what it sends "
-            "twice would be counted once. Nothing was sent. Upgrade aiohttp to 3.12 or later, or make the client without max_retries."
+            "this twilio client sends again on its own (max_retries), and keyguard cannot see each send of aiohttp, so what it sends "
+            "twice would be counted once: somebody has taken its guard away. Nothing was sent. Make the client without max_retries."
         )
 
 
@@ -217,7 +217,9 @@ def _is_seen(http_client: Any) -> bool:
     # The awaited client's way to try again is a session around the session.
     session = getattr(session, "_client", session) if type(session).__module__ == _RETRYING else session
     is_plain = session is None or (type(session).__module__, type(session).__name__) in _SESSIONS
-    return is_plain and is_live(seam)
+    # The seam of aiohttp is in the connector, which a session may have from its user.
+    connector = getattr(session, "connector", None)
+    return is_plain and (is_live(seam) if connector is None else is_passed(seam, connector))
 
 
 def _decided(http_client: Any, options: dict[str, Any], ticket: context.Ticket) -> dict[str, Any]:

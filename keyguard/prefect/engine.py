@@ -33,12 +33,12 @@ _log = logging.getLogger("keyguard")
 
 @frozen
 class _Seam:
-    """One method of Prefect's, with the names of its parameters, by which it is known."""
+    """One method of Prefect's, with the names that its parameters may have, by which it is known."""
 
     module: str
     owner: str
     method: str
-    parameters: tuple[str, ...]
+    parameters: tuple[tuple[str, ...], ...]
     is_async: bool
     wrapper: Callable[[Any, Any, Any, Any], Any]
 
@@ -81,7 +81,7 @@ def patch() -> None:
 def unpatch() -> None:
     """Put Prefect's own methods back; a wrapper that somebody wrapped over stays, and passes everything through."""
     _state.is_active = False
-    for placed in tuple(_state.placed):
+    for placed in reversed(_state.placed.copy()):
         if vars(placed.owner).get(placed.method) is placed.wrapper:
             setattr(placed.owner, placed.method, placed.original)
             _state.placed.remove(placed)
@@ -116,7 +116,7 @@ def _is_known(seam: _Seam, module: Any) -> bool:
     if not callable(method):
         return False
     # Of a wrapper, ours or somebody else's, the signature of what it wraps.
-    return tuple(inspect.signature(method).parameters) == seam.parameters and inspect.iscoroutinefunction(method) == seam.is_async
+    return tuple(inspect.signature(method).parameters) in seam.parameters and inspect.iscoroutinefunction(method) == seam.is_async
 
 
 def _is_live(seam: _Seam) -> bool:
@@ -147,7 +147,7 @@ def _is_active() -> bool:
 
 def _can_retry(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
     """Say no where keyguard refused, before the user's condition is asked; Prefect's own answer for any other failure."""
-    refusal = _safely(find_refusal, _argument(args, kwargs, "exc_or_state"))
+    refusal = _safely(find_refusal, _argument(args, kwargs, "exc_or_state", "exc"))
     if refusal is None:
         return wrapped(*args, **kwargs)
     _safely(_say, engine, engine.task_run, refusal)
@@ -210,11 +210,12 @@ def _tell(error: Exception) -> None:
     _log.warning("keyguard could not see to it that a refused run is named and not retried: %s: %s", type(error).__name__, error)
 
 
-def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
-    return args[0] if args else kwargs[name]
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], *names: str) -> Any:
+    return args[0] if args else next((kwargs[name] for name in names if name in kwargs), None)
 
 
-_RETRY, _STATE = ("self", "exc_or_state"), ("self", "state", "force")
+# In Prefect 3.4.0 it is not asked of returned states, and takes an `exc`.
+_RETRY, _STATE = (("self", "exc_or_state"), ("self", "exc")), (("self", "state", "force"),)
 _SEAMS = (
     _Seam("prefect.task_engine", "SyncTaskRunEngine", "can_retry", _RETRY, False, _can_retry),
     _Seam("prefect.task_engine", "AsyncTaskRunEngine", "can_retry", _RETRY, True, _can_retry),

@@ -15,13 +15,12 @@ from urllib.parse import urlsplit
 
 from keyguard.install import ledgers_in_use
 from keyguard.ledgers import open_ledger
+from keyguard.prefect.labels import LEDGER_LABEL
 from keyguard.settings import default_url, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Where `install()` writes its ledger's URL on the runs that it marks.
-_LEDGER_LABEL = "keyguard.ledger"
 _log = logging.getLogger("keyguard")
 
 
@@ -68,8 +67,9 @@ def _revoked(run_id: str, flow_run: Any, by: str) -> Iterator[tuple[str, int]]:
         if count:
             return
     settings = load_settings()
-    label = str((getattr(flow_run, "labels", None) or {}).get(_LEDGER_LABEL, ""))
-    for url in dict.fromkeys((label, settings.url, default_url())):
+    # "env:NAME" where the URL holds a secret: then it is the setting's, or is not known here.
+    label = str((getattr(flow_run, "labels", None) or {}).get(LEDGER_LABEL, ""))
+    for url in dict.fromkeys(("" if label.startswith("env:") else label, settings.url, default_url())):
         if not url or url in seen or not _is_there(url):
             continue
         ledger = open_ledger(url, durability=settings.durability)

@@ -21,16 +21,6 @@ from keyguard.prefect.marking import ancestors, is_root, marks_of
 from keyguard.prefect.subflows import budget_of, place_of
 
 
-class Watcher(Protocol):
-    """Who wants to know of each flow run whose context calls are made in (keyguard.prefect.cancellation); `entered` has those it knows."""
-
-    entered: dict[int, Any]
-
-    def meet(self, flow_contexts: list[Any], root_id: str | None) -> None:
-        """Learn of a context with a flow run, the innermost first, and of those it was entered under."""
-        ...
-
-
 @dataclass(slots=True)
 class _Read:
     """
@@ -45,6 +35,16 @@ class _Read:
     of: weakref.ref[Any]
     shared: RunRef
     last: tuple[weakref.ref[Any], RunRef] | None = None
+
+
+class Watcher(Protocol):
+    """Who wants to know of each flow run whose context calls are made in (keyguard.prefect.cancellation); `entered` has those it knows."""
+
+    entered: dict[int, Any]
+
+    def meet(self, flow_contexts: list[Any], root_id: str | None) -> None:
+        """Learn of a context with a flow run, the innermost first, and of those it was entered under."""
+        ...
 
 
 @dataclass(slots=True)
@@ -93,7 +93,8 @@ def _in_flow(flow_context: Any, task_context: Any) -> RunRef:
     read = _reads.get(id(flow_run))
     if read is None or read.of() is not flow_run or not _is_labelled(flow_run, read.shared) or _has_moved(flow_context, read.shared):
         read = _remembered(flow_run, _flow_ref(flow_context))
-    if _state.watcher is not None and id(flow_run) not in _state.watcher.entered:
+    # Not before its root is known: until then nothing is sent, and what it belongs to could not be watched.
+    if _state.watcher is not None and id(flow_run) not in _state.watcher.entered and read.shared.run_id is not None:
         _state.watcher.meet([entered for entered in ancestors(flow_context) if entered.flow_run is not None], read.shared.run_id)
     task_run = None if task_context is None else task_context.task_run
     return read.shared if task_run is None else _of_task(read, task_context, task_run)

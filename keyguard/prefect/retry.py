@@ -77,7 +77,10 @@ def find_refusal(failure: object) -> Refused | None:
 
 
 def _of_state(state: Any) -> Refused | None:
-    return find_refusal(state.data) or refusal_named(str(state.name), str(state.message))
+    # Only of a state whose exception is elsewhere: users may call a state of their own as they like.
+    if type(state.data).__name__ == "ResultRecordMetadata":
+        return refusal_named(str(state.name), str(state.message))
+    return find_refusal(state.data)
 
 
 def say_not_retried(logger: logging.Logger | logging.LoggerAdapter[Any], name: str, refusal: Refused) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from keyguard.model import Fact, Quote
+from keyguard.model import Closing, Fact, Outcome, Quote
 from keyguard.testing._contract_base import DAY, NOON, ContractBase
 from keyguard.testing._till import open_till, parts, today
 
@@ -244,6 +244,39 @@ class FactContract(ContractBase):
         assert (by_id.own, by_id.spent, by_id.refunded) == (60, 60, 40)
         assert by_alias is not None
         assert (by_alias.own, by_alias.refunded) == (60, 40)
+
+    @pytest.mark.parametrize("pot", ["refund", "run"])
+    def test_a_refund_is_counted_once(self, till: Till, pot: Literal["refund", "run"]) -> None:
+        """A second reservation is told of the same refund, as a key of the caller's own is after its window: it has made none itself."""
+        till.charge(PI, 60)
+        names = [till.hold(10, object_id=PI, pot=pot) if pot == "refund" else till.hold(10) for _ in range(3)]
+        given = [
+            till.ledger.close(Closing(name, Outcome("settled", 10, refund_of=PI, refund_id=refund))).spent
+            for name, refund in zip(names, ("re_1", "re_1", "re_2"), strict=True)
+        ]
+        known = till.recall(PI)
+
+        assert given == [10, 0, 10]
+        assert known is not None
+        assert (till.usage.refunded if pot == "refund" else till.usage.spent - 60, known.refunded) == (20, 20)
+        assert till.ledger.claimed("stripe", "", ["re_1", "re_3"]) == {"re_1"}
+        assert till.ledger.verify() == []
+
+    def test_a_refund_of_a_call_in_doubt_is_one_that_no_other_has_made(self, till: Till) -> None:
+        """What another reservation has counted settles nothing; the doubt's own refund does, and late truth about it is booked once."""
+        till.charge(PI, 60)
+        mine, doubtful = (till.hold(20, object_id=PI, pot="refund") for _ in range(2))
+        till.ledger.close(Closing(mine, Outcome("settled", 20, refund_of=PI, refund_id="re_1")))
+        till.doubt(doubtful)
+        told = Outcome("settled", 20, refund_of=PI, refund_id="re_1")
+        taken = till.ledger.resolve(doubtful, told, by="reconcile", reason="re_1")
+        till.ledger.resolve(doubtful, Outcome("released"), by="reconcile", reason="presumed absent")
+        late = [
+            till.ledger.resolve(doubtful, replace(told, refund_id="re_2"), by="reconcile", reason="re_2 after all").spent for _ in range(2)
+        ]
+
+        assert (taken.replayed, late, till.usage.refunded) == (True, [20, 0], 40)
+        assert till.ledger.verify() == []
 
 
 class WindowContract(ContractBase):

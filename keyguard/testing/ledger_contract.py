@@ -20,6 +20,7 @@ from keyguard.testing._contract_children import ChildrenContract, ChildrenNamesC
 from keyguard.testing._contract_doubts import DoubtsContract
 from keyguard.testing._contract_kept import KeptContract
 from keyguard.testing._contract_keys import IssueContract, RaiseContract, RevokeContract
+from keyguard.testing._contract_mint import MintContract
 from keyguard.testing._contract_model import MachineContract
 from keyguard.testing._contract_money import CallsAndDaysContract, MoneyContract
 from keyguard.testing._contract_objects import FactContract, IntentContract, WindowContract
@@ -32,7 +33,7 @@ __all__ = ["LedgerContract", "LedgerPlace"]
 
 class LedgerContract(
     MoneyContract, CallsAndDaysContract, UnitsContract, ChargesContract, KeptContract, DoubtsContract, IssueContract, RaiseContract,
-    RevokeContract, ChildrenContract, ChildrenNamesContract, IntentContract, FactContract, WindowContract, MachineContract, RaceContract,
-    CrashContract,
+    RevokeContract, MintContract, ChildrenContract, ChildrenNamesContract, IntentContract, FactContract, WindowContract, MachineContract,
+    RaceContract, CrashContract,
 ):  # fmt: skip
     """All parts of the contract; a subclass supplies `ledger_factory`."""

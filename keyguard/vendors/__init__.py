@@ -57,7 +57,8 @@ class Vendor(Protocol):
 
     It may also have `tag` (Tagging), `account` (Accounting), `prices` (Dated), `window` (Window), `payee` (Paid), `inquiring` (Inquiring),
     `credential_headers`, the names in lower case of the headers that may carry its credential (without it, `authorization`), and
-    `on_refused`: `response` where a refusal is to reach the client as an answer.
+    `on_refused`: `response` where a refusal is to reach the client as an answer, and
+    `on_lost`: `hang up` where its SDK sends a write again at any 5xx, so that a proxy must not answer one for an answer that it lost.
     """
 
     @property
@@ -336,8 +337,8 @@ def _claimant(name: str, claimed: Mapping[str, str]) -> str | None:
 # Most requests go to few hosts; a crawler's go to many.
 _MOST_HOSTS = 4096
 _claims = _Claims()
+context.remembers_hosts(_claims)
 # Returns the vendor that claims a host (lower case, without a port); None = nobody. A name with the root's dot is the same host.
-# A wire seam asks this of every request of the process, so it is the dictionary's own method, which costs half of a function of ours.
 claimant: Callable[[str], str | None] = _claims.__getitem__
 
 
@@ -435,7 +436,6 @@ def register(
             said = ", ".join(f"{host} by {owner}" for host, owner in taken)
             raise ConfigurationError(f"vendor {name!r} cannot have these hosts: claimed already are {said}")
         context.set_registered_vendors({**known, name: plug})
-        _claims.clear()
     return plug
 
 
@@ -476,7 +476,6 @@ def unregister(name: str) -> None:
         if name not in known:
             raise ConfigurationError(f"no vendor named {name!r} is registered; registered: {', '.join(known) or 'none'}")
         context.set_registered_vendors({one: plug for one, plug in known.items() if one != name})
-        _claims.clear()
 
 
 def documents(reply: Reply) -> list[Any]:

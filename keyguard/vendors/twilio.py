@@ -30,6 +30,8 @@ class Twilio:
 
     name = "twilio"
     hosts = frozenset({"*.twilio.com"})
+    # AsyncTwilioHttpClient(max_retries=N) posts a message again at each 5xx, and at no lost connection (9.13, measured November 2026).
+    on_lost = "hang up"
     secret_env = "TWILIO_AUTH_TOKEN"  # noqa: S105 -- the variable's name
 
     classify = staticmethod(paths.classify)

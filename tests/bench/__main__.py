@@ -10,16 +10,7 @@ from pathlib import Path
 
 import apsw
 
-from tests.bench import (
-    bench_async,
-    bench_call,
-    bench_context,
-    bench_identity,
-    bench_import,
-    bench_ledger,
-    bench_stop,
-    bench_unguarded,
-)
+from tests.bench import bench_async, bench_call, bench_context, bench_identity, bench_import, bench_ledger, bench_stop, bench_unguarded
 
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -75,47 +75,46 @@ class _Adapter(BaseAdapter):
 
 def run(short: bool) -> list[Row]:
     """Measure each client's seams: not in place, in place, and in their place wrappers that only call."""
-    rounds, calls = (100, 40) if short else (400, 40)
-    rows = [*_httpx(rounds, calls), *_httpx_awaited(rounds, calls), *_requests(rounds, calls), *_aiohttp(rounds, calls)]
+    rounds, calls = (150, 40) if short else (600, 40)
+    rows = [measure(rounds, calls) for measure in (_httpx, _httpx_awaited, _requests, _aiohttp)]
     keyguard.uninstall()
     return rows
 
 
-def _httpx(rounds: int, calls: int) -> list[Row]:
+def _httpx(rounds: int, calls: int) -> Row:
     with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
         request = client.build_request("GET", _URL, headers=_HEADERS)
-        return _rows("httpx", [(httpx.Client, "_send_single_request")], repeated(lambda: client.send(request)), rounds, calls)
+        return _row("httpx", httpx.Client, "_send_single_request", repeated(lambda: client.send(request)), rounds, calls)
 
 
-def _httpx_awaited(rounds: int, calls: int) -> list[Row]:
+def _httpx_awaited(rounds: int, calls: int) -> Row:
     client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200)))
     request = client.build_request("GET", _URL, headers=_HEADERS)
-    seams = [(httpx.AsyncClient, "_send_single_request")]
     with contextlib.closing(asyncio.new_event_loop()) as loop:
-        rows = _rows("awaited httpx", seams, _awaited(loop, lambda: client.send(request)), rounds, calls)
+        case = _awaited(loop, lambda: client.send(request))
+        row = _row("awaited httpx", httpx.AsyncClient, "_send_single_request", case, rounds, calls)
         loop.run_until_complete(client.aclose())
-    return rows
+    return row
 
 
-def _requests(rounds: int, calls: int) -> list[Row]:
+def _requests(rounds: int, calls: int) -> Row:
     with requests.Session() as session:
         # Else nine tenths of its time are the look for proxies in the environment, which takes as long as that has variables.
         session.trust_env = False
         session.mount("https://", _Adapter())
         request = session.prepare_request(requests.Request("GET", _URL, headers=_HEADERS))
-        return _rows("requests", [(requests.Session, "send")], repeated(lambda: session.send(request)), rounds, calls)
+        return _row("requests", requests.Session, "send", repeated(lambda: session.send(request)), rounds, calls)
 
 
-def _aiohttp(rounds: int, calls: int) -> list[Row]:
+def _aiohttp(rounds: int, calls: int) -> Row:
     async def open_session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(connector=_Connector(), request_class=_Request, headers=_HEADERS)
 
-    seams = [(aiohttp.ClientSession, "_request"), (aiohttp.BaseConnector, "connect")]
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         session = loop.run_until_complete(open_session())
-        rows = _rows("aiohttp", seams, _awaited(loop, lambda: session.get(_URL)), rounds, calls)
+        row = _row("aiohttp", aiohttp.BaseConnector, "connect", _awaited(loop, lambda: session.get(_URL)), rounds, calls)
         loop.run_until_complete(session.close())
-    return rows
+    return row
 
 
 def _awaited(loop: asyncio.AbstractEventLoop, call: Callable[[], Awaitable[object]]) -> Case:
@@ -126,49 +125,36 @@ def _awaited(loop: asyncio.AbstractEventLoop, call: Callable[[], Awaitable[objec
     return lambda calls: lambda: loop.run_until_complete(send(calls))
 
 
-def _rows(client: str, seams: list[tuple[Any, str]], case: Case, rounds: int, calls: int) -> list[Row]:
+def _row(client: str, owner: Any, name: str, case: Case, rounds: int, calls: int) -> Row:
     keyguard.uninstall()
-    bare = [vars(owner)[name] for owner, name in seams]
+    bare = vars(owner)[name]
     with keyguard.run("h"):
         keyguard.install("sqlite://", run_usd_cap=1)
-    armed = [vars(owner)[name] for owner, name in seams]
-    assert not set(armed) & set(bare)
+    armed = vars(owner)[name]
+    assert armed is not bare
 
-    def place(methods: list[Any]) -> None:
-        for (owner, name), method in zip(seams, methods, strict=True):
-            setattr(owner, name, method)
-
-    def prepared(methods: list[Any]) -> Case:
+    def prepared(method: Any) -> Case:
         def prepare(calls: int) -> Callable[[], None]:
             # Outside the time that is taken. Armed once, as everywhere: the interpreter specializes a call for the function that it finds.
-            # And it is let do so before: blocks are short, so that what else the machine does strikes few of them.
-            place(methods)
+            # And it is let do so before.
+            setattr(owner, name, method)
             case(_WARMING)()
             return case(calls)
 
         return prepare
 
-    cases = {"bare": bare, "armed": armed, "empty": [_empty(method) for method in bare]}
-    times = in_turns({name: prepared(methods) for name, methods in cases.items()}, rounds, calls)
-    place(armed)
-    middle = medians(times)
-    return [
-        Row(f"{client} to a host nobody guards, added", added(times, "armed", "bare"), "µs", 2, note=_note(middle, "armed")),
-        Row(f"{client} under a wrapper that only calls, added", added(times, "empty", "bare"), "µs", note=_note(middle, "empty")),
-    ]
-
-
-def _note(middle: dict[str, float], name: str) -> str:
-    return f"{middle['bare']:.1f} → {middle[name]:.1f} µs"
+    cases = {"bare": bare, "armed": armed, "empty": _empty(bare)}
+    times = in_turns({word: prepared(method) for word, method in cases.items()}, rounds, calls, time.thread_time)
+    setattr(owner, name, armed)
+    middle, least = medians(times), added(times, "empty", "bare")
+    note = f"{middle['bare']:.1f} → {middle['armed']:.1f} µs; a wrapper that only calls: {least:.1f}"
+    return Row(f"{client} to a host nobody guards, added", added(times, "armed", "bare"), "µs", 2, note=note)
 
 
 def _empty(method: Any) -> Any:
-    """Wrap a method in what no wrapper can do without."""
-
-    async def acalling(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return await method(instance, *args, **kwargs)
+    """Wrap a method in what no wrapper can do without; an awaited one's gives on what its method returns."""
 
     def calling(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
         return method(instance, *args, **kwargs)
 
-    return acalling if inspect.iscoroutinefunction(method) else calling
+    return calling

@@ -90,7 +90,7 @@ class Client:
         once: Why it tries once; "" where it has a way to try again, and `again` says after what.
         no_pool: Why no call can wait for a place in its pool and give up; "" where it can.
         hides: It takes a session or transport of the user's own, whose tries nobody sees.
-        times_whole: Its timeout is of the whole call, and the error does not tell how far the call had come.
+        times_whole: Its timeout is of the whole call, and neither the error nor a seam below tells how far the call had come.
     """
 
     name: str

@@ -269,7 +269,7 @@ CLIENTS = (
     _sdk("stripe httpx async", STRIPE, _astripe(stripe.HTTPXClient), _NO_SETTING, is_async=True),
     _sdk("stripe aiohttp", STRIPE, _astripe(stripe.AIOHTTPClient), _NO_SETTING, is_async=True, times_whole=True, hides=True),
     _sdk("twilio", TWILIO, _twilio, _NO_WAITING, once=_FOR_HTTPS),
-    _sdk("twilio async", TWILIO, run(_atwilio), _NO_SETTING, is_async=True, times_whole=True, again="5xx"),
+    _sdk("twilio async", TWILIO, run(_atwilio), _NO_SETTING, is_async=True, again="5xx"),
     _sdk("resend", RESEND, _resend, _OWN_POOL, once="it tries once"),
     _sdk("resend async", RESEND, run(_aresend), _OWN_POOL, is_async=True, once="it tries once"),
     *(client for name in HTTPX for kind in KINDS for client in _of_httpx(name, kind)),

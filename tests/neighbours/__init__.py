@@ -26,13 +26,12 @@ class Neighbour(ABC):
 
     Attributes:
         hooks: Which layers it sees: `stripe` (the SDK's own methods), `requests`, `httpx`.
-        replaces: Seams whose very method it replaces, and puts the old one back when it leaves: there a call may be refused once, and
-            what it answers itself passes no guard, as it goes nowhere.
+        hides: Seams that lie below a method which it replaces: what it answers itself passes no guard, as it goes nowhere.
         answers: It replaces the wire: what it answers never reaches the server.
     """
 
     hooks: frozenset[str]
-    replaces: frozenset[str] = frozenset()
+    hides: frozenset[str] = frozenset()
     answers = False
 
     def prepare(self, rehearse: Callable[[], None]) -> None:  # noqa: B027 -- most have nothing to prepare
@@ -82,13 +81,11 @@ class Cell:
         calls: Logical calls made while keyguard was armed, refused ones not counted.
         reservations: How many reservations the ledger has of them.
         faults: What was not as it must be, one sentence each.
-        rounds: Calls that came round the seam, because the neighbour had put another method in its place: none of them was sent.
     """
 
     calls: int = 0
     reservations: int = 0
     faults: tuple[str, ...] = ()
-    rounds: int = 0
 
 
 def known_neighbours() -> tuple[str, ...]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import requests
 import requests.adapters
 import stripe
-from yarl import URL
 
 from keyguard import context
 from keyguard.errors import ConfigurationError
@@ -104,7 +102,7 @@ def _with_requests() -> None:
 class _NoWay(aiohttp.TCPConnector):
     """Connects to nothing."""
 
-    async def connect(self, *_: Any, **__: Any) -> Any:
+    async def _create_connection(self, *_: Any, **__: Any) -> Any:
         """Refuse."""
         raise OSError
 
@@ -112,11 +110,6 @@ class _NoWay(aiohttp.TCPConnector):
 async def _with_aiohttp() -> None:
     async with aiohttp.ClientSession(connector=_NoWay()) as session:
         await session.get(_URL)
-
-
-async def _connect() -> None:
-    async with aiohttp.TCPConnector() as connector:
-        await connector.connect(SimpleNamespace(url=URL(_URL)), traces=[], timeout=aiohttp.ClientTimeout())  # type: ignore[arg-type]  # -- no request
 
 
 def _sdk() -> None:
@@ -145,7 +138,6 @@ _CALLS: dict[str, Callable[[], Any]] = {
 }
 # Apart and last: they import what Stripe's SDK loads at its first use, whose seams stand only then.
 _CHECKS: dict[str, Callable[[], Any]] = {
-    "aiohttp.check": lambda: asyncio.run(_connect()),
     "stripe.check": _check,
     "stripe.check_async": lambda: asyncio.run(_acheck()),
 }

@@ -21,7 +21,7 @@ class Cassette(Neighbour):
     """
 
     hooks = frozenset({"aiohttp", "httpx", "httpx2", "requests"})
-    replaces = frozenset({"aiohttp.async"})
+    hides = frozenset({"aiohttp.async"})
 
     def __init__(self, mode: Literal["all", "none"]) -> None:
         self._mode = mode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -36,13 +37,15 @@ def worker() -> None:
     """Deploy the started flow to a pool of processes, and be its worker."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
     from prefect.flows import Flow
 
-    with get_client(sync_client=True) as client:
+    # One for both stages of this kind.
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
         client.create_work_pool(WorkPoolCreate(name="matrix", type="process"))
     for name in _NAMES.values():
         source: Any = Flow.from_source(os.getcwd(), "tests/prefect_matrix/flows.py:started")  # noqa: PTH109 -- as users write it
-        source.deploy(name, work_pool_name="matrix", print_next_steps=False, ignore_warnings=True)
+        source.to_deployment(name, work_pool_name="matrix").apply()
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "matrix", "--name", "matrix"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr)
     threading.Thread(target=_end_with, args=(process,), daemon=True).start()

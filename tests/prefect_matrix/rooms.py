@@ -22,7 +22,7 @@ _TOLD_BY_THE_FUNCTION: dict[Way, Outcome] = {
 }  # fmt: skip
 
 ROOMS = (
-    Room("flow body", "here", "body", _HERE_ALL, is_fast=True),
+    Room("flow body", "here", "body", _HERE_ALL),
     Room("task called", "here", "called", _HERE),
     Room("task .submit", "here", "submitted", _HERE_ALL, is_fast=True),
     Room("task .map", "here", "mapped", _HERE, calls=2),

@@ -15,7 +15,7 @@ SOON = {
     "release-by-last-exception": 11,
     "dead-ticket-releases": 2,
     "lost-close-forgotten": 33,
-    "identity-without-account": 47,
+    "identity-without-account": 42,
     "execution-reset": 5,
     "key-without-number": 1,
     "check-then-add": 1,
