@@ -39,7 +39,8 @@ def invoices(url: str, ledger: str, limits: dict[str, Any], customer: str, count
 def main(name: str, parameters: str, limit: str) -> None:
     """Serve the flow: each event starts a run of its own, of which the event says the customer."""
     trigger = DeploymentEventTrigger(
-        expect={EVENT}, match={"prefect.resource.id": f"invoices.{name}.*"},
+        # Each event by itself: those of one bucket that come at the same moment fire it once together.
+        expect={EVENT}, match={"prefect.resource.id": f"invoices.{name}.*"}, for_each={"prefect.resource.id"},
         parameters={"customer": {"__prefect_kind": "jinja", "template": "{{ event.payload.customer }}"}},
     )  # fmt: skip
     deployment: Any = invoices.to_deployment(name, triggers=[trigger], parameters=json.loads(parameters))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 USD = 1_000_000
+# Whoever asks first waits for the session's server to start.
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture

@@ -130,6 +130,18 @@ class ChildrenContract(ContractBase):
         assert both(child, till) == same((32, 0, 0))
         assert (child.usage.overrun, till.usage.overrun) == (22, 22)
 
+    def test_late_truth_of_a_childs_child_is_booked_on_all_and_their_days(self, ledger: Ledger) -> None:
+        """However many budgets a call has: what comes to light after its release is on each of them."""
+        till = open_till(ledger, run_usd_cap=100, daily_usd_cap=90)
+        middle = open_child(till, run_usd_cap=60, daily_usd_cap=50, name="middle")
+        inner = open_child(middle, subflow("try-2", "inner"), run_usd_cap=20, daily_usd_cap=15, name="inner")
+        gone = inner.hold(5)
+        inner.release(gone)
+        inner.settle(gone, 7)
+
+        assert [parts(one.usage) for one in (inner, middle, till)] == [(7, 0, 0)] * 3
+        assert [today(ledger, name) for name in ("inner", "middle", NAME)] == [(7, 0, 0)] * 3
+
     def test_a_person_ends_a_doubt_on_both(self, till: Till) -> None:
         """By hand or by the vendor's word, settled or released."""
         child = open_child(till, run_usd_cap=50)
@@ -222,6 +234,7 @@ class ChildrenContract(ContractBase):
         assert (retried.granted, retried.hold) == (True, again.reservation_id)
         assert both(child, till) == same((20, 0, 0))
         assert (today(ledger, "own"), today(ledger)) == ((20, 0, 0), (20, 0, 0))
+        assert (child.usage.calls, till.usage.calls) == (1, 1)
 
     def test_a_next_try_is_charged_to_whoever_makes_it(self, till: Till) -> None:
         """After a final refusal the next generation holds anew: in the child on both, outside of it on the run."""
