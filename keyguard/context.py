@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from keyguard.fx import Rates
-    from keyguard.model import Attempt, Call, Closing, Decision, Operation, Outcome, Pairs, Quote, Receipt, VaultKey
+    from keyguard.model import Attempt, Call, Closing, Decision, Operation, Outcome, Pairs, Quote, Receipt, Subflow, VaultKey
     from keyguard.vendors import Vendor
 
 
@@ -43,7 +43,8 @@ class RunRef:
         run_id: The root run; None when the provider sees a run but cannot name its root.
         engine: `prefect`, `keyguard`, `env`, `process`.
         name: For people.
-        is_root: False in a child run that shares its root's budget.
+        is_root: False in a child run; it shares its root's budget, or has one within it.
+        budget: The child's budget that the running code pays from, by its key's run id; "" = the run's own.
         execution: Token of this entry of the run's body: a re-execution has another one.
         unit: The retryable unit (task run) within it, and `attempt`, its number from 1.
         task: What the unit is called in every execution; `persists` = its result may be kept, so that the next one skips it.
@@ -64,12 +65,35 @@ class RunRef:
     persists: bool = False
     attributes: tuple[tuple[str, str], ...] = ()
     ledger: str = ""
+    budget: str = ""
 
 
 class RunProvider(Protocol):
     """Says which run the calling code belongs to; None where its orchestrator is not running here."""
 
     def __call__(self) -> RunRef | None: ...
+
+
+@frozen
+class Place:
+    """
+    A child run, as it asks for a budget of its own.
+
+    Attributes:
+        subflow: Which one it is.
+        above: The budget that its caller pays from, as `RunRef.budget`.
+        pays_from: To be told which budget the child run and whatever it calls pays from, from now on.
+    """
+
+    subflow: Subflow
+    above: str
+    pays_from: Callable[[str], None]
+
+
+class SubflowProvider(Protocol):
+    """Says which child run the calling code is in; None where it is in none of its orchestrator's. Asked by `install()` only."""
+
+    def __call__(self) -> Place | None: ...
 
 
 class StopSign(Protocol):
@@ -321,6 +345,7 @@ class _State:
 
     handler: Handler | None = None
     providers: dict[str, RunProvider] = field(default_factory=dict[str, RunProvider])
+    subflows: dict[str, SubflowProvider] = field(default_factory=dict[str, SubflowProvider])
     resolvers: dict[str, Callable[[], None]] = field(default_factory=dict[str, "Callable[[], None]"])
     stop_signs: dict[str, StopSign] = field(default_factory=dict[str, StopSign])
     asked_signs: tuple[StopSign, ...] = ()
@@ -442,15 +467,20 @@ def renew_lock() -> None:
     _state.registering = threading.RLock()
 
 
-def register_provider(name: str, provider: RunProvider, resolve: Callable[[], None] | None = None) -> None:
+def register_provider(
+    name: str, provider: RunProvider, resolve: Callable[[], None] | None = None, subflows: SubflowProvider | None = None
+) -> None:
     """
     Add or replace a run-context provider; they are asked in the order of registration.
 
     `resolve` finds out, by whatever it takes, the root of a run that the provider could not name; then the provider can, or never will.
+    `subflows` says of a child run which one it is, so that it may have a budget of its own.
     """
     _state.providers[name] = provider
     if resolve is not None:
         _state.resolvers[name] = resolve
+    if subflows is not None:
+        _state.subflows[name] = subflows
 
 
 def current_run() -> RunRef | None:
@@ -462,6 +492,16 @@ def current_run() -> RunRef | None:
         found = provider()
         if found is not None:
             return found
+    return None
+
+
+def current_place() -> Place | None:
+    """Return the child run that the calling code is in, where its orchestrator can say which."""
+    if _named_run.get() is None:
+        for provider in tuple(_state.subflows.values()):
+            found = provider()
+            if found is not None:
+                return found
     return None
 
 

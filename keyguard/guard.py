@@ -240,7 +240,7 @@ def check_stop(ticket: Ticket, key: VaultKey) -> None:
     Raises:
         KeyRevoked: says who stopped it, and how it goes on.
     """
-    why = why_stopped(ticket.run, key.run_id)
+    why = why_stopped(ticket.run, key.root_id)
     if why is not None:
         raise policy.stopped(key, ticket.operation or _UNKNOWN, why)
 
@@ -305,7 +305,7 @@ def _decide(ticket: Ticket, vendor: Vendor, key: VaultKey, new_id: Callable[[], 
         policy.check_call_cap(key, operation, quote)
         ticket.tags = _tags(ticket, vendor, key, operation, quote)
     except Refused as error:
-        error.key_id, error.run_id, error.operation = key.key_id, key.run_id, operation.name
+        error.key_id, error.run_id, error.operation = key.key_id, key.root_id, operation.name
         yield from _audit_refusal(_order(ticket, key, operation, quote, new_id()), error)
         # In observe mode the call goes on, and what it costs is booked above a hold of what could be quoted.
         _tolerate(key, error, ticket)
@@ -345,7 +345,7 @@ def _complete(ticket: Ticket, key: VaultKey, operation: Operation) -> None:
 
 def _tags(ticket: Ticket, vendor: Vendor, key: VaultKey, operation: Operation, quote: Quote) -> Pairs:
     tag: Tagging | None = getattr(vendor, "tag", None) if key.policy.tag_objects and ticket.is_writable else None
-    return () if tag is None or key.run_id is None else tag(ticket.call, operation, quote, key.run_id)
+    return () if tag is None or key.root_id is None else tag(ticket.call, operation, quote, key.root_id)
 
 
 def _audit_refusal(order: Order, error: Refused) -> Generator[Step, Any, None]:
@@ -483,6 +483,7 @@ def _order(
         quote, policy.legs(key, quote), key.policy.mode == "enforce", identity, payee,
         # Behind a vault token its secret, and not the variable's name: another account's may be there when the vendor is asked later.
         principal_of(ticket.secret) if ticket.secret else ticket.principal,
+        () if key.parent is None else tuple(one.budget for one in key.chain),
     )  # fmt: skip
 
 

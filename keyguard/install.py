@@ -9,6 +9,7 @@ import secrets
 import sys
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,10 @@ from keyguard.backends.local import LocalBackend
 from keyguard.drivers import whole
 from keyguard.errors import BackendError, ConfigurationError, Refused, UnknownKey
 from keyguard.handler import CallHandler
+from keyguard.inheriting import is_same
 from keyguard.interpreter import check_interpreter
-from keyguard.model import show
-from keyguard.payer import Armed, finder_for, identity, only_observes, payer_of
+from keyguard.model import Child, show
+from keyguard.payer import Armed, finder_for, identity, only_observes, payer_of, payer_of_run
 from keyguard.settings import load_policy, load_settings, pinned_rates, put_in_force
 from keyguard.threads import copy_contexts, leave_contexts
 
@@ -79,7 +81,7 @@ class Installation:
 
     def usage(self) -> Usage:
         """Return cap, spent, held, in doubt, remaining (micro-USD) and open intents."""
-        found = self._backend.usage(self._first.scope)
+        found = self._backend.usage(self._first.budget)
         if found is None:
             raise UnknownKey(f"key {self._key_id} is not in {self._backend.url} any more")
         return found
@@ -117,11 +119,13 @@ def install(
         **policy_fields: Single fields of `Policy`; they win over `policy`.
 
     Returns:
-        The run's installation. Outside any run it is the process's own, and its policy is the default for each run that appears.
+        The run's installation. In a subflow with arguments of its own it is the subflow's: a budget within its caller's, which can only
+        be narrower, and everything that the subflow and what it calls spend is charged to both. Outside any run it is the process's own,
+        and its policy is the default for each run that appears.
 
     Raises:
-        ConfigurationError: unknown or bad field, rates, URL scheme or client version; a subflow with other arguments than its root;
-            a subinterpreter.
+        ConfigurationError: unknown or bad field, rates, URL scheme or client version; a subflow whose root run has no key, or is in
+            another ledger; a subinterpreter.
         LedgerUnavailable: the ledger cannot be opened.
     """
     check_interpreter()
@@ -134,11 +138,24 @@ def install(
     run = context.resolved_run()
     with _armed.lock:
         run = run or _run_of_environment()
-        backend = _armed.open(url)
+        backend = _armed.open(url) if run is None or run.is_root else _backend_of_root(run, url)
         _arm()
         installed = _install_process(backend, asked) if run is None else _install_run(backend, asked, run)
     _tell_prefect()
     return installed
+
+
+def _backend_of_root(run: context.RunRef, url: str | None) -> Backend:
+    """Return the backend of a subflow's root run, where that was met in this process; else open what is asked for."""
+    known = _armed.runs.get(run.run_id or "")
+    if known is None:
+        return _armed.open(url)
+    backend = _armed.backends[known[0]]
+    if url is not None and _armed.open(url) is not backend:
+        raise ConfigurationError(
+            f"install() in a subflow names the ledger {url}, but its run ({run.run_id}) is in {backend.url}; leave it out"
+        )
+    return backend
 
 
 def _pin(rates: Rates | None) -> None:
@@ -161,29 +178,39 @@ def _pin(rates: Rates | None) -> None:
 def _install_run(backend: Backend, asked: Policy, run: context.RunRef) -> Installation:
     if run.run_id is None:
         raise ConfigurationError("install() was called inside a run whose root is not known in this process; call it in the root flow")
-    asked = _named(asked, run)
     if not run.is_root:
-        return _install_child(asked, run, run.run_id)
-    return _issued(backend, asked, run.run_id)
+        return _install_child(backend, asked, run)
+    return _issued(backend, _named(asked, run), run.run_id)
 
 
-def _install_child(asked: Policy, run: context.RunRef, run_id: str) -> Installation:
+def _install_child(backend: Backend, asked: Policy, run: context.RunRef) -> Installation:
+    """Make, or find again, the budget of a subflow within its caller's; without arguments of its own it shares that one."""
+    place = context.current_place()
+    above = run.budget if place is None else place.above
     try:
-        payer_of(_armed, run)
+        backend, outer = payer_of_run(_armed, replace(run, budget=above))
     except Refused as error:
-        raise ConfigurationError(f"install() in a subflow shares the budget of its root run. {error}") from error
-    earlier = _armed.asked.get(run_id)
-    # A child flow has another name; what it may not change is anything else.
-    if earlier is None or asked.model_copy(update={"name": earlier.name}).stored() != earlier.stored():
+        raise ConfigurationError(f"install() in a subflow makes a budget within that of its root run. {error}") from error
+    if place is None:
+        return _shared(backend, asked, outer, run)
+    key, is_new = _armed.issue_child(backend, asked, Child(outer.key_id, place.subflow, _named(asked, run).name or "default"))
+    if key.key_id != outer.key_id:
+        assert key.run_id is not None
+        place.pays_from(key.run_id)
+    if is_new:
+        _announce(key, backend)
+    return Installation(key, backend)
+
+
+def _shared(backend: Backend, asked: Policy, outer: VaultKey, run: context.RunRef) -> Installation:
+    """Share the outer budget, where nothing else is asked: a subflow that nobody can name has none that could be found again."""
+    earlier = _armed.asked.get(run.run_id or "")
+    if asked.model_fields_set and not (earlier is not None and is_same(asked, earlier)):
         raise ConfigurationError(
-            f"install() in a subflow cannot have other arguments than its root run's ({run_id}): child budgets do not exist yet. "
-            "Leave it out (the subflow shares the root's budget), or pass the same arguments."
+            f"install() in a subflow has other arguments than its root run's ({run.run_id}), and {run.engine} cannot say here which "
+            "subflow it is, so that its budget could be found again. Call it in the subflow's own body, or leave the arguments out."
         )
-    url, key_id = _armed.runs[run_id]
-    key = _armed.backends[url].find(key_id=key_id)
-    if key is None:
-        raise UnknownKey(f"key {key_id} of run {run_id} is not in {url} any more")
-    return Installation(key, _armed.backends[url])
+    return Installation(outer, backend)
 
 
 def _install_process(backend: Backend, asked: Policy) -> Installation:

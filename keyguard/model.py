@@ -267,11 +267,12 @@ class VaultKey:
     Attributes:
         key_id: Public name of the key; safe in logs.
         token: `vault_key_…`, what a client may carry in place of the vendor's secret.
-        policy: The policy in force (after narrowing and raises).
-        run_id: The run whose budget it draws on; None for a key that travels with a budget of its own.
-        expires_at: POSIX seconds; None = never.
+        policy: The policy in force (after narrowing and raises); of a child, with what it takes over from its parent (keyguard.narrowing).
+        run_id: The run whose budget it draws on; None for a key that travels with a budget of its own. Of a child the budget's own name.
+        expires_at: POSIX seconds; None = never. Of a child never later than its parent's.
         state: `active`, `revoked` (by somebody) or `closed` (by its owner).
-        version: Grows with each change of the policy or state; a reserve under an older one is redone.
+        version: Grows with each change of the policy or state, also of a parent's; a reserve under an older one is redone.
+        parent: The key that this one's budget lies in: whatever is charged to it is charged to that one too. None = a run's own.
     """
 
     key_id: str
@@ -281,16 +282,72 @@ class VaultKey:
     expires_at: float | None = None
     state: KeyState = "active"
     version: int = 1
+    parent: VaultKey | None = field(default=None, repr=False)
 
     @property
     def scope(self) -> str:
-        """The budget this key draws on: its run's, or its own."""
+        """Whose charges its calls make: the run's, or its own. A child's are its run's: a retry outside of it is the same charge."""
+        if self.parent is not None:
+            return self.parent.scope
         return f"run:{self.run_id}" if self.run_id is not None else f"key:{self.key_id}"
+
+    @property
+    def budget(self) -> str:
+        """The innermost budget it draws on: `scope`, or a child's own."""
+        return self.scope if self.parent is None else f"run:{self.run_id}"
+
+    @property
+    def chain(self) -> tuple[VaultKey, ...]:
+        """This key and those that its budget lies in, innermost first."""
+        return (self,) if self.parent is None else (self, *self.parent.chain)
+
+    @property
+    def root_id(self) -> str | None:
+        """The run that it is of, however deep its budget lies in that of the run."""
+        return self.run_id if self.parent is None else self.parent.root_id
 
     @property
     def policy_name(self) -> str:
         """Whose day cap counts for this key."""
         return self.policy.name or "default"
+
+
+@frozen
+class Subflow:
+    """
+    Which child run asks for a budget of its own, in the words of its orchestrator.
+
+    Attributes:
+        name: The flow's; `parameters`, a hash of what it was called with.
+        run: This try of it.
+        call: What stands for the call in the calling flow's run in all its executions; "" where nothing does.
+        caller: The calling flow's run; `entry`, a token of this entry of its body.
+        execution: As of `RunRef`.
+    """
+
+    name: str
+    parameters: str
+    run: str
+    call: str = ""
+    caller: str = ""
+    entry: str = ""
+    execution: str = ""
+
+
+@frozen
+class Child:
+    """
+    What a ledger needs to make a child's budget, or to find it again.
+
+    Attributes:
+        parent: The key that it lies in.
+        subflow: Who asks for it.
+        policy_name: Whose day cap it is where its policy has no name.
+    """
+
+    parent: str
+    subflow: Subflow
+    policy_name: str = "default"
 
 
 @frozen
@@ -549,6 +606,7 @@ class Order:
         identity: Of the logical charge; None where nobody can say what a retry is, and every request is a charge of its own.
         payee: Hash of whom the call pays or writes to, "" where nobody; for telling a call in doubt from others.
         principal: Hash of the owner of the credential that it is sent with.
+        scope: Whose charge it is (`VaultKey.scope`); `budgets`, those of a child's call, innermost first; () of any other call.
     """
 
     reservation_id: str
@@ -565,6 +623,7 @@ class Order:
     identity: Identity | None = None
     payee: str = ""
     principal: str = ""
+    budgets: tuple[str, ...] = ()
 
 
 Reason = Literal[
@@ -586,7 +645,8 @@ class Decision:
         resets_at: POSIX seconds when a day budget opens again; None for the others.
         held_amount: What was held in all, an adopted hold included.
         adopted: The part of it that an earlier hold gave.
-        limit, remaining: The run's cap and what is left of it after this reserve; None without a cap.
+        limit, remaining: The run's cap and what is left of it after this reserve; None without a cap. Of a child's call those of its
+            budget with the least left.
         n, generation: Which of the identical charges it is, and how many of its tries were refused for good before this one.
         hold: The reservation that the answer is about, where it is an earlier one: the call is an attempt of that, or stopped by it.
         at: When that one was made, POSIX seconds.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from keyguard.backends import Backend
     from keyguard.guard import Finder
-    from keyguard.model import Policy, VaultKey
+    from keyguard.model import Child, Policy, VaultKey
     from keyguard.patches import Outgoing
 
 _logger = logging.getLogger("keyguard")
@@ -36,7 +36,7 @@ class Armed:
 
     Attributes:
         backends: By URL; one handle each per process.
-        runs: run id → (URL, key id) of each run armed or met in this process.
+        runs: run id → (URL, key id) of each run, and each child's budget, armed or met in this process.
         asked: run id → the arguments of its last install here, for subflows.
         default: (URL, policy) for runs that appear and for the process itself.
         process_run: The run id of the process itself, once it has a default policy.
@@ -76,12 +76,21 @@ class Armed:
     def issue(self, backend: Backend, asked: Policy, run_id: str) -> tuple[VaultKey, bool]:
         """Issue a run's key, or find it again; the second value says whether this process met the run first here."""
         key, warnings = backend.issue(asked, run_id)
-        is_new = run_id not in self.runs
-        self.runs[run_id] = (backend.url, key.key_id)
         self.asked[run_id] = asked
+        return key, self._met(backend, key, warnings)
+
+    def issue_child(self, backend: Backend, asked: Policy, child: Child) -> tuple[VaultKey, bool]:
+        """Issue the key of a child's budget, or find it again; as `issue`."""
+        key, warnings = backend.issue(asked, None, child)
+        return key, self._met(backend, key, warnings)
+
+    def _met(self, backend: Backend, key: VaultKey, warnings: tuple[str, ...]) -> bool:
+        assert key.run_id is not None
+        is_new = key.run_id not in self.runs
+        self.runs[key.run_id] = (backend.url, key.key_id)
         for warning in warnings:
             _logger.warning("%s", warning)
-        return key, is_new
+        return is_new
 
 
 def finder_for(armed: Armed, outgoing: Outgoing) -> Finder:
@@ -111,10 +120,10 @@ def finder_for(armed: Armed, outgoing: Outgoing) -> Finder:
 def _payer(armed: Armed, credential: str, run: context.RunRef | None, *, fresh: bool) -> tuple[Backend, VaultKey]:
     """Say whose key pays, in the order of DESIGN §2; where nobody can say, refuse."""
     if credential.startswith(TOKEN_PREFIX):
-        return _travelling(_by_token(armed, credential, fresh=fresh), run)
+        return _travelling(armed, _by_token(armed, credential, fresh=fresh), run, fresh=fresh)
     in_use = context.key_in_use()
     if in_use is not None:
-        return _travelling(_by_token(armed, in_use.token, fresh=fresh), run)
+        return _travelling(armed, _by_token(armed, in_use.token, fresh=fresh), run, fresh=fresh)
     if run is not None:
         return _of_run(armed, run, fresh=fresh)
     settings = armed.settings
@@ -133,16 +142,30 @@ def _by_token(armed: Armed, token: str, *, fresh: bool) -> tuple[Backend, VaultK
     raise UnknownKey("the vault token of this call was not issued by any ledger in use here; nothing was sent. Is KEYGUARD_URL the same?")
 
 
-def _travelling(found: tuple[Backend, VaultKey], run: context.RunRef | None) -> tuple[Backend, VaultKey]:
+def _travelling(armed: Armed, found: tuple[Backend, VaultKey], run: context.RunRef | None, *, fresh: bool) -> tuple[Backend, VaultKey]:
     """Refuse a key that is bound to a run inside another one: `stripe.api_key` is global, two runs would swap payers."""
     _, key = found
-    if key.run_id is not None and run is not None and run.run_id != key.run_id:
+    if key.run_id is None or run is None:
+        return found
+    if run.run_id != key.root_id:
         raise Unattributed(
             f"key {key.key_id} belongs to run {key.run_id}, but this call is made in run {run.run_id}; nothing was sent. "
             "A key that several runs may use is made with keyguard.issue() outside any run.",
             key_id=key.key_id, run_id=run.run_id,
         )  # fmt: skip
-    return found
+    return found if not run.budget or run.budget == key.run_id else _innermost(found, _of_run(armed, run, fresh=fresh), run)
+
+
+def _innermost(used: tuple[Backend, VaultKey], current: tuple[Backend, VaultKey], run: context.RunRef) -> tuple[Backend, VaultKey]:
+    """Of a key that is used in a child of its run, and the child's own, let the one pay that lies in the other's budget."""
+    for inner, outer in ((current, used), (used, current)):
+        if outer[1].key_id in {key.key_id for key in inner[1].chain}:
+            return inner
+    key = used[1]
+    raise Unattributed(
+        f"key {key.key_id} belongs to the child budget {key.run_id}, but this call is made in {run.budget}; nothing was sent.",
+        key_id=key.key_id, run_id=run.run_id,
+    )  # fmt: skip
 
 
 def _of_run(armed: Armed, run: context.RunRef, *, fresh: bool) -> tuple[Backend, VaultKey]:
@@ -152,19 +175,28 @@ def _of_run(armed: Armed, run: context.RunRef, *, fresh: bool) -> tuple[Backend,
             f"this call runs in {run.name or 'a run'} of {run.engine}, whose root run is not known in this process; nothing was sent. "
             "Call keyguard.install() in the root flow."
         )
-    known = armed.runs.get(run.run_id)
+    payer = run.budget or run.run_id
+    known = armed.runs.get(payer)
     if known is not None:
         backend = armed.backends[known[0]]
         key = backend.find(key_id=known[1], fresh=fresh)
         if key is None:
-            raise UnknownKey(f"key {known[1]} of run {run.run_id} is not in {known[0]} any more; nothing was sent")
+            raise UnknownKey(f"key {known[1]} of run {payer} is not in {known[0]} any more; nothing was sent")
         return backend, key
     for backend in dict.fromkeys(armed.backends.values()):
-        key = backend.find(run_id=run.run_id)
+        key = backend.find(run_id=payer)
         if key is not None:
-            armed.runs.setdefault(run.run_id, (backend.url, key.key_id))
+            armed.runs.setdefault(payer, (backend.url, key.key_id))
+            armed.asked.setdefault(payer, key.policy)
             return backend, key
-    return joined(armed, run, run.run_id) if run.ledger else _from_default(armed, run, run.run_id)
+    if run.ledger:
+        return joined(armed, run, payer)
+    if run.budget:
+        # Never the run's own instead, which would pay past what its child may spend.
+        raise UnknownKey(
+            f"the child budget {run.budget} of run {run.run_id} is in no ledger in use here; nothing was sent. Is KEYGUARD_URL the same?"
+        )
+    return _from_default(armed, run, run.run_id)
 
 
 def payer_of(armed: Armed, run: context.RunRef | None) -> tuple[Backend, VaultKey]:
@@ -175,6 +207,16 @@ def payer_of(armed: Armed, run: context.RunRef | None) -> tuple[Backend, VaultKe
         Refused: nobody does. BackendError: the ledger cannot be asked.
     """
     return _payer(armed, "", run, fresh=False)
+
+
+def payer_of_run(armed: Armed, run: context.RunRef) -> tuple[Backend, VaultKey]:
+    """
+    Return whose key pays in a run, issued now where the process's default policy holds for it.
+
+    Raises:
+        Refused: nobody's.
+    """
+    return _of_run(armed, run, fresh=True)
 
 
 def _from_default(armed: Armed, run: context.RunRef, run_id: str) -> tuple[Backend, VaultKey]:
@@ -202,7 +244,8 @@ def _of_process(armed: Armed, *, fresh: bool) -> tuple[Backend, VaultKey]:
     if armed.process_run is not None:
         return _of_run(armed, context.RunRef(armed.process_run, "process"), fresh=fresh)
     raise Unattributed(
-        f"this call belongs to no run ({len(others)} runs were armed in this process), so nobody can pay for it; nothing was sent. "
+        f"this call belongs to no run ({len(others)} runs and children's budgets were met in this process), so nobody can pay "
+        "for it; nothing was sent. "
         "In a thread or executor, carry the run with keyguard.wrap(fn); elsewhere use `with keyguard.run(id=...)` or keyguard.use(key)."
     )
 
@@ -268,7 +311,7 @@ def _numbered(armed: Armed, ticket: context.Ticket, key: VaultKey, scope: contex
     if scope is not None:
         request = request_in_scope(key.scope, ticket.principal, call, scope.name)
         # Apart from what the run sends outside of the scope; the same whatever runs it.
-        of_scope = context.RunRef(key.run_id, "keyguard", execution=scope.entry)
+        of_scope = context.RunRef(key.root_id, "keyguard", execution=scope.entry)
         ticket.slot = _Slot(armed.slots, key.scope, request, of_scope)
         return Identity(request, ticket.slot.n, fingerprint=fingerprint(call), window=window, resends=resends)
     assert run is not None

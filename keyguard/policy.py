@@ -120,6 +120,8 @@ def check_endpoint(key: VaultKey, call: Call, operation: Operation) -> None:
         EndpointNotAllowed: with what was attempted and what is allowed.
     """
     if is_allowed(key.policy, call, operation):
+        if key.parent is not None:
+            check_endpoint(key.parent, call, operation)
         return
     allowed = ", ".join(key.policy.allowed_endpoints or (f"any {key.policy.vendor} endpoint",))
     raise EndpointNotAllowed(
@@ -127,6 +129,14 @@ def check_endpoint(key: VaultKey, call: Call, operation: Operation) -> None:
         f"Allowed: {allowed}. Nothing was sent. Add it to allowed_endpoints if the run should make this call.",
         **_who(key, operation),
     )
+
+
+def covered(policy: Policy, items: tuple[str, ...]) -> list[str]:
+    """Return which items of another allowlist this one lets through whole, by their text: what a `**` stands for is not looked into."""
+    if policy.allowed_endpoints is None:
+        return list(items)
+    fits = _allowed(tuple(policy.allowed_endpoints)).fullmatch
+    return [item for item in items if item in policy.allowed_endpoints or fits(item if ":" in item else f":{item}") is not None]
 
 
 def additions(key: VaultKey, call: Call, operation: Operation) -> Pairs:
@@ -170,7 +180,7 @@ def unpriced_quote(key: VaultKey, call: Call, operation: Operation, why: Unbound
         UnpricedCall: the policy says `refuse` (the default), or does not name an operation that no cap can express.
     """
     unpriced = key.policy.unpriced
-    if why is not None and why.is_by_design and (unpriced == "refuse" or not _is_named(key.policy, call, operation)):
+    if why is not None and why.is_by_design and (unpriced == "refuse" or not _is_named(key, call, operation)):
         raise UnpricedCall(
             f"{operation.name} is a write that no cap can express: it {why.reason}. Policy {key.policy_name!r} refuses it, and nothing "
             f"was sent. To let it through, name {operation.name!r} itself in allowed_endpoints, beside all else that the run may call "
@@ -187,11 +197,12 @@ def unpriced_quote(key: VaultKey, call: Call, operation: Operation, why: Unbound
     return Quote(0 if unpriced == "allow" else int(unpriced))
 
 
-def _is_named(policy: Policy, call: Call, operation: Operation) -> bool:
-    """Say whether the allowlist has this very operation, or this very method and path, without a wildcard."""
+def _is_named(key: VaultKey, call: Call, operation: Operation) -> bool:
+    """Say whether each allowlist has this very operation, or this very method and path, without a wildcard; and that there is one."""
     own = {operation.name, f"{call.method} {call.path}"}
     own |= {f"{call.vendor}:{name}" for name in own}
-    return not own.isdisjoint(policy.allowed_endpoints or ())
+    lists = [one.policy.allowed_endpoints for one in key.chain if one.policy.allowed_endpoints is not None]
+    return bool(lists) and not any(own.isdisjoint(items) for items in lists)
 
 
 def check_call_cap(key: VaultKey, operation: Operation, quote: Quote) -> None:
@@ -203,6 +214,8 @@ def check_call_cap(key: VaultKey, operation: Operation, quote: Quote) -> None:
     """
     cap = key.policy.call_usd_cap
     if cap is None or quote.pot == "refund" or quote.amount <= cap:
+        if key.parent is not None:
+            check_call_cap(key.parent, operation, quote)
         return
     raise SpendCapExceeded(
         f"{operation.name} for {show(quote.amount)} is above call_usd_cap {show(cap)} of policy {key.policy_name!r}. Nothing was sent.",
@@ -215,9 +228,11 @@ def legs(key: VaultKey, quote: Quote) -> tuple[Leg, ...]:
     Name the budgets that a call draws on, in the order in which they are checked.
 
     Run money, calls and e-mails are named even without a cap, so that usage is always counted. Refunds of the run's own
-    charges draw on the refund pot instead and never on run or day (DESIGN §5).
+    charges draw on the refund pot instead and never on run or day (DESIGN §5). A child's call draws on the child's and on all that its
+    budget lies in, innermost first; a day's budget that several of them have is drawn on once.
     """
-    return _legs(key.scope, quote.pot, key.policy_name if key.policy.daily_usd_cap is not None else None, quote.units > 0)
+    found = _legs(key.budget, quote.pot, key.policy_name if key.policy.daily_usd_cap is not None else None, quote.units > 0)
+    return found if key.parent is None else tuple(dict.fromkeys((*found, *legs(key.parent, quote))))
 
 
 # The same for every call of a run; by its words, because hashing a whole key costs more than making its legs.
@@ -284,7 +299,8 @@ def check_again(key: VaultKey, operation: Operation, good_until: float, now: flo
 
 
 def expired(key: VaultKey, operation: Operation) -> KeyExpired:
-    """Return the error for a key whose time is over."""
+    """Return the error for a key whose time is over; it names the outermost one that ended it."""
+    key = next((one for one in reversed(key.chain) if one.expires_at == key.expires_at), key)
     when = _instant(key.expires_at) if key.expires_at is not None else "an unknown time"
     return KeyExpired(
         f"key {key.key_id} of {_run_words(key)} expired at {when}; nothing was sent. "
@@ -294,7 +310,8 @@ def expired(key: VaultKey, operation: Operation) -> KeyExpired:
 
 
 def revoked(key: VaultKey, operation: Operation, state: str) -> KeyRevoked:
-    """Return the error for a key that is no longer active."""
+    """Return the error for a key that is no longer active; it names the outermost one that was ended."""
+    key = next((one for one in reversed(key.chain) if one.state != "active"), key)
     return KeyRevoked(
         f"key {key.key_id} of {_run_words(key)} was {state}; {operation.name} was not sent. "
         f"See: keyguard status{_run_option(key)}. A revoked key stays revoked: start a new run.",
@@ -309,13 +326,15 @@ def stopped(key: VaultKey, operation: Operation, why: str) -> KeyRevoked:
 
 def _cap_message(decision: Decision, key: VaultKey, operation: Operation, remaining: int) -> str:
     amount = {"usd": show, "call": "{} calls".format, "email": "{} e-mails".format}[decision.unit]
-    kind = decision.scope.partition(":")[0]
+    kind, _, which = decision.scope.partition(":")
+    # By the budget that is full, and not by the key: of a child's call it may be any that the child's lies in.
+    whose, run_id = _whose(decision.scope, key)
     name, remedy = {
-        "policy": (f"daily_usd_cap of policy {key.policy_name!r}", "raise daily_usd_cap in the policy"),
-        "refund": (f"refund cap of {_run_words(key)}", "set refund_usd_cap in the policy"),
-        "calls": (f"max_calls of {_run_words(key)}", "set a larger max_calls in the policy"),
-        "emails": (f"max_emails of {_run_words(key)}", "set a larger max_emails in the policy"),
-    }.get(kind, (f"run_usd_cap of {_run_words(key)}", ""))
+        "policy": (f"daily_usd_cap of policy {which!r}", "raise daily_usd_cap in the policy"),
+        "refund": (f"refund cap of {whose}", "set refund_usd_cap in the policy"),
+        "calls": (f"max_calls of {whose}", "set a larger max_calls in the policy"),
+        "emails": (f"max_emails of {whose}", "set a larger max_emails in the policy"),
+    }.get(kind, (f"run_usd_cap of {whose}", ""))
     parts = [f"{amount(decision.spent)} spent", f"{amount(decision.held)} held", f"{amount(decision.doubt)} in doubt"]
     message = (
         f"{operation.name} for {amount(decision.requested)} would pass the {name}: cap {amount(decision.cap)}, {', '.join(parts)}, "
@@ -323,19 +342,30 @@ def _cap_message(decision: Decision, key: VaultKey, operation: Operation, remain
     )
     if decision.resets_at is not None:
         message += f" The day's budget opens again at {_instant(decision.resets_at)}."
-    if not remedy and key.run_id is not None:
+    if not remedy and run_id is not None:
         target = (decision.spent + decision.held + decision.doubt + decision.requested + 999_999) // 1_000_000
         # What is in doubt may turn out never to have been executed.
         first = "keyguard reconcile  or " if decision.doubt and decision.unit == "usd" else ""
-        return f"{message} See: keyguard status{_run_option(key)}  To let it go on: {first}keyguard raise{_run_option(key)} --to {target}"
+        option = f" --run {_quoted(run_id)}"
+        return f"{message} See: keyguard status{option}  To let it go on: {first}keyguard raise{option} --to {target}"
     return f"{message} To let it go on: {remedy or 'issue a key with a larger run_usd_cap'}."
 
 
+def _whose(scope: str, key: VaultKey) -> tuple[str, str | None]:
+    """Return whose budget a scope is, in words, and the run's or child's id that commands know it by; None = a key of its own."""
+    before, mark, run_id = scope.partition("run:")
+    if not mark or before not in {"", "refund:", "calls:", "emails:"}:
+        return _run_words(key), key.run_id
+    return (f"run {run_id}" if run_id == key.root_id else f"the child budget {run_id}"), run_id
+
+
 def _who(key: VaultKey, operation: Operation) -> dict[str, str | None]:
-    return {"key_id": key.key_id, "run_id": key.run_id, "operation": operation.name}
+    return {"key_id": key.key_id, "run_id": key.root_id, "operation": operation.name}
 
 
 def _run_words(key: VaultKey) -> str:
+    if key.parent is not None:
+        return f"the child budget {key.run_id}"
     return f"run {key.run_id}" if key.run_id is not None else f"key {key.key_id}"
 
 

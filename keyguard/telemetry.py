@@ -105,7 +105,7 @@ def _attributes(ticket: Ticket) -> dict[str, Any]:
     if ticket.operation is not None:
         found[OPERATION] = ticket.operation.name
     if ticket.key is not None:
-        found[RUN_ID], found[POLICY_ID] = ticket.key.run_id or ticket.key.key_id, ticket.key.policy_name
+        found[RUN_ID], found[POLICY_ID] = ticket.key.root_id or ticket.key.key_id, ticket.key.policy_name
     for attempt in reversed(ticket.attempts):
         if attempt.reply is not None:
             found[STATUS] = attempt.reply.status
@@ -179,7 +179,7 @@ def _log(ticket: Ticket) -> None:
     if ticket.refusal is None and not is_doubt and not (receipt and receipt.overrun) and not _logger.isEnabledFor(logging.DEBUG):
         return
     name = f"{ticket.call.vendor} {ticket.operation.name if ticket.operation else ticket.call.method}"
-    extra = {"keyguard_run_id": ticket.key.run_id if ticket.key else None, "keyguard_operation": name}
+    extra = {"keyguard_run_id": ticket.key.root_id if ticket.key else None, "keyguard_operation": name}
     if isinstance(ticket.refusal, Refused) and is_refused(ticket):
         # Its words: a handler that keeps records would keep, with the error, all that its caller had in hand.
         _logger.warning("refused %s: %s", name, str(ticket.refusal), extra=extra)

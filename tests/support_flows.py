@@ -155,7 +155,7 @@ def keys_sent(double: Controls, since: int = 0) -> list[str]:
     return [request["headers"].get("idempotency-key", "") for request in double.requests()[since:] if request["method"] == "POST"]
 
 
-def _main(name: str, flow_run_id: str) -> None:
+def execute(flows: dict[str, Any], name: str, flow_run_id: str) -> None:
     """Execute a flow run that exists already, as a worker's process does."""
     from prefect.client.orchestration import get_client
     from prefect.flow_engine import run_flow
@@ -164,9 +164,9 @@ def _main(name: str, flow_run_id: str) -> None:
         found = client.read_flow_run(UUID(flow_run_id))
     print("ready", flush=True)
     sys.stdin.readline()
-    state: Any = run_flow(globals()[name], flow_run=found, parameters=found.parameters, return_type="state")
+    state: Any = run_flow(flows[name], flow_run=found, parameters=found.parameters, return_type="state")
     print(state.type.value, flush=True)
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    execute(globals(), *sys.argv[1:])

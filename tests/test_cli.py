@@ -14,7 +14,7 @@ from keyguard import cli
 from keyguard.cli import figures
 from keyguard.ledgers import open_ledger
 from keyguard.model import Quote
-from keyguard.testing._till import open_till
+from keyguard.testing._till import Till, open_child, open_till, subflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,6 +121,26 @@ def test_status_of_one_run_shows_only_it(typed: Type) -> None:
     assert err.count("\n") == 1
 
 
+def test_status_shows_children_within_what_they_lie_in(typed: Type, ledger: Ledger) -> None:
+    """A child's row stands behind its run's, indented, and says whose it is; a raise of it says what holds it narrower."""
+    till = Till(ledger, "run-1")
+    child = open_child(till, run_usd_cap=50 * USD)
+    inner = open_child(child, subflow("try-2", "inner"), run_usd_cap=10 * USD)
+    inner.settle(inner.hold(5 * USD), 5 * USD)
+    rows = answer(typed("status", "--json", "--run", "run-1"))
+    lines = typed("status", "--run", child.run_id)[1].splitlines()
+    raised = typed("raise", "--run", inner.run_id, "--to", "80")[1]
+
+    assert [(row["run_id"], row["parent"], row["depth"], row["spent_usd"]) for row in rows] == [
+        ("run-1", None, 0, 25.0), ("run-1/mails-1", "run-1", 1, 5.0), ("run-1/mails-1/inner-1", "run-1/mails-1", 2, 5.0),
+    ]  # fmt: skip
+    assert [line.split("  policy")[0] for line in lines if "policy" in line] == [
+        "    child run-1/mails-1",
+        "        child run-1/mails-1/inner-1",
+    ]
+    assert "80.00 USD now; what it lies in has 50.00 USD" in raised
+
+
 def test_status_of_an_empty_ledger_says_so(typed: Type, url: str) -> None:
     """A ledger without runs is not an error."""
     open_ledger(url, durability="process").shut()
@@ -170,7 +190,7 @@ def test_raise_sets_the_cap_and_records_who(typed: Type, ledger: Ledger, monkeyp
     monkeypatch.setenv("LOGNAME", "ada")
     done = answer(typed("raise", "--run", "run-1", "--to", "750.50", "--json"))
 
-    assert done == {"run_id": "run-1", "cap_usd": 750.5, "before_usd": 500.0, "by": "ada"}
+    assert done == {"run_id": "run-1", "cap_usd": 750.5, "before_usd": 500.0, "held_to_usd": None, "by": "ada"}
     usage = ledger.usage("run:run-1")
     assert usage is not None
     assert usage.cap == 750_500_000

@@ -372,12 +372,12 @@ def test_a_child_run_shares_its_roots_budget(vendor: StripeServer, url: str, eng
     assert root.usage().spent == 6 * USD
 
 
-def test_a_child_run_cannot_ask_for_anything_else(vendor: StripeServer, url: str, engine: list[context.RunRef]) -> None:
-    """Until child budgets exist, other arguments in a subflow are a ConfigurationError that says what to do."""
+def test_a_child_run_that_nobody_can_name_has_no_budget_of_its_own(vendor: StripeServer, url: str, engine: list[context.RunRef]) -> None:
+    """An orchestrator that cannot say which subflow it is: other arguments are a ConfigurationError that says what to do."""
     engine.append(context.RunRef("root", "test", flow_name="billing"))
     keyguard.install(url, run_usd_cap=10)
     engine.append(context.RunRef("root", "test", flow_name="child", is_root=False))
-    with pytest.raises(keyguard.ConfigurationError, match="child budgets do not exist yet"):
+    with pytest.raises(keyguard.ConfigurationError, match="cannot say here which subflow it is"):
         keyguard.install(url, run_usd_cap=5)
     engine[-1] = context.RunRef("other-root", "test", is_root=False)
     with pytest.raises(keyguard.ConfigurationError, match="subflow"):

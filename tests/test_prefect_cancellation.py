@@ -135,6 +135,7 @@ def test_a_cancelled_run_sends_nothing_more_until_it_is_set_back() -> None:
     assert (seen["is unchanged"], seen["spent"]) == (True, 3000)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("prefect_server", "watch")
 def test_a_neighbour_in_the_same_process_goes_on() -> None:
     """Two flows run in one process; one is cancelled, and the other's calls go out."""
@@ -172,6 +173,7 @@ def test_a_neighbour_in_the_same_process_goes_on() -> None:
     assert spent == 4000
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("prefect_server", "watch")
 def test_a_cancelled_subflow_stops_alone_and_a_cancelled_root_with_its_subflows() -> None:
     """A subflow's own cancellation leaves its root alone; the root's stops what runs in it."""
@@ -273,6 +275,7 @@ def test_a_task_that_outlives_a_completed_flow_is_not_stopped() -> None:
     assert len(ended) == 4
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("prefect_server", "watch")
 def test_a_run_that_somebody_has_completed_while_it_runs_stops() -> None:
     """A person sets a running run to Completed in the UI: that is not the flow's own end, so its calls stop."""
@@ -294,7 +297,7 @@ def test_a_run_that_somebody_has_completed_while_it_runs_stops() -> None:
 
 @pytest.mark.usefixtures("prefect_server", "watch")
 def test_a_flow_whose_coroutine_is_cancelled_stops_its_submitted_tasks() -> None:
-    """`asyncio.timeout` and the like end a flow's body while its tasks run in threads, for which the flow waits: they stop."""
+    """`asyncio.timeout` and the like end a flow's body while its tasks run in threads: they stop, and its on_crashed hook may send."""
     from prefect import flow, task
 
     said: list[str] = []
@@ -306,7 +309,10 @@ def test_a_flow_whose_coroutine_is_cancelled_stops_its_submitted_tasks() -> None
         has_begun.set()
         said.append(refused(lambda: charge(base, 1)))
 
-    @flow
+    def alert(flow: Any, flow_run: Any, state: Any) -> None:
+        said.append(charge(server.url, 500))
+
+    @flow(on_crashed=[alert])
     async def root(base: str) -> None:
         keyguard.install(run_usd_cap=100)
         lingering.submit(base)
@@ -323,6 +329,7 @@ def test_a_flow_whose_coroutine_is_cancelled_stops_its_submitted_tasks() -> None
         asyncio.run(cancelled(server.url))
 
     assert "is crashing: CancelledError ended its body" in said[0]
+    assert said[1].startswith("pi_")
 
 
 # -- the watcher, against the real API behind a door -------------------------------------------------
@@ -381,6 +388,7 @@ def test_runs_are_asked_for_once_a_period_all_together_and_only_while_at_work(
     assert (armed.entered, armed.stopped) == ({}, {})
 
 
+@pytest.mark.ci
 def test_an_api_that_is_away_stops_nobody_and_is_asked_less_and_less(
     prefect_server: str, api: Any, armed: cancellation.Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -587,6 +595,71 @@ def test_a_new_execution_lifts_what_stopped_the_one_before(armed: cancellation.W
 
     assert "is Cancelled in Prefect" in str(stopped)
     assert again is None
+
+
+def test_a_stop_is_a_runs_and_of_what_runs_in_it(armed: cancellation.Watch) -> None:
+    """A subflow's stop is its own, a root's is its subflows' too, and neither is a neighbour's; a copy in another process inherits it."""
+    root, child, neighbour = flow_run(), flow_run(is_child=True), flow_run()
+
+    def stopped() -> list[bool]:
+        found: list[bool] = []
+        with in_flow(neighbour):
+            found.append(why() is not None)
+        with in_flow(root):
+            found.append(why() is not None)
+            with in_task(task_run(root.id)), in_flow(child):
+                found.append(why() is not None)
+        return found
+
+    def cancelled(run: Any) -> dict[str, Any]:
+        return {str(run.id): state_of(run.model_copy(update={"state": state("Cancelling")}))}
+
+    asked = {str(run.id) for run in (root, child, neighbour)}
+    seen = [stopped()]
+    for run in (child, root, neighbour):
+        armed.learn(asked, cancelled(run))
+        seen.append(stopped())
+    copy = in_flow(neighbour.model_copy())
+    copy.detached = True
+    with copy:
+        inherited = why()
+
+    assert seen == [[False, False, False], [False, False, True], [False, True, True], [True, False, False]]
+    assert inherited is not None
+
+
+def test_a_copy_that_was_left_again_is_not_asked_about(armed: cancellation.Watch) -> None:
+    """A pool's child or a task worker that has ended a task asks nothing more, whenever Python collects what is left of the run."""
+    run = flow_run()
+    copy = in_flow(run)
+    copy.detached = True
+    with copy:
+        assert why() is None
+        during = armed.look()
+
+    assert (during, armed.look()) == ({str(run.id)}, set())
+
+
+@pytest.mark.parametrize(("name", "here", "elsewhere"), [
+    ("Cancelled", [True, True], [True, True]), ("Crashed", [True, True], [True, True]), ("Completed", [False, True], [False, False]),
+    ("Failed", [False, True], [False, False]),
+])  # fmt: skip
+def test_an_end_stops_what_it_should(armed: cancellation.Watch, name: str, here: list[bool], elsewhere: list[bool]) -> None:
+    """Seen twice in the API while its body runs here, an end is somebody else's; in a pool's child, or a `.delay()`ed task, it is none."""
+    found: dict[bool, list[bool]] = {}
+    for is_detached in (False, True):
+        run = flow_run()
+        holder = in_flow(run)
+        holder.detached = is_detached
+        seen = {str(run.id): state_of(run.model_copy(update={"state": state(name)}))}
+        with holder:
+            assert why() is None
+            found[is_detached] = []
+            for _ in range(2):
+                armed.learn({str(run.id)}, seen)
+                found[is_detached].append(why() is not None)
+
+    assert (found[False], found[True]) == (here, elsewhere)
 
 
 def test_a_run_named_otherwise_within_a_cancelled_flow_is_stopped(armed: cancellation.Watch) -> None:

@@ -207,13 +207,13 @@ def test_a_process_that_meets_no_guarded_run_stays_as_it_is(vendor: StripeServer
     [
         ("env:KEYGUARD_URL", "set KEYGUARD_URL to it here"),
         ("sqlite://", "in the memory of the process that armed it"),
-        ("sqlite:////nowhere/ledger.db", "set KEYGUARD_URL to the ledger that both processes share"),
+        ("sqlite:///{place}/absent.db", "set KEYGUARD_URL to the ledger that both processes share"),
         ("", "never called keyguard.install"),
     ],
 )
-def test_a_run_whose_ledger_is_not_here_is_refused(vendor: StripeServer, ledger: str, said: str) -> None:
+def test_a_run_whose_ledger_is_not_here_is_refused(vendor: StripeServer, tmp_path: Path, ledger: str, said: str) -> None:
     """The call and the guarded function are refused, with what to set; no file is made in the ledger's place."""
-    marks = labels.Marks("root-1", "token", ledger)
+    marks = labels.Marks("root-1", "token", ledger.format(place=tmp_path))
     sent = flow_run(is_child=True)
     labels.write(sent.labels, marks)
     with in_flow(sent):
@@ -223,6 +223,7 @@ def test_a_run_whose_ledger_is_not_here_is_refused(vendor: StripeServer, ledger:
             assert said in str(refused.value)
 
     assert vendor.charges == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("elsewhere")

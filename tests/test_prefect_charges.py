@@ -128,11 +128,11 @@ def test_every_pass_sends_the_same_keys(flows: Any, double: VendorDouble, url: s
     marks = tmp_path / "marks"
     state = ended(flows.passes, double.url, url, str(marks), 2)
     both, passed = flows.keys_sent(double), len(double.requests())
-    resumed = _resumed(str(state.state_details.flow_run_id), "passes", prefect_server)
+    again = resumed(str(state.state_details.flow_run_id), "passes", prefect_server)
     third = flows.keys_sent(double, passed)
 
     # 4 of the map and a retry of one of them, 2 of one task; the second pass without the retry; the third, elsewhere, with one again.
-    assert (state.type.value, resumed, marks.read_text().count("pass")) == ("FAILED", "FAILED", 3)
+    assert (state.type.value, again, marks.read_text().count("pass")) == ("FAILED", "FAILED", 3)
     assert [len(both), len(set(both)), len(set(both[:7])), len(set(both[7:]))] == [13, 6, 6, 6]
     assert (len(third), set(third)) == (7, set(both))
     assert (double.truth.charged(), dict(double.truth.charges_by("customer"))) == (
@@ -142,22 +142,22 @@ def test_every_pass_sends_the_same_keys(flows: Any, double: VendorDouble, url: s
     assert (of_run(url, state).spent, of_run(url, state).doubt) == (6 * USD, 0)
 
 
-def _resumed(flow_run_id: str, name: str, server: str) -> str:
+def resumed(flow_run_id: str, name: str, server: str, module: str = "tests.support_flows") -> str:
     """Schedule a flow run again, as the UI's Retry does, and execute it in a process of its own; returns the state it comes to."""
     from prefect.client.orchestration import get_client
     from prefect.states import Scheduled
 
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(UUID(flow_run_id), Scheduled(), force=True)
-    with _executing(flow_run_id, name, server) as worker:
+    with executing(flow_run_id, name, server, module) as worker:
         return str(worker.communicate("go\n", timeout=120)[0]).split()[-1]
 
 
-def _executing(flow_run_id: str, name: str, server: str) -> subprocess.Popen[str]:
+def executing(flow_run_id: str, name: str, server: str, module: str = "tests.support_flows") -> subprocess.Popen[str]:
     """Start a process that will execute a flow run."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("KEYGUARD_")}
     env |= {**ENVIRONMENT, "PREFECT_API_URL": server}
-    command = [sys.executable, "-m", "tests.support_flows", name, flow_run_id]
+    command = [sys.executable, "-m", module, name, flow_run_id]
     return subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -189,7 +189,7 @@ def test_a_weekend_later_a_charge_is_not_made_again(
     books.close()
     charged, flow_run_id = double.truth.charged(), str(state.state_details.flow_run_id)
 
-    assert _resumed(flow_run_id, "passes", prefect_server) == "FAILED"
+    assert resumed(flow_run_id, "passes", prefect_server) == "FAILED"
     assert (charged, double.truth.charged()) == (6 * USD, 6 * USD)
     refused = [row for row in open_ledger(url).entries(f"run:{flow_run_id}") if row["kind"] == "refuse"]
     assert {row["detail"]["reason"] for row in refused} == {"already_charged"}
@@ -226,7 +226,7 @@ def test_two_processes_of_one_flow_run_charge_once(flows: Any, url: str, prefect
         with get_client(sync_client=True) as client:
             parameters = {"url": double.url, "ledger": url, "customers": 8, "cap": 100}
             flow_run = client.create_flow_run(flows.lossy, parameters=parameters)
-        workers = [_executing(str(flow_run.id), "lossy", prefect_server) for _ in range(2)]
+        workers = [executing(str(flow_run.id), "lossy", prefect_server) for _ in range(2)]
         try:
             ready = [worker.stdout.readline() for worker in workers if worker.stdout]
             states = [str(worker.communicate("go\n", timeout=120)[0]).split()[-1] for worker in workers]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from keyguard.context import Ticket
-    from keyguard.model import Closing, Decision, Memory, Money, Order, Policy, Receipt, Usage, VaultKey
+    from keyguard.model import Child, Closing, Decision, Memory, Money, Order, Policy, Receipt, Usage, VaultKey
 
 
 class Backend(Protocol):
@@ -19,8 +19,8 @@ class Backend(Protocol):
     name: str
     url: str
 
-    def issue(self, policy: Policy, run_id: str | None) -> tuple[VaultKey, tuple[str, ...]]:
-        """Return the run's key (made now or found again) and warnings; see `Ledger.issue`."""
+    def issue(self, policy: Policy, run_id: str | None, child: Child | None = None) -> tuple[VaultKey, tuple[str, ...]]:
+        """Return the run's, or a child's, key (made now or found again) and warnings; see `Ledger.issue`."""
         ...
 
     def find(

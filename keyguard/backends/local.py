@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from keyguard.context import Ticket
     from keyguard.ledgers import Ledger
-    from keyguard.model import Decision, Memory, Money, Order, Policy, Receipt, Usage, VaultKey
+    from keyguard.model import Child, Decision, Memory, Money, Order, Policy, Receipt, Usage, VaultKey
 
 _logger = logging.getLogger("keyguard")
 # Above this many open tickets, looking at each before every reserve would cost more than the reserve.
@@ -45,9 +45,9 @@ class LocalBackend:
         self._open: dict[str, Ticket] = {}
         self._keys: dict[tuple[str, str], VaultKey] = {}
 
-    def issue(self, policy: Policy, run_id: str | None) -> tuple[VaultKey, tuple[str, ...]]:
-        """Issue, or find again, a run's key."""
-        key, warnings = self.ledger.issue(policy, run_id)
+    def issue(self, policy: Policy, run_id: str | None, child: Child | None = None) -> tuple[VaultKey, tuple[str, ...]]:
+        """Issue, or find again, a run's or a child's key."""
+        key, warnings = self.ledger.issue(policy, run_id, child)
         self._remember(key)
         return key, warnings
 

@@ -148,7 +148,9 @@ def raise_(
     cap = figures.cap_of("--to", to)
     with figures.opened(ledger) as found:
         raised = figures.raise_cap(found, run, cap)
-        show_done(f"the cap of run {run} is {raised['cap_usd']:,.2f} USD now", raised, as_json=as_json)
+        held = raised["held_to_usd"]
+        more = "" if held is None else f"; what it lies in has {held:,.2f} USD, and the narrower holds: keyguard status --run {run}"
+        show_done(f"the cap of run {run} is {raised['cap_usd']:,.2f} USD now{more}", raised, as_json=as_json)
 
 
 @app.command()

@@ -98,18 +98,15 @@ def one_target(**given: str | None) -> tuple[str, str]:
 
 def rows(ledger: Ledger, *, run: str | None, limit: int) -> list[dict[str, Any]]:
     """
-    Return a row for each run, newest first; or the one that was asked for.
+    Return a row for each run, newest first, and behind it one for each child's budget in it; or those of the one that was asked for.
 
     Raises:
         ConfigurationError: the run is not in this ledger.
     """
-    if run is None:
-        return [row(key, usage, ledger.now()) for key, usage in ledger.runs(limit)]
-    key = ledger.key(run_id=run)
-    usage = None if key is None else ledger.usage(key.scope)
-    if key is None or usage is None:
+    found = ledger.runs(limit, run_id=run)
+    if run is not None and not found:
         raise _no_run(ledger, run)
-    return [row(key, usage, ledger.now())]
+    return [row(key, usage, ledger.now()) for key, usage in found]
 
 
 def row(key: VaultKey, usage: Usage, now: float) -> dict[str, Any]:
@@ -118,6 +115,9 @@ def row(key: VaultKey, usage: Usage, now: float) -> dict[str, Any]:
     return {
         "run_id": key.run_id,
         "key_id": key.key_id,
+        # Whose budget a child's lies in; what is spent of it is spent of that one too.
+        "parent": None if key.parent is None else key.parent.run_id or key.parent.key_id,
+        "depth": len(key.chain) - 1,
         "policy": key.policy_name,
         "mode": key.policy.mode,
         "state": "expired" if expired and key.state == "active" else key.state,
@@ -168,7 +168,15 @@ def raise_cap(ledger: Ledger, run: str, cap: Money) -> dict[str, Any]:
     if before is None:
         raise _no_run(ledger, run)
     key = ledger.raise_cap(run, cap, by=person())
-    return {"run_id": run, "cap_usd": _usd(key.policy.run_usd_cap), "before_usd": _usd(before.policy.run_usd_cap), "by": person()}
+    outer = [one.policy.run_usd_cap for one in key.chain[1:] if one.policy.run_usd_cap is not None]
+    return {
+        "run_id": run,
+        "cap_usd": _usd(key.policy.run_usd_cap),
+        "before_usd": _usd(before.policy.run_usd_cap),
+        # Of a child: the least cap of what its budget lies in, where that is less.
+        "held_to_usd": _usd(min(outer)) if outer and min(outer) < cap else None,
+        "by": person(),
+    }
 
 
 def person() -> str:

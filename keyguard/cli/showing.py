@@ -102,13 +102,15 @@ def _lines(row: dict[str, Any]) -> list[str]:
     """Return a run as a few lines: a run's id alone would fill half of a table's width."""
     mode = "" if row["mode"] == "enforce" else "  [yellow]observe only[/]"
     expiry = "never expires" if row["expires_at"] is None else f"expires {row['expires_at']}"
-    name = f"run {escape(row['run_id'])}" if row["run_id"] else f"key {row['key_id']}"
+    kind, indent = ("child", "    " * row["depth"]) if row["parent"] else ("run", "")
+    name = f"{kind} {escape(row['run_id'])}" if row["run_id"] else f"key {row['key_id']}"
     figures = [f"{word.replace('_', ' ')} {dollars(row[f'{word}_usd'])}" for word in _AMOUNTS]
     figures += [f"{word} {dollars(row[f'{word}_usd'])}" for word in ("refunded", "overrun") if row[f"{word}_usd"]]
     figures += [f"recurring {row['recurring']}"] if row["recurring"] else []
     figures += [f"{unit} {row[unit]}" for unit in ("calls", "emails") if row[unit] is not None]
     head = f"[bold]{name}[/]  policy {escape(row['policy'])}  {_STATES.get(row['state'], row['state'])}{mode}  {expiry}"
-    return [head, f"    {'   '.join(figures)}", *(_intent(intent) for intent in row["open_intents"])]
+    lines = [head, f"    {'   '.join(figures)}", *(_intent(intent) for intent in row["open_intents"])]
+    return [f"{indent}{line}" for line in lines]
 
 
 def _intent(intent: dict[str, Any]) -> str:

@@ -22,6 +22,10 @@ The protocol, in order, for one call:
 What a process reserved and did not close before it ended, however it ended, is in doubt: `usage` and `runs`
 show it so, and so does whatever the next process reserves. A process that lives may have it held for ever.
 
+Children: an order may have the legs of several run budgets, a child's and those that it lies in (keyguard.policy.legs). Its objects and
+charges are the root run's (`order.scope`), so that whoever goes on with them finds them. Money that moves on, because an open hold is
+adopted or a charge is moved to another day, stays on each child's budget that it was on, and is booked on the order's own besides.
+
 Adoption (order.quote.adopts): the open hold of (scope, vendor, account, object_id), if there is
 one, moves from its own reservation and windows to the new one, whose amount becomes
 max(quote.amount, adopted); the whole must fit the new windows, else nothing moves.
@@ -55,7 +59,7 @@ from keyguard.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from keyguard.model import Closing, Decision, Doubt, Memory, Money, Order, Outcome, Policy, Receipt, Usage, VaultKey
+    from keyguard.model import Child, Closing, Decision, Doubt, Memory, Money, Order, Outcome, Policy, Receipt, Usage, VaultKey
 
 Durability = Literal["power", "process"]
 Question = Literal["doubt", "open", "estimate", "presumed"]
@@ -68,13 +72,20 @@ class Ledger(Protocol):
     url: str
 
     # -- keys -------------------------------------------------------------------------------------
-    def issue(self, policy: Policy, run_id: str | None) -> tuple[VaultKey, tuple[str, ...]]:
+    def issue(self, policy: Policy, run_id: str | None, child: Child | None = None) -> tuple[VaultKey, tuple[str, ...]]:
         """
         Return the run's key, made now or found again, and warnings.
 
         For a run that has a key: equal arguments change nothing; narrower ones narrow the policy in
         force; wider ones are ignored with a warning. A human's raise stays in force. `run_id=None`
         always makes a new key with a budget of its own.
+
+        With a `child`, whose `run_id` is None, it is the child's: made within the parent's under a name of the ledger's own (`run_id` of
+        the key), or found again in a later try of the same child run. Without arguments, or with those of an outer install, it is
+        the innermost outer key itself. A child ends with its parent, by revocation, closing or expiry, and not the other way about.
+
+        Raises:
+            ConfigurationError: no such parent; a run that is called as a child's budget is.
         """
         ...
 
@@ -173,11 +184,11 @@ class Ledger(Protocol):
         ...
 
     def usage(self, scope: str) -> Usage | None:
-        """Return a scope's figures (`run:…`, `key:…`, or `policy:<name>` for today's day budget); None where nothing is known."""
+        """Return a budget's figures (`run:…`, a child's too, `key:…`, or `policy:<name>` for today's); None where nothing is known."""
         ...
 
-    def runs(self, limit: int = 50) -> list[tuple[VaultKey, Usage]]:
-        """Return the latest keys with their figures, newest first."""
+    def runs(self, limit: int = 50, *, run_id: str | None = None) -> list[tuple[VaultKey, Usage]]:
+        """Return the latest runs' keys with their figures, newest first, behind each those of its children; or of one run, or child."""
         ...
 
     def entries(self, scope: str | None = None, *, after: int = 0) -> Iterator[dict[str, Any]]:

@@ -117,10 +117,10 @@ class Books:
         self.doubt_the_dead()
         return self.budgets.usage(scope)
 
-    def runs(self, limit: int) -> list[tuple[VaultKey, Usage]]:
-        """Return the latest keys with their figures, newest first."""
+    def runs(self, limit: int, run_id: str | None) -> list[tuple[VaultKey, Usage]]:
+        """Return the latest runs' keys with their figures, newest first, behind each those of its children; or of one run."""
         self.doubt_the_dead()
-        return [(key, self.budgets.usage(key.scope) or Usage(key.scope)) for key in self.keys.latest(limit)]
+        return [(key, self.budgets.usage(key.budget) or Usage(key.budget)) for key in self.keys.latest(limit, run_id)]
 
     def verify(self) -> list[str]:
         """Refold the log and compare it with the balances."""

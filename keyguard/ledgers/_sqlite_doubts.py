@@ -31,6 +31,12 @@ _FROM: dict[Question, tuple[str, str, str]] = {
     ),
     "estimate": ("e.object", "h.spent", "FROM estimates e JOIN holds h ON h.id = e.hold JOIN keys k USING (key_id) WHERE h.state = 'S'"),
 }  # fmt: skip
+# A run's are those of its children too, a child's those made with its key, or with one below.
+_OF = (
+    "(h.scope = :scope OR h.key_id IN (WITH RECURSIVE below (key_id) AS ("
+    "SELECT key_id FROM keys WHERE scope = :scope AND parent IS NOT NULL "
+    "UNION ALL SELECT k.key_id FROM keys k JOIN below b ON k.parent = b.key_id) SELECT key_id FROM below))"
+)
 _ROWS = 500
 
 
@@ -38,7 +44,7 @@ def doubts(log: Log, scope: str | None, kind: Question) -> list[Doubt]:
     """Return the reservations about which there is such a question, oldest first."""
     named_object, amount, source = _FROM[kind]
     payee = "p.payee" if kind == "presumed" else "h.payee"
-    where = " AND h.scope = :scope" if scope is not None else ""
+    where = f" AND {_OF}" if scope is not None else ""
     text = f"SELECT {_COLUMNS.format(object=named_object, amount=amount, payee=payee)} {source}{where} ORDER BY h.at, h.id"
     rows: list[Any] = log.execute(text, {"scope": scope}).fetchall()
     # When the last request left matters only where it may not have arrived yet.

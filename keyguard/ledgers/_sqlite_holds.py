@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -14,21 +15,21 @@ if TYPE_CHECKING:
 State = Literal["R", "O", "U", "S", "X", "A"]
 _COLUMNS = (
     "id, key_id, scope, leg0, leg1, leg2, count_leg, vendor, account, method, pot, object_id, adopts, prior, operation, amount, adopted, "
-    "spent, held, doubt, overrun, refundable, state, unit_leg, units, recurring, identity, n, generation, tries, at"
+    "spent, held, doubt, overrun, refundable, state, unit_leg, units, recurring, identity, n, generation, tries, at, above"
 )
-_ADD = "INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,?,0,0,0,1,'R',?,?,?,?,?,?,1,?,?,?,?,?,?,?)"
+_ADD = "INSERT INTO holds VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,?,0,0,0,1,'R',?,?,?,?,?,?,1,?,?,?,?,?,?,?,?)"
 _DOUBT = (
     "UPDATE holds SET state = ?, spent = ?, held = ?, doubt = ?, overrun = ?, refundable = ?, sent = min(sent, ?), units = ? "
     "WHERE id = ? AND state = ? AND tries = ?"
 )
 # Whom the call pays is asked of the vendor only while it is in doubt.
 _CHANGE = _DOUBT.replace(" WHERE", ", payee = '' WHERE")
-# All as of the reservation that the late truth is about, but its id, what it counts, and when.
+# All as of the reservation that the late truth is about, but its id, what it counts (money, and neither calls nor units), and when.
 _LATE = (
     "INSERT INTO holds SELECT ?, key_id, version, scope, leg0, leg1, leg2, NULL, vendor, account, operation, method, pot, object_id, 0, "
     "prior, identity, enforce, owner, 0, 0, 0, 0, 0, 0, 0, 1, 'S', ?, NULL, 0, 0, -1, generation, 1, '', principal, "
-    "'', '', '', 0, '' "
-    "FROM holds WHERE id = ?"
+    "'', '', '', 0, '', (SELECT json_group_array(b.id) FROM json_each(holds.above) a JOIN bucket b ON b.id = a.value "
+    "WHERE b.unit = 'usd' HAVING count(*)) FROM holds WHERE id = ?"
 )
 _FRESH_KEPT = 1000
 _NOBODY = ("", "", "", 0, "")
@@ -53,6 +54,7 @@ class Hold:
         identity, n, generation: Of the logical charge; n is -1 where a later request cannot be another attempt of it.
         tries: How many calls were attempts of it.
         at: When it was made, POSIX seconds.
+        above: More budgets of a child's, as a JSON list of such rows.
     """
 
     id: str
@@ -86,6 +88,7 @@ class Hold:
     generation: int = 0
     tries: int = 1
     at: float = 0.0
+    above: str | None = None
 
     @property
     def is_repeated(self) -> bool:
@@ -95,13 +98,20 @@ class Hold:
     @property
     def legs(self) -> Legs:
         """The budgets, as `Holds.add` takes them."""
-        return self.leg0, self.leg1, self.leg2, self.count_leg, self.unit_leg
+        return self.leg0, self.leg1, self.leg2, self.count_leg, self.unit_leg, self.above
+
+    @property
+    def rows(self) -> list[int]:
+        """The budgets, each once."""
+        found: list[int] = json.loads(legs_text(*self.legs))
+        return found
 
 
 @lru_cache(maxsize=4096)
-def legs_text(*legs: int | None) -> str:
-    """Write the rows of a reservation's budgets, money first, as a JSON list."""
-    return str([leg for leg in legs if leg is not None])
+def legs_text(leg0: int | None, leg1: int | None, leg2: int | None, count_leg: int | None, unit_leg: int | None, above: str | None) -> str:
+    """Write the rows of a reservation's budgets, money first and a child's further ones last, as a JSON list."""
+    found = [leg for leg in (leg0, leg1, leg2, count_leg, unit_leg) if leg is not None]
+    return str(found + json.loads(above)) if above is not None else str(found)
 
 
 class Holds:
@@ -144,7 +154,7 @@ class Holds:
             apsw.ConstraintError: the schema's triggers refuse it ("kg:key", "kg:cap"), or its id is taken.
         """
         quote = order.quote
-        leg0, leg1, leg2, count_leg, unit_leg = legs
+        leg0, leg1, leg2, count_leg, unit_leg, above = legs
         units = 0 if unit_leg is None else quote.units
         named = order.identity
         identity = named.request if named is not None else ""
@@ -152,14 +162,14 @@ class Holds:
         hold = Hold(
             order.reservation_id, order.key_id, order.scope, leg0, leg1, leg2, count_leg, order.vendor, order.account, order.method,
             quote.pot, quote.object_id, quote.adopts, quote.prior, order.operation, amount, adopted, 0, amount, 0, 0, 0, "R",
-            unit_leg, units, quote.recurring, identity, n, generation, 1, self._log.at,
+            unit_leg, units, quote.recurring, identity, n, generation, 1, self._log.at, above,
         )  # fmt: skip
         self._log.execute(
             _ADD,
             (
                 hold.id, hold.key_id, order.version, hold.scope, leg0, leg1, leg2, count_leg, hold.vendor, hold.account, hold.operation,
                 hold.method, hold.pot, hold.object_id, hold.adopts, hold.prior, identity, order.enforce, self._owner, amount, adopted,
-                amount, self._log.at, unit_leg, units, quote.recurring, n, generation, order.payee, order.principal, *asker,
+                amount, self._log.at, unit_leg, units, quote.recurring, n, generation, order.payee, order.principal, *asker, above,
             ),
         )  # fmt: skip
         if len(self._fresh) >= _FRESH_KEPT:

@@ -26,6 +26,7 @@ def refold(db: apsw.Connection, chained: Callable[[bytes, list[Any]], bytes]) ->
     _compare_buckets(db, holds, unsent, wrong)
     _compare_caps(db, wrong)
     _compare_recurring(db, wrong)
+    _compare_children(db, wrong)
     return wrong
 
 
@@ -59,8 +60,8 @@ def _read(text: str) -> dict[str, Any]:
 
 
 def _compare_holds(db: apsw.Connection, holds: Folded, wrong: list[str]) -> None:
-    columns = "id, leg0, leg1, leg2, count_leg, unit_leg, spent, held, doubt, amount, units"
-    kept = {row[0]: (legs_text(*row[1:6]), *row[6:]) for row in db.execute(f"SELECT {columns} FROM holds")}
+    columns = "id, leg0, leg1, leg2, count_leg, unit_leg, above, spent, held, doubt, amount, units"
+    kept = {row[0]: (legs_text(*row[1:7]), *row[7:]) for row in db.execute(f"SELECT {columns} FROM holds")}
     for name in sorted(kept.keys() | holds.keys()):
         if kept.get(name) != holds.get(name):
             wrong.append(f"reservation {name}: the log says {holds.get(name)}, the books say {kept.get(name)}")
@@ -130,3 +131,25 @@ def _compare_recurring(db: apsw.Connection, wrong: list[str]) -> None:
     logged = {hold for hold, text in rows if _read(text).get("recurring")}
     kept = {name for (name,) in db.execute("SELECT id FROM holds WHERE recurring = 1")}
     wrong += [f"reservation {name}: whether its charge recurs differs between the log and the books" for name in sorted(logged ^ kept)]
+
+
+def _compare_children(db: apsw.Connection, wrong: list[str]) -> None:
+    """Compare who lies in whose budget with the log, and look for money of a child that is not on each budget that it lies in."""
+    names = dict(db.execute("SELECT key_id, coalesce(run_id, key_id) FROM keys"))
+    parents = dict(db.execute("SELECT key_id, parent FROM keys WHERE parent IS NOT NULL"))
+    issued = db.execute("SELECT key_id, detail FROM entries WHERE kind = 'issue' AND detail LIKE '%\"parent\"%'")
+    logged = {key: parent for key, text in issued if (parent := _read(text).get("parent")) is not None}
+    for child in sorted(parents.keys() | logged.keys()):
+        kept = names.get(parents.get(child, ""))
+        if kept != logged.get(child):
+            wrong.append(f"key {child}: the log says its budget lies in that of {logged.get(child)}, the books say {kept}")
+    scopes = dict(db.execute("SELECT key_id, scope FROM keys"))
+    rows = dict(db.execute("SELECT id, scope FROM bucket WHERE unit = 'usd'"))
+    columns = "id, key_id, leg0, leg1, leg2, count_leg, unit_leg, above, pot"
+    for name, payer, *legs, pot in db.execute(f"SELECT {columns} FROM holds WHERE amount + spent + held + doubt > 0"):
+        booked = {rows.get(leg) for leg in json.loads(legs_text(*legs))}
+        key: Any = payer
+        while key is not None:
+            if (scope := f"refund:{scopes.get(key)}" if pot == "refund" else scopes.get(key)) not in booked:
+                wrong.append(f"reservation {name} is not booked on {scope}, whose money it is")
+            key = parents.get(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -10,13 +11,15 @@ from keyguard.identity import verdict
 from keyguard.model import Decision
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from keyguard.ledgers._sqlite_budgets import Budgets
     from keyguard.ledgers._sqlite_charges import Charges, Place, Slot
     from keyguard.ledgers._sqlite_holds import Hold, Holds
     from keyguard.ledgers._sqlite_keys import Keys
     from keyguard.ledgers._sqlite_log import Log
     from keyguard.ledgers._sqlite_objects import Objects
-    from keyguard.model import Identity, Money, Order, Reason
+    from keyguard.model import Identity, Money, Order, Reason, Unit
 
 _STATES = {"R": "open", "U": "doubt", "S": "settled", "O": "settled", "A": "settled", "X": "released"}
 # The state of a reservation as that of its only attempt so far.
@@ -101,7 +104,7 @@ class Reserves:
             self._holds.attempts.add(order.reservation_id)
             self._holds.log_change(target, "attempt", {"attempt": order.reservation_id})
         self._charges.take(identity, place.n, target.id, target.generation)
-        limit, remaining = self._budgets.left(order.scope)
+        limit, remaining = self._left(order)
         amount = target.amount if is_held else 0
         return Decision(
             granted=True, held_amount=amount, adopted=amount, requested=order.quote.amount, limit=limit, remaining=remaining, n=target.n,
@@ -110,9 +113,15 @@ class Reserves:
 
     def _moved(self, order: Order, hold: Hold) -> Hold | Decision | None:
         """Move a hold of an earlier day to today, where its charge may be executed now; the whole must fit, else nothing moves."""
-        days = [self._budgets.row(leg) for leg in order.legs if leg.per == "day"]
-        if not days or all(row in {hold.leg0, hold.leg1, hold.leg2} for row in days):
+        is_childs = bool(order.budgets) or hold.above is not None
+        days = (
+            self._budgets.todays(hold.rows, "usd", "email")
+            if is_childs
+            else [self._budgets.row(leg) for leg in order.legs if leg.per == "day"]
+        )
+        if not set(days).difference({hold.leg0, hold.leg1, hold.leg2} if not is_childs else hold.rows):
             return None
+        also = self._also(hold, order, "usd", "email", "call")
         mark = self._log.mark()
         self._log.execute("SAVEPOINT moving")
         try:
@@ -121,12 +130,12 @@ class Reserves:
             self._holds.share(hold)
             self._holds.change(hold, "adopt", "A", hold.spent, 0, 0, {"by": order.reservation_id, "moved": True}, units=0)
             self._charges.leave(hold)
-            decision = self._booked(order, hold.amount, hold.adopted, n=hold.n, generation=hold.generation)
+            decision = self._booked(order, hold.amount, hold.adopted, n=hold.n, generation=hold.generation, also=also)
             self._charges.move(hold, order.reservation_id)
         except apsw.ConstraintError as error:
             self._log.execute("ROLLBACK TO moving")
             self._log.back_to(mark)
-            decision = self._refused(order, hold.amount, str(error))
+            decision = self._refused(order, hold.amount, str(error), also)
         self._log.execute("RELEASE moving")
         if not decision.granted:
             return decision
@@ -134,6 +143,18 @@ class Reserves:
         assert found is not None
         self._holds.share(found)
         return found
+
+    def _also(self, earlier: Hold, order: Order, *units: Unit) -> list[int]:
+        """
+        Return on which more budgets than its own an order is booked that takes over an earlier reservation's money.
+
+        What a child's call has held is the child's money too, whoever goes on with it; its budgets of a day are today's.
+        """
+        if earlier.above is None:
+            # Of a run's own call, whose budgets are those of every order of the run.
+            return []
+        own = {self._budgets.row(leg) for leg in order.legs}
+        return [row for row in self._budgets.todays(earlier.rows, *units) if row not in own]
 
     def _stopped(self, order: Order, reason: Reason, hold_id: str, at: float, *, n: int) -> Decision:
         return self._logged(
@@ -155,8 +176,8 @@ class Reserves:
         except apsw.ConstraintError as error:
             return self._refused(order, order.quote.amount, str(error))
 
-    def _booked(self, order: Order, amount: Money, adopted: Money, *, n: int, generation: int) -> Decision:
-        hold = self._holds.add(order, amount, adopted, self._budgets.rows(order.legs), n=n, generation=generation)
+    def _booked(self, order: Order, amount: Money, adopted: Money, *, n: int, generation: int, also: Sequence[int] = ()) -> Decision:
+        hold = self._holds.add(order, amount, adopted, self._budgets.rows(order.legs, also), n=n, generation=generation)
         detail: dict[str, Any] = {}
         if n > 0:
             detail["n"] = n
@@ -170,11 +191,18 @@ class Reserves:
         return self._granted(order, amount, adopted, n, generation)
 
     def _granted(self, order: Order, amount: Money, adopted: Money, n: int, generation: int) -> Decision:
-        limit, remaining = self._budgets.left(order.scope)
+        limit, remaining = self._left(order)
         return Decision(
             granted=True, held_amount=amount, adopted=adopted, requested=amount, limit=limit, remaining=remaining, n=max(0, n),
             generation=generation,
         )  # fmt: skip
+
+    def _left(self, order: Order) -> tuple[Money | None, Money | None]:
+        """Return the run's cap and what is left of it; of a child's call those of its budget with the least left."""
+        if not order.budgets:
+            return self._budgets.left(order.scope)
+        capped = [(cap, left) for cap, left in map(self._budgets.left, order.budgets) if cap is not None and left is not None]
+        return min(capped, key=itemgetter(1), default=(None, None))
 
     def _again(self, order: Order, known: Hold) -> Decision:
         """Answer a reserve whose answer was lost: granted as before, unless it is over or is another order."""
@@ -195,6 +223,7 @@ class Reserves:
         for leg in order.legs:
             # Outside the savepoint: a day's row that its undoing took away would still be remembered.
             self._budgets.row(leg)
+        also = self._also(open_hold, order, "usd", "email") if open_hold is not None else []
         mark, amount, adopted = self._log.mark(), quote.amount, 0
         self._log.execute("SAVEPOINT adopting")
         try:
@@ -203,24 +232,24 @@ class Reserves:
                 amount = max(amount, adopted)
                 self._holds.change(open_hold, "adopt", "A", open_hold.spent, 0, open_hold.doubt, {"by": order.reservation_id})
                 self._objects.reopen(place, found.object_id, None)
-            decision = self._booked(order, amount, adopted, n=n, generation=generation)
+            decision = self._booked(order, amount, adopted, n=n, generation=generation, also=also if adopted else ())
         except apsw.ConstraintError as error:
             self._log.execute("ROLLBACK TO adopting")
             self._log.back_to(mark)
             try:
-                decision = self._refused(order, amount, str(error))
+                decision = self._refused(order, amount, str(error), also if adopted else ())
             finally:
                 self._log.execute("RELEASE adopting")
             return decision
         self._log.execute("RELEASE adopting")
         return decision
 
-    def _refused(self, order: Order, amount: Money, message: str) -> Decision:
+    def _refused(self, order: Order, amount: Money, message: str, also: Sequence[int] = ()) -> Decision:
         """Say why the schema's triggers refused."""
         if "kg:" in message:
             # Triggers run in no promised order: a key's end is the reason also where nothing fits.
             reason = self._keys.why(order)
-            decision = Decision(granted=False, reason=reason, requested=amount) if reason else self._budgets.why(order, amount)
+            decision = Decision(granted=False, reason=reason, requested=amount) if reason else self._budgets.why(order, amount, also)
         elif "holds.identity" in message:
             raise _ChargedBefore
         elif "holds.id" in message and (known := self._holds.find(order.reservation_id)) is not None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from keyguard.ledgers import Durability, Question
     from keyguard.ledgers._sqlite_lock import ProcessLock
     from keyguard.ledgers._sqlite_queue import Gather
-    from keyguard.model import Closing, Decision, Doubt, Memory, Money, Order, Outcome, Policy, Receipt, Usage, VaultKey
+    from keyguard.model import Child, Closing, Decision, Doubt, Memory, Money, Order, Outcome, Policy, Receipt, Usage, VaultKey
 
 _T = TypeVar("_T")
 _logger = logging.getLogger("keyguard")
@@ -329,9 +329,9 @@ class SqliteLedger:
 
     # -- the contract -----------------------------------------------------------------------------
 
-    def issue(self, policy: Policy, run_id: str | None) -> tuple[VaultKey, tuple[str, ...]]:
-        """Return the run's key, made now or found again, and warnings."""
-        return self._run(lambda books: books.keys.issue(policy, run_id), durable=True)
+    def issue(self, policy: Policy, run_id: str | None, child: Child | None = None) -> tuple[VaultKey, tuple[str, ...]]:
+        """Return the run's or the child's key, made now or found again, and warnings."""
+        return self._run(lambda books: books.keys.issue(policy, run_id, child), durable=True)
 
     def key(
         self, *, token: str | None = None, key_id: str | None = None, run_id: str | None = None, minted: str | None = None
@@ -409,9 +409,9 @@ class SqliteLedger:
         """Return a budget's figures."""
         return self._run(lambda books: books.usage(scope))
 
-    def runs(self, limit: int = 50) -> list[tuple[VaultKey, Usage]]:
+    def runs(self, limit: int = 50, *, run_id: str | None = None) -> list[tuple[VaultKey, Usage]]:
         """Return the latest keys with their figures."""
-        return self._run(lambda books: books.runs(limit))
+        return self._run(lambda books: books.runs(limit, run_id))
 
     def entries(self, scope: str | None = None, *, after: int = 0) -> Iterator[dict[str, Any]]:
         """Yield the log, oldest first."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from keyguard import context
 from keyguard.prefect import cancellation, carrying, engine, roots
 from keyguard.prefect.marking import entered_flow, is_root, mark
-from keyguard.prefect.provider import provider
+from keyguard.prefect.provider import provider, subflow
 
 
 def activate() -> None:
     """Make Prefect's runs known to keyguard, and refusals and stops to Prefect's engine; calling it again changes nothing."""
-    context.register_provider("prefect", provider, roots.resolve)
+    context.register_provider("prefect", provider, roots.resolve, subflow)
     cancellation.activate()
     carrying.watch()
     engine.patch()

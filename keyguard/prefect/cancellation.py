@@ -119,7 +119,8 @@ class Watch:
             self.stopped.pop(lineage[0], None)
             leaving.tell(flow_context, self.left)
         # The callback runs before the object's number can be another's.
-        entered[number] = Entered(weakref.ref(flow_run, lambda _: entered.pop(number, None)), lineage, is_here)
+        gone = weakref.ref(flow_run, lambda _: entered.pop(number, None))
+        entered[number] = Entered(gone, weakref.ref(flow_context), lineage, is_here)
         self._judge()
 
     def left(self, flow_run: Any, by: str) -> None:
@@ -153,7 +154,7 @@ class Watch:
         begun: set[str] = set()
         for entered in self.entered.copy().values():
             flow_run = entered.flow_run()
-            if flow_run is None:
+            if flow_run is None or entered.has_gone():
                 continue
             state = state_of(flow_run) if entered.is_here else None
             if entered.is_left or (state is not None and state.kind):

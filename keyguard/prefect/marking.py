@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from keyguard.prefect import labels
 from keyguard.prefect.labels import EXECUTION_LABEL, LEDGER_LABEL, ROOT_LABEL, Marks
+from keyguard.prefect.subflows import budget_of
 
 _log = logging.getLogger("keyguard")
 
@@ -39,6 +40,9 @@ def mark(flow_context: Any, ledger: str = "") -> Marks | None:
     if flow_context is None or flow_context.flow_run is None:
         return None
     marks = marks_of(flow_context)
+    if marks is not None and not is_root(flow_context.flow_run):
+        # The budget that a subflow pays from travels with its labels, too.
+        budget_of(ancestors(flow_context))
     if marks is not None and ledger:
         marks = Marks(marks.root, marks.execution, labels.travelling(ledger))
         labels.write(_labels(flow_context.flow_run), marks)

@@ -123,7 +123,8 @@ class Poller:
         return _period()
 
     def _client(self, source: Source) -> Asker:
-        if self._asker is None or self._asker.source is not source:
+        # Of the same API the settings are read anew only when it has not answered: making a client takes longer than asking.
+        if self._asker is None or self._asker.source.url != source.url:
             self._close()
             self._asker = Asker(source).__enter__()
         return self._asker

@@ -15,9 +15,10 @@ import weakref
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from keyguard.context import RunRef
+from keyguard.context import Place, RunRef
 from keyguard.prefect.labels import EXECUTION_LABEL, LEDGER_LABEL, ROOT_LABEL
 from keyguard.prefect.marking import ancestors, is_root, marks_of
+from keyguard.prefect.subflows import budget_of, place_of
 
 
 @dataclass(slots=True)
@@ -77,10 +78,20 @@ def provider() -> RunRef | None:
     return None if task_context is None or task_context.task_run is None else _in_task(task_context)
 
 
+def subflow() -> Place | None:
+    """Return the subflow that the calling code is in; None in a root run, outside any, and where its caller's context is not here."""
+    module = sys.modules.get("prefect.context")
+    found = provider()
+    if module is None or found is None or found.is_root or (entered := module.FlowRunContext.get()) is None:
+        return None
+    task_context = module.TaskRunContext.get()
+    return place_of(ancestors(entered), [] if task_context is None else ancestors(task_context), found.execution)
+
+
 def _in_flow(flow_context: Any, task_context: Any) -> RunRef:
     flow_run = flow_context.flow_run
     read = _reads.get(id(flow_run))
-    if read is None or read.of() is not flow_run or not _is_labelled(flow_run, read.shared):
+    if read is None or read.of() is not flow_run or not _is_labelled(flow_run, read.shared) or _has_moved(flow_context, read.shared):
         read = _remembered(flow_run, _flow_ref(flow_context))
     # Not before its root is known: until then nothing is sent, and what it belongs to could not be watched.
     if _state.watcher is not None and id(flow_run) not in _state.watcher.entered and read.shared.run_id is not None:
@@ -100,6 +111,7 @@ def _flow_ref(flow_context: Any) -> RunRef:
         execution="" if marks is None else marks.execution,
         attributes=_attributes(flow_run, flow),
         ledger="" if marks is None else marks.ledger,
+        budget="" if is_root(flow_run) else budget_of(ancestors(flow_context)),
     )
 
 
@@ -126,7 +138,7 @@ def _of_task(read: _Read, task_context: Any, task_run: Any) -> RunRef:
     told = RunRef(
         shared.run_id, shared.engine, shared.name, shared.flow_name, shared.is_root, shared.execution,
         unit, attempt, _task_key(task_context), _persists(task_context), (*shared.attributes, ("prefect.task_run.id", unit)),
-        ledger=shared.ledger,
+        ledger=shared.ledger, budget=shared.budget,
     )  # fmt: skip
     read.last = (weakref.ref(task_run), told)
     return told
@@ -148,6 +160,11 @@ def _is_labelled(flow_run: Any, shared: RunRef) -> bool:
         return True
     is_same = labels.get(ROOT_LABEL) == shared.run_id and labels.get(EXECUTION_LABEL, "") == shared.execution
     return bool(is_same and labels.get(LEDGER_LABEL, "") == shared.ledger)
+
+
+def _has_moved(flow_context: Any, shared: RunRef) -> bool:
+    """Say whether a subflow pays from another budget than it did: it, or one that it was called in, may have asked for one since."""
+    return not shared.is_root and budget_of(ancestors(flow_context)) != shared.budget
 
 
 def _task_key(task_context: Any) -> str:

@@ -32,15 +32,23 @@ class Entered:
 
     Attributes:
         flow_run: Prefect's object, which each execution has of its own; it dies with the last context that holds it.
+        flow_context: The context itself.
         lineage: Its id, then those of the flow runs it was entered under, as far as they are known here; its root's is the last.
         is_here: Its body runs in this process: elsewhere there is a copy, whose state does not change.
         is_left: Its body has ended by a failure.
     """
 
     flow_run: weakref.ref[Any]
+    flow_context: weakref.ref[Any]
     lineage: tuple[str, ...]
     is_here: bool
     is_left: bool = False
+
+    def has_gone(self) -> bool:
+        """Say whether it is a copy that was left again: its task has ended, whenever Python collects what is left of it."""
+        found = None if self.is_here else self.flow_context()
+        # Prefect keeps the token of an entered context, and takes it away at the exit.
+        return found is not None and getattr(found, "_token", found) is None
 
 
 @frozen

@@ -11,26 +11,34 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from keyguard.model import Fact, Quote
+from keyguard.model import Child, Fact, Quote
 from keyguard.testing._contract_base import DAY, Clock, ContractBase
-from keyguard.testing._till import NAME, Till, figures, folded, limits, open_till, parts
+from keyguard.testing._till import NAME, Till, figures, folded, limits, open_child, open_till, parts, subflow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from keyguard.ledgers import Ledger
-    from keyguard.model import Receipt
+    from keyguard.model import Receipt, Subflow
     from keyguard.testing._place import LedgerPlace
 
 RUNS = ("run-a", "run-b")
+# The budgets that lie in another one, and which one that is.
+CHILDREN = {"run-a/mails-1": "run-a", "run-a/mails-1/inner-1": "run-a/mails-1"}
+PAYERS = (*RUNS, *CHILDREN)
 DAY_CAP = 120
 RUN_CAP = 100
 MANY = 10_000  # calls: counted, and never the limit
 POLICY = f"policy:{NAME}"
 _amounts = st.integers(1, 60)
 _picks = st.integers(0, 10_000)
-_runs = st.sampled_from(RUNS)
+_runs = st.sampled_from(PAYERS)
+
+
+def chain(run: str) -> tuple[str, ...]:
+    """Return a budget and those that it lies in, innermost first."""
+    return (run, *(chain(CHILDREN[run]) if run in CHILDREN else ()))
 
 
 @dataclass(slots=True)
@@ -59,7 +67,7 @@ class Booked:
 class PlainModel:
     """The books in dicts: every figure is a sum over all reservations, made anew at each question."""
 
-    asked: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RUNS, RUN_CAP))
+    asked: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PAYERS, RUN_CAP))
     raised: dict[str, int] = field(default_factory=dict[str, int])
     revoked: set[str] = field(default_factory=set[str])
     day: int = 0
@@ -81,30 +89,35 @@ class PlainModel:
         rows = self.on(scope, day)
         return sum(b.spent for b in rows), sum(b.held for b in rows), sum(b.doubt for b in rows), sum(b.overrun for b in rows)
 
-    def rows(self, run: str) -> frozenset[tuple[str, int]]:
-        """The rows that a call of the run made today counts on."""
-        return frozenset({(f"run:{run}", 0), (POLICY, self.day)})
+    def rows(self, run: str, adopted: Booked | None = None) -> frozenset[tuple[str, int]]:
+        """The rows that a call of the run or child made today counts on; what it adopts stays on the budgets that it was on."""
+        kept = {(scope, day) for scope, day in adopted.rows if not day} if adopted is not None else set[tuple[str, int]]()
+        return frozenset({*((f"run:{one}", 0) for one in chain(run)), (POLICY, self.day), *kept})
+
+    def calls(self, run: str) -> int:
+        """The calls that count on a budget: those made with its key, or with one below."""
+        return len([one for one in self.booked.values() if run in chain(one.run) and (one.amount or not one.overrun)])
 
     def grants(self, run: str, amount: int, adopted: Booked | None = None) -> bool:
         """Say whether a call must be granted: it fits each row once what it adopts has left its own rows."""
-        return run not in self.revoked and amount <= self.room(run, adopted)
+        return self.revoked.isdisjoint(chain(run)) and amount <= self.room(run, adopted)
 
     def room(self, run: str, adopted: Booked | None = None) -> int:
         """The largest amount that a call of the run may hold now, what it adopts included; below 0 after an overrun."""
         rooms: list[int] = []
-        for scope, day in self.rows(run):
+        for scope, day in self.rows(run, adopted):
             leaving = adopted.held if adopted is not None and (scope, day) in adopted.rows else 0
             rooms.append(self.cap(scope) - sum(self.sums(scope, day)[:3]) + leaving)
         return min(rooms)
 
     def reserve(self, reservation_id: str, run: str, amount: int, object_id: str | None = None) -> None:
         """Book a granted call; an open hold of its object moves over."""
-        adopted = 0
+        adopted, old = 0, None
         if object_id is not None:
             old = self.booked[self.holder.pop(object_id)]
             adopted, old.held = old.held, 0
         total = max(amount, adopted)
-        self.booked[reservation_id] = Booked(run, self.rows(run), total, adopted, object_id, held=total)
+        self.booked[reservation_id] = Booked(run, self.rows(run, old), total, adopted, object_id, held=total)
 
     def settle(self, reservation_id: str, cost: int, keep: int = 0) -> None:
         """Book the truth; `keep` stays held for the object."""
@@ -150,7 +163,7 @@ class PlainModel:
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Two runs of one policy on one ledger, beside the plain model."""
+    """Two runs of one policy on one ledger, one of them with a child and a child's child, beside the plain model."""
 
     def __init__(self, place: LedgerPlace) -> None:
         super().__init__()
@@ -160,9 +173,17 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger: Ledger = place.open(self.clock)
         self.kept: list[Ledger] = []
         self.tills = {run: open_till(self.ledger, run, run_usd_cap=RUN_CAP, daily_usd_cap=DAY_CAP, max_calls=MANY) for run in RUNS}
+        for run, parent in CHILDREN.items():
+            # A child's name is not what it asks for: with the name of its run's policy it would have its day as well.
+            self.tills[run] = open_child(self.tills[parent], self.subflow(run), run_usd_cap=RUN_CAP, max_calls=MANY, name=f"of {run}")
         self.ticker = open_till(self.ledger, "ticker", daily_usd_cap=DAY_CAP, name="ticker")
         self.objects = 0
-        self.widest: dict[str, int] = dict.fromkeys(RUNS, RUN_CAP)  # asked so far; what was asked before is not warned of again
+        self.widest: dict[str, int] = dict.fromkeys(PAYERS, RUN_CAP)  # asked so far; what was asked before is not warned of again
+
+    @staticmethod
+    def subflow(run: str) -> Subflow:
+        """What asks for a child's budget."""
+        return subflow(run, run.rpartition("/")[2].partition("-")[0])
 
     def till_of(self, reservation_id: str) -> Till:
         """The till whose run made a reservation."""
@@ -179,7 +200,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
         assert decision.granted == expected, (decision, order)
         if not expected:
-            assert decision.reason == ("revoked" if run in model.revoked else "cap_exceeded")
+            assert decision.reason == ("cap_exceeded" if model.revoked.isdisjoint(chain(run)) else "revoked")
             return None
         assert (decision.held_amount, decision.adopted) == (total, adopted.held if adopted is not None else 0)
         model.reserve(order.reservation_id, run, amount, object_id)
@@ -222,11 +243,12 @@ class LedgerMachine(RuleBasedStateMachine):
             self.compare(self.tills[run].settle(reservation, 0, Fact(name, 0, amount, amount)), reservation)
 
     @precondition(lambda self: self.model.holder)
-    @rule(number=_picks, amount=_amounts)
-    def adopt(self, number: int, amount: int) -> None:
-        """Confirm or increment an open intent."""
+    @rule(number=_picks, amount=_amounts, by=_runs)
+    def adopt(self, number: int, amount: int, by: str) -> None:
+        """Confirm or increment an open intent: whoever of the same run does, a child what its run has made or the other way about."""
         name = self.pick(self.model.holder, number)
-        self.reserve(self.model.booked[self.model.holder[name]].run, amount, name)
+        run = self.model.booked[self.model.holder[name]].run
+        self.reserve(by if chain(by)[-1] == chain(run)[-1] else run, amount, name)
 
     @precondition(lambda self: self.model.holder)
     @rule(number=_picks, over=st.integers(0, 1))
@@ -322,7 +344,11 @@ class LedgerMachine(RuleBasedStateMachine):
     def issue_again(self, run: str, cap: int) -> None:
         """The run installs again, narrower or wider."""
         self.model.asked[run] = min(cap, self.model.asked[run])
-        key, warnings = self.ledger.issue(limits(run_usd_cap=cap, daily_usd_cap=DAY_CAP, max_calls=MANY), run)
+        if run in CHILDREN:
+            child = Child(self.tills[CHILDREN[run]].key.key_id, self.subflow(run))
+            key, warnings = self.ledger.issue(limits(run_usd_cap=cap, max_calls=MANY, name=f"of {run}"), None, child)
+        else:
+            key, warnings = self.ledger.issue(limits(run_usd_cap=cap, daily_usd_cap=DAY_CAP, max_calls=MANY), run)
 
         assert key.policy.run_usd_cap == self.model.asked[run]
         assert warnings or cap <= self.widest[run]
@@ -350,17 +376,23 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def runs_equal_the_model(self) -> None:
-        """Every figure of a run is the model's sum, open intents included."""
-        for run in RUNS:
+        """Every figure of a run and of a child is the model's sum, open intents included."""
+        for run in PAYERS:
             usage, scope = figures(self.ledger, f"run:{run}"), f"run:{run}"
-            mine = {name: self.model.booked[at].held for name, at in self.model.holder.items() if self.model.booked[at].run == run}
+            holders = {name: self.model.booked[at] for name, at in self.model.holder.items()}
+            mine = {name: one.held for name, one in holders.items() if (scope, 0) in one.rows}
 
             assert (*parts(usage), usage.overrun) == self.model.sums(scope)
-            assert (usage.cap, usage.calls) == (
-                self.model.cap(scope),
-                len([one for one in self.model.on(scope) if one.amount or not one.overrun]),
-            )
+            assert (usage.cap, usage.calls) == (self.model.cap(scope), self.model.calls(run))
             assert {intent.object_id: intent.held for intent in usage.intents} == mine
+
+    @invariant()
+    def children_spend_of_their_parents(self) -> None:
+        """No child has more than what it lies in, and none of them passes a cap but by what nobody could foresee (I5)."""
+        for run, parent in CHILDREN.items():
+            inner, outer = figures(self.ledger, f"run:{run}"), figures(self.ledger, f"run:{parent}")
+
+            assert all(one <= other for one, other in zip(parts(inner), parts(outer), strict=True))
 
     @invariant()
     def day_equals_the_model(self) -> None:

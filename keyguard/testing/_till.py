@@ -7,7 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
 from keyguard import policy as rules
-from keyguard.model import Closing, Fact, Order, Outcome, Policy, Quote
+from keyguard.model import Child, Closing, Fact, Order, Outcome, Policy, Quote, Subflow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ class Till:
 
     @property
     def usage(self) -> Usage:
-        """The run's figures now."""
+        """The run's, or the child's, figures now."""
         return figures(self.ledger, f"run:{self.run_id}")
 
     def order(self, quote: Quote, *, enforce: bool = True, key: VaultKey | None = None, method: str = "POST") -> Order:
@@ -59,6 +59,7 @@ class Till:
         return Order(
             f"{self.prefix}{self.run_id}-{next(self.numbers)}", key.key_id, key.version, key.scope, "stripe", self.account,
             "things.create", method, quote, rules.legs(key, quote), enforce=enforce,
+            budgets=() if key.parent is None else tuple(one.budget for one in key.chain),
         )  # fmt: skip
 
     def ask(self, amount: Money, *, object_id: str | None = None, pot: Literal["run", "refund"] = "run") -> Decision:
@@ -106,7 +107,7 @@ class Till:
 
     def recall(self, object_id: str) -> Memory | None:
         """Ask what the run's ledger remembers of an object."""
-        return self.ledger.recall(f"run:{self.run_id}", "stripe", self.account, object_id)
+        return self.ledger.recall(self.key.scope, "stripe", self.account, object_id)
 
 
 def figures(ledger: Ledger, scope: str) -> Usage:
@@ -132,6 +133,20 @@ def open_till(ledger: Ledger, run_id: str = "run-1", **fields: Any) -> Till:
     """Issue a key to a run under limits in micro-USD."""
     ledger.issue(limits(**fields), run_id)
     return Till(ledger, run_id)
+
+
+def subflow(run: str = "try-1", name: str = "mails", **more: str) -> Subflow:
+    """Name a child run, called out of a flow of its own unless told otherwise."""
+    return Subflow(**{"name": name, "parameters": "p", "run": run, "caller": "caller", "entry": "e1", "execution": "x1", **more})
+
+
+def open_child(parent: Till, asked: Subflow | None = None, **fields: Any) -> Till:
+    """Issue a child's key within a till's budget, under limits in micro-USD."""
+    policy = limits(**{"name": "child", **fields})
+    key, _ = parent.ledger.issue(policy, None, Child(parent.key.key_id, asked or subflow()))
+
+    assert key.run_id is not None
+    return Till(parent.ledger, key.run_id, parent.prefix)
 
 
 def folded(ledger: Ledger, scope: str) -> tuple[int, int, int]:

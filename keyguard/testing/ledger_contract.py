@@ -16,6 +16,7 @@ hypothesis, and the marker `slow` for the long forms. `keyguard` itself never im
 from __future__ import annotations
 
 from keyguard.testing._contract_charges import ChargesContract
+from keyguard.testing._contract_children import ChildrenContract, ChildrenNamesContract
 from keyguard.testing._contract_doubts import DoubtsContract
 from keyguard.testing._contract_kept import KeptContract
 from keyguard.testing._contract_keys import IssueContract, RaiseContract, RevokeContract
@@ -32,6 +33,7 @@ __all__ = ["LedgerContract", "LedgerPlace"]
 
 class LedgerContract(
     MoneyContract, CallsAndDaysContract, UnitsContract, ChargesContract, KeptContract, DoubtsContract, IssueContract, RaiseContract,
-    RevokeContract, MintContract, IntentContract, FactContract, WindowContract, MachineContract, RaceContract, CrashContract,
+    RevokeContract, MintContract, ChildrenContract, ChildrenNamesContract, IntentContract, FactContract, WindowContract, MachineContract,
+    RaceContract, CrashContract,
 ):  # fmt: skip
     """All parts of the contract; a subclass supplies `ledger_factory`."""

@@ -21,7 +21,7 @@ def main(words: list[str]) -> int:
         from prefect.settings import PREFECT_API_URL
         from prefect.testing.utilities import prefect_test_harness
 
-        with DoubleProcess(place / "truth.jsonl") as double, prefect_test_harness(server_startup_timeout=90):
+        with DoubleProcess(place / "truth.jsonl") as double, prefect_test_harness(server_startup_timeout=300):
             found = walk(cells(tuple(words)), double, place, str(PREFECT_API_URL.value()))
     print(table(found))
     faults = [(*names, fault) for names, cell in found.items() if cell is not None for fault in cell.faults]

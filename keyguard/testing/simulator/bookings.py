@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from keyguard.model import Leg
 from keyguard.testing.simulator.checks import Checks
 from keyguard.testing.simulator.truth import Charge, Record, Thing
 
 if TYPE_CHECKING:
     from keyguard.errors import LedgerUnavailable
-    from keyguard.model import Closing, Decision, Leg, Order, Receipt
+    from keyguard.model import Closing, Decision, Order, Receipt
     from keyguard.testing.simulator.exchange import Answer, Intent
     from keyguard.testing.simulator.machine import SimulatedLedger
     from keyguard.testing.simulator.runs import Run
@@ -44,9 +45,18 @@ class Bookings(Checks):
         self.check(run)
 
     def legs(self, ledger: SimulatedLedger, order: Order) -> list[tuple[Leg, tuple[str, str]]]:
-        """Return the budgets of an order, each with its window now."""
+        """Return the budgets of an order, each with its window now, and those that what it takes over stays on."""
         day = self.day(ledger)
-        return [(leg, (leg.scope, day if leg.per == "day" else "")) for leg in order.legs]
+        taken = [Leg(budget) for budget in sorted(self._taken_budgets(order)) if budget not in order.budgets]
+        return [(leg, (leg.scope, day if leg.per == "day" else "")) for leg in (*order.legs, *taken)]
+
+    def _taken_budgets(self, order: Order) -> frozenset[str]:
+        """Return the children's budgets of what an order adopts, or may be another attempt of."""
+        run = self.runs[order.scope.removeprefix("run:")]
+        thing = run.things.get((order.account, order.quote.object_id or "")) if order.quote.adopts else None
+        adopted = thing.holder.budgets if thing is not None and thing.told_open else frozenset[str]()
+        earlier = run.named.get(order.identity.request, ()) if order.identity is not None else ()
+        return adopted.union(*(charge.budgets for charge in earlier if not charge.is_free))
 
     def day(self, ledger: SimulatedLedger) -> str:
         """Return the day of a ledger's clock, as of its last batch."""
@@ -72,6 +82,7 @@ class Bookings(Checks):
         charge.calls.append(record)
         charge.run.granted += charge.is_counted
         if decision.hold == order.reservation_id:
+            charge.budgets |= frozenset(order.budgets[:-1])
             charge.day = self.day(ledger)
             if charge.thing is not None:
                 charge.thing.days.append(charge.day)
@@ -83,6 +94,7 @@ class Bookings(Checks):
             hold = charge.hold = decision.held_amount
             charge.adopted, charge.n = decision.adopted, decision.n
         charge.identity, charge.operation, charge.at = order.identity, order.operation, ledger.books.log.at if ledger.books else self.now()
+        charge.budgets = frozenset(order.budgets[:-1])
         charge.buys = order.method == "POST" and (order.quote.object_id is None or order.quote.adopts)
         record = Record(order.reservation_id, charge, "open" if decision is not None else "maybe", ledger=ledger)
         charge.calls.append(record)
@@ -114,6 +126,7 @@ class Bookings(Checks):
         thing.claims.append(charge)
         thing.days.append(charge.day)
         if charge.adopted:
+            charge.budgets |= thing.holder.budgets
             thing.told_open, thing.holder = max(0, thing.told_open - charge.adopted), charge
 
     def closed(self, ledger: SimulatedLedger, closing: Closing, receipt: Receipt | None) -> None:

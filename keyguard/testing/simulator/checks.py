@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     Legs = list[tuple[Leg, tuple[str, str]]]
 
-_FIGURES = "SELECT scope, win, cap, spent, held, doubt FROM bucket WHERE scope IN (?, ?, ?, ?)"
+_FIGURES = "SELECT scope, win, cap, spent, held, doubt FROM bucket WHERE scope IN (SELECT value FROM json_each(?))"
 _NOTHING = (None, 0, 0, 0)
 # What is counted above what is right, and is not reported.
 TOLERATED = frozenset({
@@ -87,8 +88,10 @@ class Checks:
         if books is None:
             return
         scope = run.scope
-        names = (scope, f"refund:{scope}", f"calls:{scope}", f"policy:{run.policy.name}")
-        rows: list[Any] = books.log.execute(_FIGURES, names).fetchall()
+        names = [f"policy:{run.policy.name}"]
+        for one in (scope, *run.children):
+            names += [one, f"refund:{one}", f"calls:{one}"]
+        rows: list[Any] = books.log.execute(_FIGURES, (json.dumps(names),)).fetchall()
         for budget, win, *figures in rows:
             self.figures[budget, win] = (figures[0], figures[1], figures[2], figures[3])
         if books.log.at > self._latest():
@@ -123,6 +126,9 @@ class Checks:
     def _cap(self, run: Run, leg: Leg, name: tuple[str, str]) -> int | None:
         """Return the cap of a budget, as people set it."""
         kind = leg.scope.partition(":")[0]
+        child = run.children.get(leg.scope[leg.scope.find("run:") :])
+        if child is not None:
+            return {"run": child.cap, "calls": child.policy.max_calls, "refund": child.policy.refund_usd_cap}[kind]
         if kind == "run":
             return run.cap
         if kind == "policy":
@@ -136,7 +142,7 @@ class Checks:
         """A call was stopped: for the reason that was given, and with the right figures."""
         at, who = ledger.books.log.at if ledger.books is not None else self.now(), f"{order.operation} of {run.run_id}"
         if decision.reason != "cap_exceeded":
-            if not self._is_right(run, order, decision.reason, at):
+            if not self._is_right(run, order, decision.reason, at, self._version(ledger, run, order)):
                 raise self.broken("I4", f"{who} was refused as {decision.reason} ({decision.hold})")
             return
         named = next((name for leg, name in legs if leg.scope == decision.scope), ("", ""))
@@ -146,13 +152,21 @@ class Checks:
         if all(self._fits(run, order, leg, name) for leg, name in legs):
             raise self.broken("I4", f"{who} for {decision.requested} was refused, although every budget has room: {shown} of {named}")
 
-    def _is_right(self, run: Run, order: Order, reason: str, at: float) -> bool:
+    @staticmethod
+    def _version(ledger: SimulatedLedger, run: Run, order: Order) -> int:
+        """Return the version that an order of now must be of; a child's key has its own, and a newer one whenever its run's has."""
+        if not order.budgets or ledger.books is None:
+            return run.version
+        row: Any = ledger.books.log.execute("SELECT version FROM keys WHERE key_id = ?", (order.key_id,)).fetchone()
+        return int(row[0])
+
+    def _is_right(self, run: Run, order: Order, reason: str, at: float, version: int) -> bool:
         identity = order.identity
         if reason in {"revoked", "expired", "stale"}:
             return {
                 "revoked": run.is_revoked or run.may_be_revoked,
                 "expired": run.expires_at is not None and run.expires_at <= at,
-                "stale": order.version != run.version or run.may_be_revoked,
+                "stale": order.version != version or run.may_be_revoked,
             }[reason]
         if identity is None:
             return False
@@ -185,7 +199,8 @@ class Checks:
             if thing.is_blurred:
                 return False
             amount = max(amount, thing.told_open)
-            leaves = thing.told_open if leg.per == "run" or thing.holder.day == name[1] else 0
+            is_on = leg.scope not in run.children or leg.scope in thing.holder.budgets
+            leaves = thing.told_open if is_on and (leg.per == "run" or thing.holder.day == name[1]) else 0
         earlier = run.named.get(order.identity.request, ()) if order.identity is not None else ()
         if any(not charge.is_over for charge in earlier):
             # What an earlier day holds for the same charge would move with it; which of them it is, is not known here.
@@ -214,8 +229,17 @@ class Checks:
         calls = self.counted(f"calls:{run.scope}")
         if not run.sent <= calls <= run.granted:
             raise self.broken("I2", f"{calls} calls of {run.run_id} are counted: {run.sent} were sent, {run.granted} granted")
+        for budget in run.children:
+            self._check_child(run, budget, counted)
         if run.policy.daily_usd_cap is not None:
             self._check_days(run.policy.name or "default", run, least_days, most_days)
+
+    def _check_child(self, run: Run, budget: str, of_run: int) -> None:
+        counted, least = self.counted(budget), run.least_in(budget)
+        if counted < least:
+            raise self.broken("I2", f"{budget} is counted at {counted}, but {least} was charged of what it has made")
+        if counted > of_run:
+            raise self.broken("I5", f"{budget} is counted at {counted}, its run {run.run_id} at {of_run}")
 
     def _check_days(self, name: str, run: Run, least: Counter[str], most: Counter[str]) -> None:
         sums, tops = self._least.setdefault(name, Counter()), self._most.setdefault(name, Counter())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from keyguard.context import IdempotencyScope, RunRef
+from keyguard.model import Child, Subflow
 from keyguard.testing.simulator.client import Beside, Thread
 from keyguard.testing.simulator.machine import Killed, Process, Struck, StruckHard
 from keyguard.testing.simulator.work import Flow, Job, task
@@ -15,6 +16,7 @@ from keyguard.testing.simulator.world import World
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from keyguard.model import VaultKey
     from keyguard.testing.simulator.exchange import Answer
     from keyguard.testing.simulator.swarm import Plan
 
@@ -39,6 +41,8 @@ class Fleet(World):
         self.executions: list[Execution] = []
         self.plans: list[tuple[Plan, int]] = []
         self.kept: set[str] = set()
+        # By run and child: what the child pays from.
+        self.budgets: dict[tuple[str, str], str] = {}
 
     def _resume(self, thread: Thread, told: Answer | None, raised: BaseException | None = None) -> None:
         self.note(f"{thread} {type(raised).__name__ if raised is not None else told.status if told is not None else ''}")
@@ -83,7 +87,7 @@ class Fleet(World):
     def _begin(self, plan: Plan, token: str, thread: Thread, job: Job, attempt: int) -> None:
         thread.run = RunRef(
             plan.run_id, "prefect", flow_name=plan.policy.name or "", execution=token, unit=f"{token}.{job.name}", attempt=attempt,
-            task=job.kind, persists=job.persists,
+            task=job.kind, persists=job.persists, is_root=not job.child, budget=self.budgets.get((plan.run_id, job.child), ""),
         )  # fmt: skip
         thread.scope = IdempotencyScope(job.scope, f"{token}.{job.name}.{attempt}") if job.scope else None
 
@@ -104,12 +108,36 @@ class Fleet(World):
         run = self.judge.issued(key, plan.policy)
         if not run.named:
             run.wanted = plan.once
+        self._enter_kids(plan, process, token, key)
         self.judge.look(process.ledger, run)
         self.judge.check(run)
-        flow = Flow(lambda: f"sdk-{next(self._names)}", partial(self._begin, plan, token), self._paid_by_others, partial(self._made, {}))
+        flow = Flow(
+            lambda: f"sdk-{next(self._names)}",
+            partial(self._begin, plan, token),
+            self._paid_by_others,
+            partial(self._made, {}),
+            partial(self._go_on, plan),
+        )
         execution = Execution(plan, process, token, flow)
         self.executions.append(execution)
         self._fill(execution)
+
+    def _enter_kids(self, plan: Plan, process: Process, token: str, key: VaultKey) -> None:
+        """Install in each child run: in each execution it is called from the same place, and is another try of the same."""
+        keys = {"": key}
+        for kid in plan.kids:
+            caller = f"{plan.run_id} {kid.within}"
+            subflow = Subflow(kid.name, "", f"{token} {kid.name}", f"{caller} calls {kid.name}", caller, token, token)
+            found, _ = process.armed.issue_child(process.backend, kid.policy, Child(keys[kid.within].key_id, subflow))
+            keys[kid.name] = found
+            self.judge.issued_child(self.judge.runs[plan.run_id], found, kid.policy)
+            known = self.budgets.setdefault((plan.run_id, kid.name), found.run_id or "")
+            if known != found.run_id:
+                raise self.judge.broken("I5", f"{token} gave {kid.name} of {plan.run_id} the budget {found.run_id}, which had {known}")
+
+    def _go_on(self, plan: Plan, thread: Thread, job: Job) -> None:
+        """Let what a task has opened be gone on with in another child, or in the run itself."""
+        thread.run = replace(thread.run, is_root=not job.then, budget=self.budgets.get((plan.run_id, job.then), ""))
 
     def _made(self, made: dict[tuple[str, str], str], job: Job, intent: str) -> None:
         """Take note of what a task of an execution has got: what another one of it has got already is none of its own."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keyguard.testing.simulator.bookings import Bookings
-from keyguard.testing.simulator.runs import Run
+from keyguard.testing.simulator.runs import ChildRun, Run
 from keyguard.testing.simulator.truth import Charge, Thing
 
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ class Judge(Bookings):
             run = self.runs[key.run_id] = Run(key.run_id, asked, asked.run_usd_cap, asked.run_usd_cap)
         self.changed(run, key)
         return run
+
+    def issued_child(self, run: Run, key: VaultKey, asked: Policy) -> None:
+        """A child of a run got its key."""
+        assert asked.run_usd_cap is not None
+        if run.children.setdefault(key.budget, ChildRun(asked, asked.run_usd_cap)).policy != asked:
+            raise self.broken("I5", f"{key.run_id} has the budget of another child of {run.run_id}")
 
     def changed(self, run: Run, key: VaultKey) -> None:
         """A key was narrowed, raised or lowered."""

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from keyguard import policy
 from keyguard.backends.local import LocalBackend
 from keyguard.identity import verdict
 from keyguard.ledgers import _sqlite_reserve as reserving
 from keyguard.ledgers import sqlite
 from keyguard.ledgers._sqlite_charges import Charges
+from keyguard.ledgers._sqlite_children import Children
 from keyguard.ledgers._sqlite_close import Closes
 from keyguard.ledgers._sqlite_holds import Hold, Holds
 from keyguard.ledgers._sqlite_keys import Keys
@@ -35,8 +38,11 @@ _of = {name: vars(owner)[name] for owner, names in {
     Holds: ("change",),
     Log: ("begin", "append"),
     LocalBackend: ("find", "reserve"),
+    policy: ("legs",),
     Reserves: ("_refused", "_attempted"),
 }.items() for name in names}  # fmt: skip
+_FITS = "(NOT NEW.enforce OR cap IS NULL"
+_FITS_WHERE_A_CHILD_ASKS = "(scope = (SELECT home FROM keys WHERE key_id = NEW.key_id) OR NOT NEW.enforce OR cap IS NULL"
 _CHECKED = "AND (NOT NEW.enforce OR cap IS NULL OR spent + held + doubt + NEW.held <= cap)"
 
 
@@ -112,8 +118,8 @@ def _append_no_raise(self: Log, kind: str, *args: Any) -> None:
         _of["append"](self, kind, *args)
 
 
-def _refused_keeps(self: Reserves, order: Order, amount: int, message: str) -> Decision:
-    decision: Decision = _of["_refused"](self, order, amount, message)
+def _refused_keeps(self: Reserves, order: Order, amount: int, message: str, *also: Any) -> Decision:
+    decision: Decision = _of["_refused"](self, order, amount, message, *also)
     self._log.execute("UPDATE bucket SET held = held + ? WHERE scope = ? AND win = ''", (amount, order.scope))
     return decision
 
@@ -191,5 +197,21 @@ MUTANTS = {mutant.name: mutant for mutant in (
     ),
     Mutant("attempt-of-a-revoked-key", "another attempt does not look at its key", replacing(Reserves, "_attempted", _attempted_unseen)),
     Mutant("adoption-holds-twice", "what is adopted stays held beside the call that adopts it", replacing(Holds, "change", _adopted_stays)),
+    Mutant(
+        "childs-leg-only", "a child's call is not charged to what its budget lies in",
+        replacing(policy, "legs", lambda key, quote: _of["legs"](replace(key, parent=None), quote)),
+    ),
+    Mutant(
+        "parents-cap-not-checked", "a child's call is charged to its run also where that has no room",
+        _schema(lambda text: text.replace(_FITS, _FITS_WHERE_A_CHILD_ASKS)),
+    ),
+    Mutant(
+        "adoption-frees-the-child", "what a child has opened is its money no more once its run goes on with it",
+        replacing(Reserves, "_also", lambda _self, _earlier, _order: list[int]()),
+    ),
+    Mutant(
+        "child-by-execution", "each execution gives a child a budget of its own",
+        replacing(Children, "known", lambda self, child: self.of_run(child)),
+    ),
     Mutant("cap-off-by-one", "what fits exactly is refused", _schema(lambda text: text.replace("+ NEW.held <= cap", "+ NEW.held < cap"))),
 )}  # fmt: skip

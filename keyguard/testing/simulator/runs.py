@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, eq=False)
+class ChildRun:
+    """A child of a run: its limits."""
+
+    policy: Policy
+    cap: int
+
+
+@dataclass(slots=True, eq=False)
 class Run:
     """
     One run: its limits as people set them, and what its calls did.
@@ -33,6 +41,7 @@ class Run:
         charged, refunded: What the vendor really charged, and gave back of it. Refunds of other runs' charges are in `foreign`.
         overrun: What was charged above what was asked for here: somebody elsewhere had raised it.
         wanted: How many charges of a kind its flow means to make; `made`, how many were.
+        children: Its children, by their budgets.
     """
 
     run_id: str
@@ -63,6 +72,8 @@ class Run:
     past_told: int = 0
     past_open: int = 0
     past_days: Counter[str] = field(default_factory=Counter[str])
+    children: dict[str, ChildRun] = field(default_factory=dict[str, ChildRun])
+    past_in: Counter[str] = field(default_factory=Counter[str])
 
     @property
     def scope(self) -> str:
@@ -86,6 +97,8 @@ class Run:
         self.past_told += told
         self.past_open += sign * thing.told_open
         self.past[thing.day] += sign * thing.intent.received
+        for budget in thing.maker.budgets:
+            self.past_in[budget] += sign * thing.intent.received
         for day in thing.days:
             self.past_days[day] += told
 
@@ -112,6 +125,11 @@ class Run:
         for thing in self.active.values():
             _add(days, thing, extra.get(id(thing), 0))
         return sum(days.values()), refunds, days
+
+    def least_in(self, budget: str) -> int:
+        """Return what was surely charged of what a child has made, or what lies in it: whoever goes on with it, it is the child's money."""
+        made = [thing for thing in self.active.values() if budget in thing.maker.budgets]
+        return self.past_in[budget] + sum(min(thing.intent.received, thing.known) for thing in made)
 
     def most(self) -> tuple[int, int, Counter[str]]:
         """Return what can be explained, the same of refunds, and the first by day; "" = on any day."""

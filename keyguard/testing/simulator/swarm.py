@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from random import Random
 from typing import TYPE_CHECKING
 
 from keyguard.model import Policy
@@ -12,8 +13,6 @@ from keyguard.testing.simulator.vendor import draw_odds
 from keyguard.testing.simulator.work import Job, draw_jobs
 
 if TYPE_CHECKING:
-    from random import Random
-
     from keyguard.ledgers import Durability
     from keyguard.testing.simulator.vendor import Odds
 
@@ -58,13 +57,23 @@ class Weather:
 
 
 @dataclass(frozen=True, slots=True)
+class Kid:
+    """A child run with a budget of its own: what it asks for, and the child that it is called in; "" = the run itself."""
+
+    name: str
+    policy: Policy
+    within: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """One run: who pays, what it does, and how often its flow is executed at most."""
+    """One run: who pays, what it does, how often its flow is executed at most, and its children, each behind what it lies in."""
 
     run_id: str
     policy: Policy
     jobs: tuple[Job, ...]
     executions: int
+    kids: tuple[Kid, ...] = ()
 
     @property
     def once(self) -> Counter[object]:
@@ -116,5 +125,25 @@ def draw_plan(rng: Random, run_id: str, weather: Weather) -> Plan:
         fields["expires_in"] = rng.choice((60.0, 3600.0, 3 * 86_400.0))
     if rng.random() < 0.15:
         fields["idempotency"] = "off"
-    policy = Policy.restored(fields)
-    return Plan(run_id, policy, draw_jobs(rng, run_id, rng.randint(3, 30), dearest), rng.choice((1, 2, 4)))
+    plan = Plan(run_id, Policy.restored(fields), draw_jobs(rng, run_id, rng.randint(3, 30), dearest), rng.choice((1, 2, 4)))
+    return _with_kids(plan, dearest)
+
+
+def _with_kids(plan: Plan, dearest: int) -> Plan:
+    """Give half of the runs children, to which most of their tasks belong."""
+    # Of its own, so that a seed is the same history but for them.
+    rng = Random(f"children of {plan.run_id} {plan.policy.run_usd_cap} {len(plan.jobs)} {plan.executions}")  # noqa: S311 -- repeatable
+    if rng.random() < 0.5:
+        return plan
+    kids: list[Kid] = []
+    for name in ("a", "b")[: rng.randint(1, 2)]:
+        fields: dict[str, object] = {"name": f"kid-{name}", "run_usd_cap": dearest * rng.choice((1, 2, 4)) * CENT}
+        if rng.random() < 0.3:
+            fields["max_calls"] = rng.randint(2, 12)
+        kids.append(Kid(name, Policy.restored(fields), kids[0].name if kids and rng.random() < 0.4 else ""))
+    names = ["", *(kid.name for kid in kids), *(kid.name for kid in kids)]
+    return replace(
+        plan,
+        jobs=tuple(replace(job, child=(child := rng.choice(names)), then=rng.choice((child, *names))) for job in plan.jobs),
+        kids=tuple(kids),
+    )

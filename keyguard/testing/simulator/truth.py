@@ -37,6 +37,7 @@ class Charge:
         is_free: Surely nothing of it was executed.
         gave_back: What it refunded; `refund_id`, under which name.
         torn: Where its reserve raised: the earlier ones that it may have taken over.
+        budgets: The children's budgets that it counts on besides the run's.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Charge:
     refund_id: str = ""
     torn: list[Charge] = field(default_factory=list["Charge"])
     day_before: str = ""
+    budgets: frozenset[str] = frozenset()
 
     def tear(self) -> None:
         """Wait for the answer to a reserve that may have moved it to another day."""

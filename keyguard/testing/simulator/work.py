@@ -40,6 +40,8 @@ class Job:
         persists: Its result is kept, and its task skipped in the next execution.
         scope: Its calls are made in an `idempotency_scope` of this name; "" = in none.
         wobbles: Each try sends other metadata.
+        child: The child run that its task belongs to, by the child's name; "" = the run itself. `then`, the one in which what it has
+            opened is gone on with.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Job:
     persists: bool
     scope: str
     wobbles: bool
+    child: str = ""
+    then: str = ""
 
     @property
     def creates(self) -> tuple[tuple[str, str], ...]:
@@ -105,8 +109,8 @@ def task(thread: Thread, job: Job, flow: Flow) -> Running:
 class Flow:
     """What the bodies of one execution's tasks share: the intents that it made. Keeps nothing over a restart, as a real one."""
 
-    def __init__(self, new_key: Any, begin: Any, others: Any, made: Any) -> None:
-        self.new_key, self.begin, self.others, self.made = new_key, begin, others, made
+    def __init__(self, new_key: Any, begin: Any, others: Any, made: Any, go_on: Any) -> None:
+        self.new_key, self.begin, self.others, self.made, self.go_on = new_key, begin, others, made, go_on
         self.paid: list[tuple[str, str, int]] = []
         self.open: list[tuple[str, str]] = []
 
@@ -135,6 +139,7 @@ def _hold(thread: Thread, job: Job, flow: Flow) -> Running:
     """Authorise now, perhaps for more a little later, and capture all, a part, or nothing."""
     intent = yield from _post(thread, job, flow, "create", "/v1/payment_intents", **dict(job.creates))
     flow.made(job, intent["id"])
+    flow.go_on(thread, job)
     path = f"/v1/payment_intents/{intent['id']}"
     if job.turn < 0.2:
         yield from _post(thread, job, flow, "increment", f"{path}/increment_authorization", amount=str(job.amount + job.part))
@@ -150,6 +155,7 @@ def _intent(thread: Thread, job: Job, flow: Flow) -> Running:
     """Make an intent, change it perhaps, confirm it, or leave it to its customer."""
     intent = yield from _post(thread, job, flow, "create", "/v1/payment_intents", **dict(job.creates))
     flow.made(job, intent["id"])
+    flow.go_on(thread, job)
     path = f"/v1/payment_intents/{intent['id']}"
     if job.turn < 0.3:
         yield from _post(thread, job, flow, "update", path, amount=str(job.amount + job.part if job.turn < 0.2 else job.part))

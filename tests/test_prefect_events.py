@@ -1,0 +1,140 @@
+"""Flow runs that events start, each in a process of its own: every one stops at its own cap, and all together at their policy's day."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from contextlib import closing
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from keyguard.demo.children import started
+from keyguard.ledgers import open_ledger
+from keyguard.testing.double import DoubleProcess
+from tests.support_prefect import ENVIRONMENT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+USD = 1_000_000
+# Processes at once: what two cores bear beside a server.
+AT_ONCE = 6
+CAP = 4
+_OVER = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+_SHORT, _LONG = [pytest.mark.ci, pytest.mark.timeout(900)], [pytest.mark.slow, pytest.mark.timeout(3000)]
+FORMS = [pytest.param(4, id="4-runs", marks=_SHORT), pytest.param(50, id="50-runs", marks=_LONG)]
+
+
+def until(found: Any, seconds: float) -> Any:
+    """Ask again and again until there is an answer."""
+    end, pause = time.monotonic() + seconds, threading.Event()
+    while time.monotonic() < end:
+        answer = found()
+        if answer:
+            return answer
+        pause.wait(0.3)
+    raise AssertionError("it did not come")
+
+
+@pytest.fixture(scope="module")
+def server(prefect_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A Prefect server with its services: the session's own, made for tests of clients, answers no events."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("server")
+    env = {**os.environ, **ENVIRONMENT, "PREFECT_HOME": str(folder)}
+    env.pop("PREFECT_API_URL", None)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with started(command, log=folder / "log", env=env), httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=60) as client:
+        until(lambda: _is_up(client), 300)
+        yield client
+
+
+def _is_up(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def fired(server: httpx.Client, name: str, count: int) -> list[dict[str, Any]]:
+    """Send one event for each run, and return the runs when all have ended."""
+    found = until(lambda: server.post("/deployments/filter", json={"deployments": {"name": {"any_": [name]}}}).json(), 300)
+    until(lambda: server.post("/automations/filter", json={}).json(), 60)
+    now = datetime.now().astimezone().isoformat()
+    events = [
+        {"id": str(uuid4()), "occurred": now, "event": "invoices.due", "resource": {"prefect.resource.id": f"invoices.{name}.{number}"},
+         "payload": {"customer": f"cus_{number}"}}
+        for number in range(count)
+    ]  # fmt: skip
+    server.post("/events", json=events).raise_for_status()
+    asked = {"flow_runs": {"deployment_id": {"any_": [found[0]["id"]]}}, "limit": 200}
+
+    def ended() -> list[dict[str, Any]]:
+        runs: list[dict[str, Any]] = server.post("/flow_runs/filter", json=asked).json()
+        return runs if len(runs) >= count and all(run["state_type"] in _OVER for run in runs) else []
+
+    runs: list[dict[str, Any]] = until(ended, 60 + 40 * count)
+    return runs
+
+
+def at_once(runs: list[dict[str, Any]]) -> int:
+    """Return how many runs went on at the same time at most."""
+    moments = sorted([(run["start_time"], 1) for run in runs] + [(run["end_time"], -1) for run in runs])
+    going, most = 0, 0
+    for _, step in moments:
+        going += step
+        most = max(most, going)
+    return most
+
+
+@pytest.mark.parametrize("count", FORMS)
+@pytest.mark.parametrize("day", [None, 3], ids=["own-caps", "one-day"])
+def test_runs_that_events_start_stop_at_their_caps(
+    server: httpx.Client, tmp_path: Path, capsys: pytest.CaptureFixture[str], day: int | None, count: int
+) -> None:
+    """
+    One event, one flow run in a process of its own. Without a day's cap each of them charges exactly its run's; with one of fewer
+    dollars than all of them have, they stop at it together, to the dollar. The vendor's own file says so, and the ledger the same.
+    """
+    name, url = f"due-{count}-{day}", f"sqlite:///{tmp_path / 'ledger.db'}"
+    limits = {"run_usd_cap": CAP, **({} if day is None else {"daily_usd_cap": day * count})}
+    began = time.monotonic()
+    with DoubleProcess(tmp_path / "truth.jsonl") as double:
+        parameters = {"url": double.url, "ledger": url, "limits": limits, "count": CAP + 2, "customer": ""}
+        env = {**os.environ, **ENVIRONMENT, "PREFECT_API_URL": str(server.base_url).rstrip("/"), "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+        command = [sys.executable, "-m", "tests.support_events", name, json.dumps(parameters), str(AT_ONCE)]
+        with started(command, log=tmp_path / "served", env=env):
+            runs = fired(server, name, count)
+        truth, made = double.truth.charged(), double.truth.charges_by("customer")
+    seconds = time.monotonic() - began
+    ledger = open_ledger(url)
+    usages = {run["id"]: ledger.usage(f"run:{run['id']}") for run in runs}
+    today = ledger.usage("policy:invoices")
+    with capsys.disabled():
+        print(f"\n{name}: {len(runs)} flow runs, {at_once(runs)} at once, {truth // USD} charges, {seconds:.0f} s")
+
+    assert (len(runs), {run["state_type"] for run in runs}) == (count, {"COMPLETED"})
+    assert at_once(runs) > 1
+    assert {run["parameters"]["customer"] for run in runs} == {f"cus_{number}" for number in range(count)}
+    if day is None:
+        assert made == {f"cus_{number}": CAP for number in range(count)}
+        assert {usage.spent for usage in usages.values() if usage} == {CAP * USD}
+    else:
+        assert truth == day * count * USD
+        assert max(made.values()) <= CAP
+        assert today is not None
+        assert (today.spent, today.held, today.doubt, today.cap) == (truth, 0, 0, truth)
+    assert sum(usage.spent for usage in usages.values() if usage) == truth
+    assert ledger.verify() == []
+    ledger.shut()
