@@ -61,6 +61,7 @@ def test_snippet_of_the_brief(proxy: Proxy, double: VendorDouble, monkeypatch: p
             "expires_in": "4h",
             "agent_run_label": f"prefect-billing/{run_id}",
         },
+        timeout=60,
     )
     monkeypatch.setattr(stripe, "api_key", response.json()["vault_key"])
     monkeypatch.setattr(stripe, "api_base", f"{proxy.url}/stripe")
