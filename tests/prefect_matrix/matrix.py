@@ -55,6 +55,8 @@ class Stage:
             "KEYGUARD_VENDOR_HOSTS": f"stripe={double.host}",
             **({"PREFECT_PLUGINS_ENABLED": "1"} if way == "plugin" else {}),
             **({"KEYGUARD_COPY_CONTEXT": "1"} if kind == "threads" else {}),
+            # Ray gives its own start half a minute, which a busy machine does not keep.
+            "RAY_raylet_start_wait_time_s": "300",
         }
         self._kind, self._log, self._children = kind, place / "log", contextlib.ExitStack()
 
