@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from keyguard.context import Place, RunRef
 from keyguard.prefect.labels import EXECUTION_LABEL, LEDGER_LABEL, ROOT_LABEL
 from keyguard.prefect.marking import ancestors, is_root, marks_of
-from keyguard.prefect.subflows import budget_of, place_of
+from keyguard.prefect.subflows import BUDGET_LABEL, budget_of, changes, place_of
 
 
 @dataclass(slots=True)
@@ -29,11 +29,13 @@ class _Read:
     Attributes:
         of: The flow run, or the task run where there is no flow.
         shared: What holds in the run itself, and in every task of it.
+        changes: What `subflows.changes` was before: since another number, an outer subflow may have got a budget.
         last: The task run that was last asked for, and what was told of its attempt. One, because most tasks make one call.
     """
 
     of: weakref.ref[Any]
     shared: RunRef
+    changes: int
     last: tuple[weakref.ref[Any], RunRef] | None = None
 
 
@@ -91,8 +93,9 @@ def subflow() -> Place | None:
 def _in_flow(flow_context: Any, task_context: Any) -> RunRef:
     flow_run = flow_context.flow_run
     read = _reads.get(id(flow_run))
-    if read is None or read.of() is not flow_run or not _is_labelled(flow_run, read.shared) or _has_moved(flow_context, read.shared):
-        read = _remembered(flow_run, _flow_ref(flow_context))
+    if read is None or read.of() is not flow_run or not _is_labelled(flow_run, read.shared) or _has_moved(flow_context, read):
+        before = changes()
+        read = _remembered(flow_run, _flow_ref(flow_context), before)
     # Not before its root is known: until then nothing is sent, and what it belongs to could not be watched.
     if _state.watcher is not None and id(flow_run) not in _state.watcher.entered and read.shared.run_id is not None:
         _state.watcher.meet([entered for entered in ancestors(flow_context) if entered.flow_run is not None], read.shared.run_id)
@@ -125,7 +128,7 @@ def _in_task(task_context: Any) -> RunRef:
         # A task run of a flow whose context did not travel: the flow may be a subflow, so its id is no answer.
         run_id = str(owner.id) if getattr(owner, "flow_run_id", None) is None else None
         shared = RunRef(run_id, "prefect", owner.name or "", is_root=owner is task_run, execution=str(owner.id))
-        read = _remembered(task_run, shared)
+        read = _remembered(task_run, shared, 0)
     return _of_task(read, task_context, task_run)
 
 
@@ -144,12 +147,12 @@ def _of_task(read: _Read, task_context: Any, task_run: Any) -> RunRef:
     return told
 
 
-def _remembered(run: Any, shared: RunRef) -> _Read:
+def _remembered(run: Any, shared: RunRef, before: int) -> _Read:
     """Keep what was read of a run while it lives; not that its root is unknown, which may come to be known."""
     if shared.run_id is None:
-        return _Read(weakref.ref(run), shared)
+        return _Read(weakref.ref(run), shared, before)
     key = id(run)
-    read = _reads[key] = _Read(weakref.ref(run, lambda _: _reads.pop(key, None)), shared)
+    read = _reads[key] = _Read(weakref.ref(run, lambda _: _reads.pop(key, None)), shared, before)
     return read
 
 
@@ -162,9 +165,18 @@ def _is_labelled(flow_run: Any, shared: RunRef) -> bool:
     return bool(is_same and labels.get(LEDGER_LABEL, "") == shared.ledger)
 
 
-def _has_moved(flow_context: Any, shared: RunRef) -> bool:
+def _has_moved(flow_context: Any, read: _Read) -> bool:
     """Say whether a subflow pays from another budget than it did: it, or one that it was called in, may have asked for one since."""
-    return not shared.is_root and budget_of(ancestors(flow_context)) != shared.budget
+    if read.shared.is_root:
+        return False
+    labels, now = getattr(flow_context.flow_run, "labels", None), changes()
+    if labels is not None and labels.get(BUDGET_LABEL, "") != read.shared.budget:
+        return True
+    # Only then those above are looked at, one by one.
+    if read.changes != now and budget_of(ancestors(flow_context)) != read.shared.budget:
+        return True
+    read.changes = now
+    return False
 
 
 def _task_key(task_context: Any) -> str:

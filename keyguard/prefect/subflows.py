@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -23,6 +24,21 @@ BUDGET_LABEL = "keyguard.budget"
 BUDGET_OF_LABEL = "keyguard.budget_of"
 # Token of one entry of a flow's body; never sent anywhere that outlives it.
 _ENTRY_LABEL = "keyguard.entry"
+
+
+@dataclass(slots=True)
+class _State:
+    """How often a subflow of this process has got a budget of its own."""
+
+    changes: int = 0
+
+
+_state = _State()
+
+
+def changes() -> int:
+    """Return how often any subflow here has got a budget of its own: while it is the same, what `budget_of` returned still holds."""
+    return _state.changes
 
 
 def budget_of(chain: Sequence[Any]) -> str:
@@ -88,6 +104,8 @@ def place_of(chain: Sequence[Any], tasks: Sequence[Any], execution: str) -> Plac
 def _pays_from(context: Any, budget: str) -> None:
     labels = _labels(context)
     labels[BUDGET_LABEL], labels[BUDGET_OF_LABEL] = budget, str(context.flow_run.id)
+    # Last: who sees the new number sees the budget. Two threads that come to one number at once have both changed it.
+    _state.changes += 1
 
 
 def _labels(context: Any) -> dict[str, Any]:
