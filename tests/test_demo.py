@@ -38,6 +38,7 @@ def keyguard_demo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     return int(left.value.code or 0), capsys.readouterr().out
 
 
+@pytest.mark.ci
 def test_the_cap_holds_and_three_sources_agree(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Six customers, $60: three charges, one refusal tried once, three equal numbers, exit code 0."""
     code, out = keyguard_demo(monkeypatch, capsys, "--cap", "60", "--customers", "6", "--amount", "20", "--json")

@@ -433,7 +433,9 @@ def test_shut_does_not_disturb_callers(till: Till, pool: ThreadPoolExecutor) -> 
     finally:
         done.set()
 
-    assert till.usage.held == 25 + sum(future.result(_PATIENCE) for future in callers)
+    made = 25 + sum(future.result(_PATIENCE) for future in callers)
+
+    assert till.usage.held == made
     assert till.ledger.verify() == []
 
 

@@ -67,6 +67,7 @@ def test_every_seam_that_a_client_passes_has_a_canary() -> None:
     assert passed == set(CANARIES)
 
 
+@pytest.mark.ci
 def test_a_guard_that_was_put_out_of_action_is_noticed_in_every_cell() -> None:
     """The walk is no formality: beside a saboteur that comes after keyguard, every client's call is seen to be unguarded."""
     found = run(["_saboteur"])["_saboteur"]

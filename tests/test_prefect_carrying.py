@@ -123,6 +123,7 @@ def left(run: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.ci
 def test_a_run_under_the_default_policy_is_given_its_key_before_it_leaves(url: str) -> None:
     """A flow that never called install() in a process that did: its key is issued when its first task is sent away, and found there."""
     keyguard.install(url, run_usd_cap=5)

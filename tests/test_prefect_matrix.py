@@ -31,6 +31,7 @@ def played(wanted: Sequence[tuple[Room, str]], place: Path, api: str) -> None:
         pytest.skip(f"not to be had here: {missing}")
 
 
+@pytest.mark.ci
 @pytest.mark.timeout(300)
 def test_a_call_is_paid_by_its_run_or_refused(tmp_path: Path, prefect_server: str) -> None:
     """The short form: bodies, tasks, async tasks, subflows and threads of two runs in one process."""

@@ -152,6 +152,7 @@ class Never:
         return False
 
 
+@pytest.mark.ci
 def test_a_refusal_is_not_retried_whatever_the_user_says() -> None:
     """Three retries: a refusal runs once, another failure four times, or as often as the user's own condition wants, by options too."""
     task: Any = keyguard.prefect.task

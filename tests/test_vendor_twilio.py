@@ -36,6 +36,7 @@ def bare(path: str) -> str:
 # -- the tables --------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_every_write_of_the_installed_sdk_is_classified() -> None:
     """A new version of the package with a write that no row names fails here."""
     writes = {(made.method, made.product, bare(made.path)) for made in requests() if made.method != "GET"}
@@ -44,6 +45,7 @@ def test_every_write_of_the_installed_sdk_is_classified() -> None:
     assert sorted(writes - set(paths.writes())) == []
 
 
+@pytest.mark.ci
 def test_every_read_of_the_installed_sdk_has_a_name() -> None:
     """Names of reads come from the second table, which misses none."""
     reads = {("GET", made.product, bare(made.path)) for made in requests() if made.method == "GET"}

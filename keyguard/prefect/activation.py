@@ -5,7 +5,7 @@ from __future__ import annotations
 from keyguard import context
 from keyguard.prefect import cancellation, carrying, engine, roots
 from keyguard.prefect.marking import entered_flow, is_root, mark
-from keyguard.prefect.provider import provider, subflow
+from keyguard.prefect.provider import provider, set_watcher, subflow
 
 
 def activate() -> None:
@@ -20,6 +20,8 @@ def deactivate() -> None:
     """Leave Prefect as it was found; its runs stay known, so that what is armed next finds them."""
     engine.unpatch()
     carrying.unwatch()
+    # Who does not take in what it is told of would be told of it at each look.
+    set_watcher(None)
 
 
 def tell(ledger: str) -> None:

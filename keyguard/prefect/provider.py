@@ -61,8 +61,8 @@ _state = _State()
 _reads: dict[int, _Read] = {}
 
 
-def set_watcher(watcher: Watcher) -> None:
-    """Let somebody know of each flow run that is seen here."""
+def set_watcher(watcher: Watcher | None) -> None:
+    """Let somebody know of each flow run that is seen here; None = nobody."""
     _state.watcher = watcher
 
 
