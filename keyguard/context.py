@@ -8,6 +8,7 @@ its thread, and a run is always asked of a provider, never remembered here.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
@@ -51,6 +52,8 @@ class RunRef:
         attributes: Span attributes of that engine (`prefect.flow_run.id`, …).
         ledger: The URL under which its budget is counted, where that came along with the run (another process took it over);
             `env:NAME` = it was kept back because it holds a password, and the setting NAME must say it here; "" = nobody said.
+        passes: What this unit lies in and Prefect may repeat as a whole (a subflow, a task that calls tasks): its id, and which try of it
+            this is, from 1. In a further try everything in it has new ids.
     """
 
     run_id: str | None
@@ -66,6 +69,15 @@ class RunRef:
     attributes: tuple[tuple[str, str], ...] = ()
     ledger: str = ""
     budget: str = ""
+    passes: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def entry(self) -> str:
+        """The execution, another one in each further try of what this unit lies in: what it asks for then has been asked for before."""
+        tries = [one for one in self.passes if one[1] > 1]
+        if not tries:
+            return self.execution
+        return f"{self.execution}.{hashlib.blake2b(ascii(sorted(tries)).encode(), digest_size=4, key=b'keyguard tries').hexdigest()}"
 
 
 class RunProvider(Protocol):

@@ -115,7 +115,8 @@ class Slots:
     Counts identical requests of an execution, so that the n-th one has a number. Thread-safe.
 
     A retry of a task run replays the numbers that its first attempt took, in order: identical requests
-    are interchangeable, so which of them gets which number does not matter. A request that ended without a known charge gives its
+    are interchangeable, so which of them gets which number does not matter. So does a further try of what task runs lie in (a subflow, a
+    task that calls tasks), though all of its task runs are new. A request that ended without a known charge gives its
     number back to its unit: whoever sends the same again has lost an answer, or was refused.
     """
 
@@ -127,6 +128,8 @@ class Slots:
         self._units: dict[tuple[str, str, str], dict[str, list[int]]] = {}
         # (execution, unit) → its attempt, and request → which of the held numbers are taken in it
         self._taken: dict[tuple[str, str, str], tuple[int, dict[str, set[int]]]] = {}
+        # (execution, what units lie in) → what its tries have taken
+        self._passes: dict[tuple[str, str, str], _Pass] = {}
 
     def renew_lock(self) -> None:
         """Take a new lock: in a forked child nobody is left to release the old one."""
@@ -145,12 +148,23 @@ class Slots:
             held = self._units.setdefault(unit, {}).setdefault(request, [])
             taken = self._taken_in(unit, run.attempt).setdefault(request, set())
             free = next((n for n in held if n not in taken), None)
+            passes = [self._pass(scope, run, name, number) for name, number in run.passes]
+            if free is None:
+                free = _replayed(passes, request)
             if free is None:
                 free = given.get(request, 0)
                 given[request] = free + 1
+            if free not in held:
                 held.append(free)
+            for one in passes:
+                one.take(request, free)
             taken.add(free)
             return free
+
+    def _pass(self, scope: str, run: RunRef, name: str, number: int) -> _Pass:
+        found = self._passes.setdefault((scope, run.execution, name), _Pass(number))
+        found.begin(number)
+        return found
 
     def moved(self, scope: str, request: str, run: RunRef, n: int, to: int) -> None:
         """Learn that a number belongs to a unit of another process, and which one the ledger gave instead."""
@@ -162,6 +176,8 @@ class Slots:
             taken.discard(n)
             taken.add(to)
             held[:] = [*(one for one in held if one not in {n, to}), to]
+            for name, number in run.passes:
+                self._pass(scope, run, name, number).move(request, n, to)
 
     def give_back(self, scope: str, request: str, run: RunRef, n: int) -> None:
         """Let the unit's next identical request have this number."""
@@ -184,3 +200,44 @@ class Slots:
             for unit in [unit for unit in self._units if unit[:2] == old]:
                 del self._units[unit]
                 self._taken.pop(unit, None)
+            for name in [name for name in self._passes if name[:2] == old]:
+                del self._passes[name]
+
+
+class _Pass:
+    """
+    What the tries of a subflow, or of a task that calls tasks, have taken.
+
+    Attributes:
+        held: Request → the numbers of all tries.
+        left: Those of earlier tries that nobody has asked for in this one.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self.held: dict[str, list[int]] = {}
+        self.left: dict[str, list[int]] = {}
+
+    def begin(self, number: int) -> None:
+        """Begin a further try, if this is one."""
+        if number != self._number:
+            self._number, self.left = number, {request: [*numbers] for request, numbers in self.held.items()}
+
+    def take(self, request: str, n: int) -> None:
+        """Learn that a number is taken in this try."""
+        held, left = self.held.setdefault(request, []), self.left.get(request, ())
+        if n not in held:
+            held.append(n)
+        if n in left:
+            self.left[request].remove(n)
+
+    def move(self, request: str, n: int, to: int) -> None:
+        """Learn which number the ledger gave instead."""
+        held = self.held.setdefault(request, [])
+        held[:] = [*(one for one in held if one not in {n, to}), to]
+
+
+def _replayed(passes: list[_Pass], request: str) -> int | None:
+    """Return a number that an earlier try took and this one has not yet; of the innermost, which has taken no more than those round it."""
+    left = [one for one in passes if one.left.get(request)]
+    return min(left, key=lambda one: len(one.held[request])).left[request][0] if left else None

@@ -317,7 +317,7 @@ def _numbered(armed: Armed, ticket: context.Ticket, key: VaultKey, scope: contex
     assert run is not None
     request = request_of(key.scope, ticket.principal, canonical(call))
     ticket.slot = _Slot(armed.slots, key.scope, request, run)
-    return Identity(request, ticket.slot.n, run.execution, run.unit, run.attempt, run.task, run.persists, window=window, resends=resends)
+    return Identity(request, ticket.slot.n, run.entry, run.unit, run.attempt, run.task, run.persists, window=window, resends=resends)
 
 
 class _Slot:

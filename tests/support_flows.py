@@ -170,3 +170,31 @@ def execute(flows: dict[str, Any], name: str, flow_run_id: str) -> None:
 
 if __name__ == "__main__":
     execute(globals(), *sys.argv[1:])
+
+
+@flow(name="billing-part", retries=2, retry_delay_seconds=0)
+def billing_part(url: str, failures: int) -> None:
+    """Charge in its own body, in tasks, and alike; fail at the end of so many tries."""
+    create(url, "cus_body")
+    charge.map(url, ["cus_1", "cus_2", "cus_1"]).wait()
+    charge_twice(url, "cus_body")
+    fails("the end of the subflow", failures)
+
+
+@task(retries=2, retry_delay_seconds=0, cache_policy=NO_CACHE)
+def charges_by_tasks(url: str, failures: int) -> None:
+    """Charge by tasks of its own and by a subflow, and fail at the end of so many tries."""
+    charge_twice(url, "cus_deep")
+    charge(url, "cus_deep")
+    billing_part(url, 0)
+    fails("the end of the task", failures)
+
+
+@flow(name="in-parts")
+def in_parts(url: str, ledger: str, failures: int) -> None:
+    """Charge once as the subflow will; then by a subflow, and by a task, each of which is tried again as a whole."""
+    keyguard.install(ledger, run_usd_cap=100)
+    create(url, "cus_body")
+    billing_part(url, failures)
+    begin_anew()
+    charges_by_tasks(url, failures)

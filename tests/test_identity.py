@@ -132,6 +132,54 @@ def test_every_retry_of_a_unit_takes_the_same_numbers(steps: list[tuple[str, boo
     assert taken["t1"].isdisjoint(taken["t2"])
 
 
+def within(unit: str, *passes: tuple[str, int]) -> RunRef:
+    """A task run that lies in what may be tried again as a whole, the outermost first."""
+    return replace(RUN, unit=unit, passes=passes)
+
+
+def test_a_further_try_of_a_subflow_replays_its_numbers_and_no_others() -> None:
+    """All its task runs are new; what the flow sent round it stays the flow's own, and what it never sent before is new."""
+    slots = Slots()
+    before, first = slots.number("run:1", "r", RUN), [slots.number("run:1", "r", within(unit, ("sub", 1))) for unit in ("a", "b")]
+    between = slots.number("run:1", "r", RUN)
+    again = [slots.number("run:1", "r", within(unit, ("sub", 2))) for unit in ("c", "d", "e")]
+
+    assert (before, first, between, again) == (0, [1, 2], 3, [1, 2, 4])
+    assert [slots.number("run:1", "r", within("f", ("sub", 3))) for _ in range(3)] == [1, 2, 4]
+
+
+def test_of_two_that_are_tried_again_the_inner_one_replays_its_own() -> None:
+    """A task that calls a subflow: when both come again, the subflow takes what its own earlier try took, and the rest is the task's."""
+    slots = Slots()
+    outer = slots.number("run:1", "r", within("a", ("task", 1)))
+    inner = slots.number("run:1", "r", within("b", ("sub-1", 1), ("task", 1)))
+    # The task again: its subflow is another run, which fails after its charge and is tried again by itself.
+    assert [slots.number("run:1", "r", within("c", ("task", 2))), slots.number("run:1", "r", within("d", ("sub-2", 1), ("task", 2)))] == [
+        outer, inner,
+    ]  # fmt: skip
+    assert slots.number("run:1", "r", within("e", ("sub-2", 2), ("task", 2))) == inner
+    assert slots.number("run:1", "r", within("f", ("task", 2))) == 2
+
+
+def test_a_further_try_asks_the_ledger_as_another_execution() -> None:
+    """Else the ledger would keep the numbers for the task runs of the first try; the first try and a task's own retry ask as ever."""
+    assert within("a", ("sub", 1)).entry == RUN.execution == RUN.entry
+    tries = {within("a", *passes).entry for passes in ([("sub", 2)], [("sub", 3)], [("other", 2)], [("sub", 2), ("task", 2)])}
+
+    assert len(tries) == 4
+    assert within("a", ("task", 2), ("sub", 2)).entry in tries
+    assert all(entry.startswith(f"{RUN.execution}.") for entry in tries)
+
+
+def test_a_number_that_the_ledger_gave_instead_is_replayed_by_the_whole() -> None:
+    """What a task run of another process had is left to it in a further try too."""
+    slots, first = Slots(), within("a", ("sub", 1))
+    slots.number("run:1", "r", first)
+    slots.moved("run:1", "r", first, 0, 5)
+
+    assert slots.number("run:1", "r", within("b", ("sub", 2))) == 5
+
+
 SETTLED, WINDOW = "settled", 82_800.0
 
 

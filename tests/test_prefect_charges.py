@@ -123,6 +123,18 @@ def test_lost_answers_are_charged_once_and_counted_once(
     assert (of_run(url, state).spent, of_run(url, state).doubt) == (truth.charged(), 0)
 
 
+@pytest.mark.parametrize("failures", [0, 1, 2])
+def test_what_is_tried_again_as_a_whole_charges_once(flows: Any, double: VendorDouble, url: str, failures: int) -> None:
+    """A subflow with retries, a task that calls tasks: every task run in them is new in a further try, and each charge is the same."""
+    state = ended(flows.in_parts, double.url, url, failures)
+
+    # By the flow itself 1; by the subflow 6, 3 of them alike with it; by the task 3 and the subflow's 6 once more.
+    assert state.type.value == "COMPLETED", state.message
+    assert double.truth.charges_by("customer") == {"cus_body": 1 + 3 + 3, "cus_1": 4, "cus_2": 2, "cus_deep": 3}
+    assert of_run(url, state).spent == double.truth.charged() == 16 * USD
+    assert len(flows.keys_sent(double)) == 16 + failures * (6 + 9)
+
+
 def test_every_pass_sends_the_same_keys(flows: Any, double: VendorDouble, url: str, tmp_path: Path, prefect_server: str) -> None:
     """Task retry, flow retry, and a resume in a new process, with duplicates by `.map` and within one task: the same six keys each time."""
     marks = tmp_path / "marks"

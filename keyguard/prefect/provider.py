@@ -115,6 +115,7 @@ def _flow_ref(flow_context: Any) -> RunRef:
         attributes=_attributes(flow_run, flow),
         ledger="" if marks is None else marks.ledger,
         budget="" if is_root(flow_run) else budget_of(ancestors(flow_context)),
+        passes=_tries([one.flow_run for one in ancestors(flow_context) if one.flow_run is not None and not is_root(one.flow_run)]),
     )
 
 
@@ -142,9 +143,15 @@ def _of_task(read: _Read, task_context: Any, task_run: Any) -> RunRef:
         shared.run_id, shared.engine, shared.name, shared.flow_name, shared.is_root, shared.execution,
         unit, attempt, _task_key(task_context), _persists(task_context), (*shared.attributes, ("prefect.task_run.id", unit)),
         ledger=shared.ledger, budget=shared.budget,
+        passes=(*shared.passes, *_tries([one.task_run for one in ancestors(task_context)[1:] if one.task_run is not None])),
     )  # fmt: skip
     read.last = (weakref.ref(task_run), told)
     return told
+
+
+def _tries(runs: list[Any]) -> tuple[tuple[str, int], ...]:
+    """Say which try this is of each subflow or task that the calling code lies in."""
+    return tuple((str(run.id), max(1, run.run_count)) for run in runs)
 
 
 def _remembered(run: Any, shared: RunRef, before: int) -> _Read:
