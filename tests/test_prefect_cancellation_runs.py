@@ -26,8 +26,12 @@ def _named(setup: Setup) -> str:
     return f"{setup.runner}-{setup.flow}-{setup.stop}"
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("setup", SETUPS, ids=_named)
+def _mark(setup: Setup) -> pytest.MarkDecorator:
+    """Leave to the long form what takes half a minute each."""
+    return pytest.mark.ci if _named(setup) in {"serve-charging-api", "script-charging-api", "script-charging-sigterm"} else pytest.mark.slow
+
+
+@pytest.mark.parametrize("setup", [pytest.param(setup, id=_named(setup), marks=_mark(setup)) for setup in SETUPS])
 def test_a_stopped_run_makes_no_further_call(setup: Setup, prefect_server: str, tmp_path: Path) -> None:
     """Stopped in the UI, by SIGTERM or by Ctrl-C: submitted tasks stop within the poll's period and a step, and the run ends at once."""
     url = f"sqlite:///{tmp_path}/ledger.db"

@@ -31,7 +31,12 @@ AT_ONCE = 6
 CAP = 4
 _OVER = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 _SHORT, _LONG = [pytest.mark.ci, pytest.mark.timeout(900)], [pytest.mark.slow, pytest.mark.timeout(3000)]
-FORMS = [pytest.param(4, id="4-runs", marks=_SHORT), pytest.param(50, id="50-runs", marks=_LONG)]
+FORMS = [
+    pytest.param(4, None, id="4-runs-own-caps", marks=_SHORT),
+    pytest.param(4, 3, id="4-runs-one-day", marks=_LONG),
+    pytest.param(50, None, id="50-runs-own-caps", marks=_LONG),
+    pytest.param(50, 3, id="50-runs-one-day", marks=_LONG),
+]
 
 
 def until(found: Any, seconds: float) -> Any:
@@ -98,8 +103,7 @@ def at_once(runs: list[dict[str, Any]]) -> int:
     return most
 
 
-@pytest.mark.parametrize("count", FORMS)
-@pytest.mark.parametrize("day", [None, 3], ids=["own-caps", "one-day"])
+@pytest.mark.parametrize(("count", "day"), FORMS)
 def test_runs_that_events_start_stop_at_their_caps(
     server: httpx.Client, tmp_path: Path, capsys: pytest.CaptureFixture[str], day: int | None, count: int
 ) -> None:
