@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 FAST = [(room, way) for room, way in cells() if room.is_fast and (way == "@task" or room.play == "submitted")]
 
-# What .ci/run has time for; the long form plays Dask, Ray, task workers and deployments too.
-SOON = frozenset({"here", "pool"})
-
 
 def played(wanted: Sequence[tuple[Room, str]], place: Path, api: str) -> None:
     """Play cells, print them, and fail where one is not as it must be."""
@@ -41,8 +38,9 @@ def test_a_call_is_paid_by_its_run_or_refused(tmp_path: Path, prefect_server: st
     played(FAST, tmp_path, prefect_server)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("stage", [pytest.param(stage, marks=pytest.mark.ci if stage in SOON else pytest.mark.slow) for stage in STAGES])
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_runner_guards_or_refuses(stage: str, tmp_path: Path, prefect_server: str) -> None:
     """Every room of a stage by every way: the right run, or refused; only a process with none of the ways in it does not know."""
     played([(room, way) for room, way in cells() if room.stage == stage], tmp_path, prefect_server)
