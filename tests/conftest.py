@@ -1,4 +1,8 @@
-"""What holds for every test: no setting of the machine reaches it, and random examples have no time limit of their own."""
+"""
+What holds for every test: no setting of the machine reaches it, and random examples have no time limit of their own.
+
+And the places that many tests need: a ledger's file, a Stripe on loopback, the double for faults.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,10 @@ from tests.support_prefect import prefect_home, prefect_server, standin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from keyguard.testing.double import VendorDouble
+    from tests.support_stripe_server import StripeServer
 
 # Fixtures of the whole session: imported by each module that uses them, there would be as many servers.
 __all__ = ["clean_environment", "prefect_home", "prefect_server", "standin"]
@@ -37,3 +45,36 @@ def clean_environment() -> Iterator[None]:
             if name.startswith(("STRIPE_", "OTEL_")) or (name.startswith("KEYGUARD_") and name != "KEYGUARD_URL"):
                 patch.delenv(name)
         yield
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """Name a ledger file of this test."""
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+# What these need is imported in them: a test may be about what is imported when.
+@pytest.fixture
+def double() -> Iterator[VendorDouble]:
+    """A Stripe for faults, whose requests are guarded."""
+    from keyguard.testing.double import VendorDouble
+
+    with VendorDouble() as started:
+        yield started
+
+
+@pytest.fixture
+def vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[StripeServer]:
+    """Point the Stripe SDK at a loopback Stripe, with its retries off and keyguard gone afterwards."""
+    import stripe
+
+    import keyguard
+    from tests.support_stripe_server import StripeServer
+
+    with StripeServer() as server:
+        monkeypatch.setattr(stripe, "api_base", server.url)
+        monkeypatch.setattr(stripe, "api_key", "sk_test_12345")
+        monkeypatch.setattr(stripe, "max_network_retries", 0)
+        monkeypatch.setattr(stripe, "default_http_client", None)
+        yield server
+        keyguard.uninstall()

@@ -25,31 +25,14 @@ from keyguard.errors import (
 )
 from keyguard.ledgers import open_ledger
 from tests.support_children import Engine
-from tests.support_stripe_server import StripeServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.support_stripe_server import StripeServer
+
 USD = 1_000_000
-
-
-@pytest.fixture
-def vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[StripeServer]:
-    """Point the Stripe SDK at a loopback Stripe, with its retries off and keyguard gone afterwards."""
-    with StripeServer() as server:
-        monkeypatch.setattr(stripe, "api_base", server.url)
-        monkeypatch.setattr(stripe, "api_key", "sk_test_12345")
-        monkeypatch.setattr(stripe, "max_network_retries", 0)
-        monkeypatch.setattr(stripe, "default_http_client", None)
-        yield server
-        keyguard.uninstall()
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """Name a ledger file of this test."""
-    return f"sqlite:///{tmp_path}/ledger.db"
 
 
 @pytest.fixture

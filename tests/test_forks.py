@@ -42,12 +42,6 @@ def server() -> Iterator[StripeServer]:
         yield started
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """A ledger file."""
-    return f"sqlite:///{tmp_path}/ledger.db"
-
-
 def _at_the_end(url: str) -> tuple[int, int, int]:
     """Return the books as a later process finds them: spent, held and in doubt in cents."""
     ledger = open_ledger(url)

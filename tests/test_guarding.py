@@ -35,12 +35,6 @@ def vendor() -> Iterator[StripeServer]:
         yield started
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """A ledger's file."""
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
-
-
 @keyguard.guarded
 def function(name: str, more: int = 1) -> str:
     """Note that the body has run."""

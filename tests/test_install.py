@@ -22,31 +22,14 @@ from keyguard.errors import (
     UnknownKey,
     UnpricedCall,
 )
-from tests.support_stripe_server import StripeServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.support_stripe_server import StripeServer
+
 USD = 1_000_000
-
-
-@pytest.fixture
-def vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[StripeServer]:
-    """Point the Stripe SDK at a loopback Stripe, with its retries off and keyguard gone afterwards."""
-    with StripeServer() as server:
-        monkeypatch.setattr(stripe, "api_base", server.url)
-        monkeypatch.setattr(stripe, "api_key", "sk_test_12345")
-        monkeypatch.setattr(stripe, "max_network_retries", 0)
-        monkeypatch.setattr(stripe, "default_http_client", None)
-        yield server
-        keyguard.uninstall()
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """Name a ledger file of this test."""
-    return f"sqlite:///{tmp_path}/ledger.db"
 
 
 def charge(cents: int = 2000, **fields: Any) -> str:

@@ -35,12 +35,6 @@ def vendor() -> Iterator[StripeServer]:
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    """A ledger's file."""
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
-
-
-@pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This process as one that nobody has armed, and that joins guarded runs, as the entry points make it."""
     import prefect.context  # noqa: F401 -- what is hooked

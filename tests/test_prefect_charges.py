@@ -29,19 +29,6 @@ INTENTS = "/v1/payment_intents"
 
 
 @pytest.fixture
-def double() -> Iterator[VendorDouble]:
-    """A Stripe for faults, whose requests are guarded."""
-    with VendorDouble() as started:
-        yield started
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """A ledger's file."""
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
-
-
-@pytest.fixture
 def flows(prefect_server: str) -> Iterator[Any]:
     """The flows, with nothing failed so far."""
     from tests import support_flows

@@ -9,30 +9,17 @@ import pytest
 
 import keyguard
 from keyguard.ledgers import open_ledger
-from keyguard.testing.double import VendorDouble
 from tests.support_prefect import flow_run, in_flow, in_task, task_run
 from tests.test_prefect_charges import resumed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from keyguard.testing.double import VendorDouble
 
 USD = 1_000_000
 # Whoever asks first waits for the session's server to start.
 pytestmark = pytest.mark.timeout(400)
-
-
-@pytest.fixture
-def double() -> Iterator[VendorDouble]:
-    """A Stripe whose requests are guarded."""
-    with VendorDouble() as started:
-        yield started
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """A ledger's file."""
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
 @pytest.fixture

@@ -25,19 +25,6 @@ USD = 1_000_000
 
 
 @pytest.fixture
-def double() -> Iterator[VendorDouble]:
-    """A Stripe whose requests are guarded."""
-    with VendorDouble() as started:
-        yield started
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """A ledger's file."""
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
-
-
-@pytest.fixture
 def flows(prefect_server: str) -> Iterator[Any]:
     """The flows, with nothing failed so far."""
     from tests import support_flows, support_kept

@@ -122,6 +122,18 @@ def test_what_was_read_goes_with_the_run() -> None:
     assert len(provider_module._reads) <= before
 
 
+def test_what_a_task_lies_in_is_never_itself() -> None:
+    """A second attempt's context is entered within the first's: it is that task's own retry, and no further try of anything round it."""
+    run = flow_run()
+    outer, inner = task_run(run.id), task_run(run.id)
+    with in_flow(run), in_task(outer), in_task(inner), in_task(inner):
+        inner.run_count, outer.run_count = 2, 3
+        found = provider_function()
+
+    assert found is not None
+    assert (found.unit, found.attempt, found.passes) == (str(inner.id), 2, ((str(outer.id), 3),))
+
+
 def test_a_read_costs_a_few_microseconds() -> None:
     """In a subflow's task, beneath twenty others, a read takes little more than in a flow: nothing is walked twice, and no API is asked."""
     run, entered = flow_run(), []

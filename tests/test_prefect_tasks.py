@@ -21,7 +21,6 @@ from tests.support_stripe_server import StripeServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 USD = 1_000_000
@@ -32,12 +31,6 @@ def vendor() -> Iterator[StripeServer]:
     """A Stripe that executes everything."""
     with StripeServer() as started:
         yield started
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """A ledger's file."""
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
 # -- the drop-in -----------------------------------------------------------------------------------------

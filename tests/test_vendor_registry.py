@@ -24,7 +24,7 @@ from tests.support_forks import fork
 from tests.support_json_server import Answer, JsonServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 USD = 1_000_000
@@ -244,6 +244,20 @@ def test_observing_lets_a_listed_vendor_that_nobody_knows_pass(monkeypatch: pyte
 # -- threads and children ------------------------------------------------------------------------------
 
 
+def _raced(ask: Callable[[str], object], found: threading.Event, go_on: threading.Event) -> None:
+    """Register a host while another thread stands between having found it and remembering what it found."""
+    asking = threading.Thread(target=ask, args=("slow.race.example",))
+    registering = threading.Thread(target=register, args=("race", ["slow.race.example"]))
+    asking.start()
+    found.wait(30)
+    registering.start()
+    # As long as it takes where nothing holds it back.
+    registering.join(0.5)
+    go_on.set()
+    asking.join()
+    registering.join()
+
+
 def test_a_host_is_guarded_as_soon_as_its_registration_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that had just found that nobody claims the host leaves no memory of that behind."""
     found, go_on, look = threading.Event(), threading.Event(), vendors._claimant
@@ -255,16 +269,7 @@ def test_a_host_is_guarded_as_soon_as_its_registration_returns(monkeypatch: pyte
         return answer
 
     monkeypatch.setattr(vendors, "_claimant", slow)
-    asking = threading.Thread(target=vendors.claimant, args=("slow.race.example",))
-    registering = threading.Thread(target=register, args=("race", ["slow.race.example"]))
-    asking.start()
-    found.wait(30)
-    registering.start()
-    # As long as it takes where nothing holds it back.
-    registering.join(0.5)
-    go_on.set()
-    asking.join()
-    registering.join()
+    _raced(vendors.claimant, found, go_on)
 
     assert vendors.claimant("slow.race.example") == "race"
 
@@ -283,15 +288,7 @@ def test_a_seams_memory_of_a_host_is_no_older_than_its_registration(monkeypatch:
         return answers[-1]
 
     monkeypatch.setattr(_wire, "claimant", slow)
-    asking = threading.Thread(target=_wire.FOREIGN.__getitem__, args=("slow.race.example",))
-    registering = threading.Thread(target=register, args=("race", ["slow.race.example"]))
-    asking.start()
-    found.wait(30)
-    registering.start()
-    registering.join(0.5)
-    go_on.set()
-    asking.join()
-    registering.join()
+    _raced(_wire.FOREIGN.__getitem__, found, go_on)
 
     assert (answers[1], _wire.FOREIGN["slow.race.example"]) == (None, False)
 

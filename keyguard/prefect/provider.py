@@ -143,15 +143,23 @@ def _of_task(read: _Read, task_context: Any, task_run: Any) -> RunRef:
         shared.run_id, shared.engine, shared.name, shared.flow_name, shared.is_root, shared.execution,
         unit, attempt, _task_key(task_context), _persists(task_context), (*shared.attributes, ("prefect.task_run.id", unit)),
         ledger=shared.ledger, budget=shared.budget,
-        passes=(*shared.passes, *_tries([one.task_run for one in ancestors(task_context)[1:] if one.task_run is not None])),
+        passes=(*shared.passes, *_tries([one.task_run for one in ancestors(task_context) if _is_around(one.task_run, task_run)])),
     )  # fmt: skip
     read.last = (weakref.ref(task_run), told)
     return told
 
 
+def _is_around(outer: Any, task_run: Any) -> bool:
+    """Say whether a task run is another one, in which this one lies: the contexts of a task's own attempts lie in each other too."""
+    return outer is not None and outer.id != task_run.id
+
+
 def _tries(runs: list[Any]) -> tuple[tuple[str, int], ...]:
-    """Say which try this is of each subflow or task that the calling code lies in."""
-    return tuple((str(run.id), max(1, run.run_count)) for run in runs)
+    """Say which try this is of each subflow or task that the calling code lies in; of one whose context is entered twice, the inner."""
+    tries: dict[str, int] = {}
+    for run in runs:
+        tries.setdefault(str(run.id), max(1, run.run_count))
+    return tuple(tries.items())
 
 
 def _remembered(run: Any, shared: RunRef, before: int) -> _Read:
