@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 HEADER = "x-keyguard-refusal"
+# By which a proxy says that it could not decide, or does not forward; nothing was sent then either.
+ERROR_HEADER = "x-keyguard-error"
 # Where the body of an answer says it, to SDKs whose errors keep no headers.
 DETAILS = "keyguard"
 STATUS, REASON = 403, "Forbidden"
@@ -73,6 +75,15 @@ def refusal_of(found: object) -> Refused | None:
     return None
 
 
+def said_in(text: object) -> dict[str, Any] | None:
+    """Return the JSON object in a header or a body; None where there is none."""
+    try:
+        found: object = json.loads(text) if isinstance(text, str | bytes) else None
+    except (ValueError, RecursionError):
+        return None
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else None
+
+
 def refusal_named(name: str, message: str) -> Refused | None:
     """Return the refusal that a name and a message tell of, without its fields; None where no refusal is called so."""
     kind = next((kind for kind in _kinds(Refused) if kind.__name__ == name), None)
@@ -83,16 +94,16 @@ def _told(answer: object) -> Refused | None:
     """Return the refusal that an answer's header tells of, or what Twilio's SDK keeps of its body."""
     get = _attribute(_attribute(answer, "headers"), "get")
     try:
-        said: Any = json.loads(str(get(HEADER))) if callable(get) else None
+        fields = said_in(get(HEADER)) if callable(get) else None
     except Exception:
-        # Not the answer's header, or not headers at all.
-        said = None
-    if said is None:
+        # Not headers at all.
+        fields = None
+    if fields is None:
         details: Any = _attribute(answer, "details")
         said = cast("dict[str, Any]", details).get(DETAILS) if isinstance(details, dict) else None
-    if not isinstance(said, dict):
+        fields = cast("dict[str, Any]", said) if isinstance(said, dict) else None
+    if fields is None:
         return None
-    fields = cast("dict[str, Any]", said)
     kind = next((kind for kind in _kinds(Refused) if kind.__name__ == fields.get("error")), Refused)
     known = {name: fields[name] for name in kind.field_names() if isinstance(fields.get(name), str | int | float)}
     return kind(str(fields.get("message", "")), **known)

@@ -112,7 +112,8 @@ async def _described(_request: Request) -> Response:
 
 
 async def _alive(_request: Request) -> Response:
-    return JSONResponse({"status": "ok"})
+    # By the name a client knows what may be asked of it beyond Keybrake's own contract.
+    return JSONResponse({"status": "ok", "proxy": "keyguard"})
 
 
 def _end_with_parent() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 
 from keyguard.errors import KeyExpired, KeyRevoked, ProxyUnavailable, Refused, SpendCapExceeded, UnknownKey
-from keyguard.refusals import DETAILS, HEADER, error_of, said_of
+from keyguard.refusals import DETAILS, ERROR_HEADER, HEADER, error_of, said_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,9 +49,8 @@ def denial(error: KeyguardError, *, may_retry: bool = False) -> Response:
     """Write an error as an answer; `may_retry` where sending the same request again can help, and cannot charge twice."""
     headers = {"Stripe-Should-Retry": str(may_retry).lower(), "x-should-retry": str(may_retry).lower()}
     said = said_of(error)
-    if isinstance(error, Refused):
-        headers[HEADER] = json.dumps({**said, "message": str(error)})
-    elif may_retry:
+    headers[HEADER if isinstance(error, Refused) else ERROR_HEADER] = json.dumps({**said, "message": str(error)})
+    if may_retry and not isinstance(error, Refused):
         headers["Retry-After"] = "1"
     if status_of(error) == 401:
         # RFC 9110, 11.6.1: a 401 says how to authenticate.
@@ -88,5 +87,7 @@ def answer(status: int, error: Mapping[str, str], said: Mapping[str, object], he
 def plain(status: int, code: str, message: str, *, may_retry: bool = False) -> Response:
     """Answer what no policy decided: a bad request, an unknown path, too much, a proxy that is not set up for the call."""
     said = str(may_retry).lower()
-    headers = {"Stripe-Should-Retry": said, "x-should-retry": said}
-    return answer(status, {"type": code, "code": code, "message": message}, {"error": "Misdirected", "reason": code}, headers)
+    about = {"error": "Misdirected", "reason": code}
+    mark = json.dumps({**about, "message": message, "retry": may_retry})
+    headers = {"Stripe-Should-Retry": said, "x-should-retry": said, ERROR_HEADER: mark}
+    return answer(status, {"type": code, "code": code, "message": message}, about, headers)

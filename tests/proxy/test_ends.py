@@ -185,7 +185,10 @@ def test_tls(double: VendorDouble, tmp_path: Path) -> None:
         assert proxy.url.startswith("https://0.0.0.0:")
         port = proxy.host[1]
         trusted = ssl.create_default_context(cafile=str(pem))
-        assert httpx.get(f"https://127.0.0.1:{port}/healthz", verify=trusted, trust_env=False).json() == {"status": "ok"}
+        assert httpx.get(f"https://127.0.0.1:{port}/healthz", verify=trusted, trust_env=False).json() == {
+            "status": "ok",
+            "proxy": "keyguard",
+        }
         with pytest.raises(httpx.HTTPError):
             httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False)
 
