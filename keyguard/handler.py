@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from keyguard import context, policy, telemetry
 from keyguard.drivers import adrive, drive, whole
-from keyguard.errors import Refused, told_while_observing
+from keyguard.errors import KeyguardError, ProxyUnavailable, Refused, told_while_observing
 from keyguard.guard import Finder, Identify, answered, check_stop, guarded
 from keyguard.vendors import vendor_named
 
@@ -62,6 +62,21 @@ class _Rest:
 def _is_answered(ticket: context.Ticket, vendor: Vendor) -> bool:
     """Say whether the client is to get a refusal as an answer: one of this very call, not of another that was made while it was sent."""
     return not ticket.is_decided and getattr(vendor, "on_refused", "raise") == "response"
+
+
+def _check_reached(ticket: context.Ticket, error: Exception) -> None:
+    """
+    Let pass what a call ended with; of one that goes through a proxy, say it where that surely was not reached.
+
+    Raises:
+        ProxyUnavailable: it was not.
+    """
+    if ticket.route is None or not ticket.is_decided or isinstance(error, KeyguardError) or ticket.begun != len(ticket.attempts):
+        return
+    if all(attempt.unsent for attempt in ticket.attempts) and (ticket.attempts or isinstance(error, OSError)):
+        raise ProxyUnavailable(
+            f"the proxy at {ticket.route.base} could not be reached ({type(error).__name__}); nothing was sent, try again"
+        ) from error
 
 
 def _never_sent(_ticket: context.Ticket) -> Any:
@@ -121,6 +136,9 @@ class CallHandler:
             if outgoing.respond is None or not _is_answered(ticket, vendor):
                 raise
             return outgoing.respond(refusal)
+        except Exception as error:
+            _check_reached(ticket, error)
+            raise
 
     async def ahandle(self, outgoing: Outgoing, send: Callable[[context.Ticket], Awaitable[Any]]) -> Any:
         """Guard one awaited call."""
@@ -137,6 +155,9 @@ class CallHandler:
             if outgoing.respond is None or not _is_answered(ticket, vendor):
                 raise
             return await outgoing.respond(refusal)
+        except Exception as error:
+            _check_reached(ticket, error)
+            raise
 
     def tolerates(self, error: Exception) -> bool:
         """Let a call that cannot be guarded pass, unbooked and with a WARNING, where everything only observes."""

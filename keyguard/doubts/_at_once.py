@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from keyguard.doubts._pass import Pass, counting, policy_of
+from keyguard.doubts._pass import Pass, asking, counting
 from keyguard.settings import load_settings
 
 if TYPE_CHECKING:
@@ -89,17 +89,9 @@ def resolve(ledger: Ledger, reservation_id: str, deadline: float, monotonic: Cal
         ConfigurationError: a setting that cannot be read.
         LedgerUnavailable: the ledger cannot be read or written.
     """
-    # An HTTP client: loaded only where something is asked.
-    from keyguard.doubts._asking import Questions
-
     wanted = [doubt for doubt in ledger.doubts() if doubt.reservation_id == reservation_id]
     settings = load_settings()
-    with (
-        counting(settings),
-        Questions(
-            settings.vendor_hosts, lambda key_id: policy_of(ledger, key_id), seconds_left=lambda: deadline - monotonic()
-        ) as questions,
-    ):
+    with counting(settings), asking(ledger, settings, lambda: deadline - monotonic()) as questions:
         for answer in Pass(ledger, questions, "reconcile", is_dry=False, now=ledger.now()).resolved(wanted):
             _logger.warning(
                 "%s keeps an error as its answer to %s (reservation %s), so it was asked what became of it: %s (%s)",
