@@ -114,9 +114,17 @@ class CallHandler:
         finder_for: Makes the function that finds a call's payer, from what the seam read.
         identity: Names a logical charge.
         only_observes: Says whether everything armed only observes.
+        inquire: Asks the vendor what became of a ticket's reservation, blocking; None = by the environment's secrets.
     """
 
-    def __init__(self, finder_for: Callable[[Outgoing], Finder], identity: Identify, only_observes: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        finder_for: Callable[[Outgoing], Finder],
+        identity: Identify,
+        only_observes: Callable[[], bool],
+        inquire: Callable[[context.Ticket, str], None] | None = None,
+    ) -> None:
+        self._inquire = inquire or _inquire
         self._finder_for = finder_for
         self._identity = identity
         self._only_observes = only_observes
@@ -169,7 +177,7 @@ class CallHandler:
     def _opened(self, outgoing: Outgoing, vendor: Vendor) -> tuple[context.Ticket, Flow]:
         ticket = context.Ticket(outgoing.call)
         ticket.is_writable, ticket.takes_key, ticket.has_own_key = outgoing.is_writable, outgoing.takes_key, outgoing.has_own_key
-        ticket.inquire = _inquire
+        ticket.inquire = self._inquire
         flow = guarded(ticket, vendor, self._finder_for(outgoing), identity=self._identity)
         ticket.flow = weakref.ref(flow)
         return ticket, flow

@@ -101,7 +101,7 @@ def duration(seconds: float) -> str:
     return f"{whole}s"
 
 
-def issued(said: Mapping[str, Any], proxy: str, vendor: str, asked: str, *, until: float | None) -> RemoteKey:
+def issued(said: Mapping[str, Any], proxy: str, vendor: str, asked: str, *, dialect: Dialect, until: float | None) -> RemoteKey:
     """
     Read a proxy's answer to the request for a key.
 
@@ -110,6 +110,7 @@ def issued(said: Mapping[str, Any], proxy: str, vendor: str, asked: str, *, unti
         proxy: Its URL.
         vendor: Whose calls the key is for.
         asked: What was asked for, as JSON.
+        dialect: In which; by the public ones no cap of a run was asked for.
         until: When it ends by what was asked for, where the answer does not say.
 
     Raises:
@@ -120,7 +121,15 @@ def issued(said: Mapping[str, Any], proxy: str, vendor: str, asked: str, *, unti
         raise ProxyUnavailable(f"the proxy at {proxy} answered without a vault key (no 'vault_key' and no 'token'); nothing was sent")
     remote_id = said.get("key_id") or said.get("id") or ""
     expires_at = _instant(said.get("expires_at"))
-    return RemoteKey(proxy, vendor, token, str(remote_id), until if expires_at is None else expires_at, asked, judges=_judges(said))
+    return RemoteKey(
+        proxy,
+        vendor,
+        token,
+        str(remote_id),
+        until if expires_at is None else expires_at,
+        asked,
+        judges=dialect == "keyguard" and _judges(said),
+    )
 
 
 def _judges(said: Mapping[str, Any]) -> bool:

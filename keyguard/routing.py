@@ -109,7 +109,7 @@ class Route:
             # Every vendor's API answers JSON: this is of something on the way, and nobody knows what it did with the request.
             return Denial(ProxyUnavailable(f"what {self.netloc} answered (HTTP {status}, a web page) is not {self.vendor}'s answer, and no "
                                            "proxy's; whether the call was executed is not known. Try again"), unsent=False)  # fmt: skip
-        return _marked(headers) if self.marks else _by_form(self.vendor, status, body)
+        return _marked(headers) or (None if self.marks else _by_form(self.vendor, status, body))
 
 
 def netloc_of(url: str) -> str:

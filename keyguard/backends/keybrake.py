@@ -141,7 +141,7 @@ class KeybrakeBackend(LedgerBackend):
         said = self._api.issue(body)
         for warning in said.get("warnings") or ():
             _logger.warning("the proxy at %s: %s", self.url, warning)
-        return issued(said, self.url, vendor, asked, until=key.expires_at)
+        return issued(said, self.url, vendor, asked, dialect=self._api.dialect, until=key.expires_at)
 
     def _ended(self, remote: RemoteKey) -> bool:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -32,7 +33,7 @@ _TOO_MANY = 429
 _TRIES = 3
 # Resend lets a team ask twice a second, Stripe a test account 25 times; whoever asks for longer pauses is asked another time.
 _LONGEST_PAUSE = 10.0
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 
 
 class Questions:
@@ -46,6 +47,7 @@ class Questions:
         sleep: Waits some seconds.
         seconds_left: How long questions may take from now on; None = as long as they do.
         through: The proxies that calls went through; None = there are none.
+        bases: Where a vendor is asked instead of at its own address: vendor → URL.
     """
 
     def __init__(
@@ -57,8 +59,9 @@ class Questions:
         sleep: Callable[[float], None] = time.sleep,
         seconds_left: Callable[[], float] | None = None,
         through: Through | None = None,
+        bases: Mapping[str, str] | None = None,
     ) -> None:
-        self._through = through
+        self._through, self._bases = through, bases or {}
         self._hosts, self._policy_of, self._sleep = hosts, policy_of, sleep
         self._seconds_left = seconds_left or (lambda: _TIMEOUT)
         self._environ: Mapping[str, str] = os.environ if environ is None else environ
@@ -129,7 +132,8 @@ class Questions:
         headers, owner = inquiring.signed(doubt, secret, self._environ)
         known = (doubt.vendor, doubt.account, f"{owner}/{secret}" if way is not None else owner, path)
         if known not in self._answers:
-            client = self.client(doubt.vendor, inquiring) if way is None else self._client_at(way.base)
+            base = self._bases.get(doubt.vendor) if way is None else way.base
+            client = self.client(doubt.vendor, inquiring) if base is None else self._client_at(base)
             self._answers[known] = self._asked(path, headers, client)
         return self._answers[known]
 
@@ -155,9 +159,9 @@ class Questions:
         return Reply(found.status_code, {name.lower(): value for name, value in found.headers.items()}, found.content)
 
     def _client_at(self, base: str) -> httpx.Client:
-        """Return the client by which a proxy is asked."""
+        """Return the client by which a proxy is asked, or a stand-in."""
         if base not in self._clients:
-            is_here = base.partition("://")[2].partition("/")[0].rpartition(":")[0] in _LOOPBACK
+            is_here = urlsplit(base).hostname in _LOOPBACK
             self._clients[base] = httpx.Client(base_url=base, timeout=_TIMEOUT, trust_env=not is_here)
         return self._clients[base]
 

@@ -85,7 +85,7 @@ class Through:
         name = (remote.proxy, doubt.vendor)
         if name not in self._ways:
             api = api_of(remote.proxy, self._settings)
-            key = issued(api.issue({"vendor": doubt.vendor, **_READING}), remote.proxy, doubt.vendor, "", until=None)
+            key = issued(api.issue({"vendor": doubt.vendor, **_READING}), remote.proxy, doubt.vendor, "", dialect=api.dialect, until=None)
             if key.remote_id:
                 self._made.append((api, key.remote_id))
             host = main_host(doubt.vendor) or netloc_of(base)
