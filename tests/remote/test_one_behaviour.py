@@ -216,7 +216,7 @@ def played(
     """Play a scenario in one set-up, and return all that can be seen of it."""
     with armed(kind, double, proxy, folder, **policy) as world:
         said = scenario(world)
-        return {"said": said, "executed": world.truth, "sent": world.sent, "totals": world.totals}
+        return {"said": said, "executed": world.truth, "sent": world.sent, "totals": world.totals, "spans": world.spans}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.__name__)
@@ -226,7 +226,6 @@ def test_three_set_ups_behave_alike(scenario: Callable[[World], list[Any]], doub
     for kind in KINDS:
         seen[kind] = played(scenario, SCENARIOS[scenario], kind, double, proxy, tmp_path)
         double.clear()
-    print(seen["local"])
 
     assert seen["remote"] == seen["local"]
     assert seen["front"] == seen["local"]
