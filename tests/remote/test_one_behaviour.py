@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -229,3 +230,35 @@ def test_three_set_ups_behave_alike(scenario: Callable[[World], list[Any]], doub
 
     assert seen["remote"] == seen["local"]
     assert seen["front"] == seen["local"]
+
+
+# -- what differs ------------------------------------------------------------------------------------
+
+# Each is argued in `keyguard.backends.keybrake`; the allowlist's is in test_totals.py, other machines' spending too.
+DIFFERENCES: dict[str, tuple[Fault, dict[str, Any]]] = {
+    "lost-before-the-proxy": (
+        Fault("close_after", vendor="stripe", times=1),
+        {"local": "APIConnectionError None", "remote": "APIError 502", "front": "APIError 502"},
+    ),
+    "kept-error-and-a-retry-of-the-sdks": (
+        Fault("error_after", vendor="stripe", times=1),
+        {"local": "APIError 500", "remote": "AlreadyCharged", "front": "AlreadyCharged"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_where_set_ups_differ(name: str, double: VendorDouble, proxy: Proxy, tmp_path: Path) -> None:
+    """The words of a lost answer are the proxy's; an error that the vendor keeps is found out between two tries. Money is the same."""
+    fault, expected = DIFFERENCES[name]
+    for kind in KINDS:
+        with armed(kind, double, proxy, tmp_path, run_usd_cap=5) as world:
+            double.script(fault)
+            client = world.stripe(max_network_retries=2 if name.startswith("kept") else 0)
+            said = world.said(partial(client.v1.payment_intents.create, PAY))
+            totals = world.totals
+            double.clear()
+
+            assert (kind, said if isinstance(said, str) else said[0]) == (kind, expected[kind])
+            assert [row[2] for row in world.truth] == [2_000_000]
+            assert totals["spent"] + totals["doubt"] == 2_000_000
