@@ -19,6 +19,7 @@ import pytest
 from keyguard.demo.children import started
 from keyguard.ledgers import open_ledger
 from keyguard.testing.double import DoubleProcess
+from tests.support_gather import Gathering
 from tests.support_prefect import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 USD = 1_000_000
-# Processes at once: what two cores bear beside a server.
-AT_ONCE = 6
 CAP = 4
 _OVER = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 _SHORT, _LONG = [pytest.mark.ci, pytest.mark.timeout(900)], [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -108,16 +107,19 @@ def test_runs_that_events_start_stop_at_their_caps(
     server: httpx.Client, tmp_path: Path, capsys: pytest.CaptureFixture[str], day: int | None, count: int
 ) -> None:
     """
-    One event, one flow run in a process of its own. Without a day's cap each of them charges exactly its run's; with one of fewer
-    dollars than all of them have, they stop at it together, to the dollar. The vendor's own file says so, and the ledger the same.
+    One event, one flow run in a process of its own, and none of them charges before all are in their bodies. Without a day's cap each
+    of them charges exactly its run's; with one of fewer dollars than all of them have, they stop at it together, to the dollar. The
+    vendor's own file says so, and the ledger the same.
     """
     name, url = f"due-{count}-{day}", f"sqlite:///{tmp_path / 'ledger.db'}"
     limits = {"run_usd_cap": CAP, **({} if day is None else {"daily_usd_cap": day * count})}
     began = time.monotonic()
-    with DoubleProcess(tmp_path / "truth.jsonl") as double:
-        parameters = {"url": double.url, "ledger": url, "limits": limits, "count": CAP + 2, "customer": ""}
+    with DoubleProcess(tmp_path / "truth.jsonl") as double, Gathering(count) as gathering:
+        parameters = {
+            "url": double.url, "ledger": url, "limits": limits, "count": CAP + 2, "customer": "", "gathering": gathering.address,
+        }  # fmt: skip
         env = {**os.environ, **ENVIRONMENT, "PREFECT_API_URL": str(server.base_url).rstrip("/"), "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
-        command = [sys.executable, "-m", "tests.support_events", name, json.dumps(parameters), str(AT_ONCE)]
+        command = [sys.executable, "-m", "tests.support_events", name, json.dumps(parameters), str(count)]
         with started(command, log=tmp_path / "served", env=env):
             runs = fired(server, name, count)
         truth, made = double.truth.charged(), double.truth.charges_by("customer")
@@ -129,7 +131,7 @@ def test_runs_that_events_start_stop_at_their_caps(
         print(f"\n{name}: {len(runs)} flow runs, {at_once(runs)} at once, {truth // USD} charges, {seconds:.0f} s")
 
     assert (len(runs), {run["state_type"] for run in runs}) == (count, {"COMPLETED"})
-    assert at_once(runs) > 1
+    assert (gathering.come, at_once(runs)) == (count, count)
     assert {run["parameters"]["customer"] for run in runs} == {f"cus_{number}" for number in range(count)}
     if day is None:
         assert made == {f"cus_{number}": CAP for number in range(count)}
