@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 
 USD = 1_000_000
 CAP = 4
+# So many processes that talk to one server on two cores: it answers late, and is not to be asked more than needed.
+PATIENT = {
+    "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+    "PREFECT_API_REQUEST_TIMEOUT": "600",
+    "PREFECT_CLIENT_MAX_RETRIES": "20",
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",
+}
 _OVER = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 _SHORT, _LONG = [pytest.mark.ci, pytest.mark.timeout(900)], [pytest.mark.slow, pytest.mark.timeout(3000)]
 FORMS = [
@@ -85,7 +92,11 @@ def fired(server: httpx.Client, name: str, count: int) -> list[dict[str, Any]]:
     asked = {"flow_runs": {"deployment_id": {"any_": [found[0]["id"]]}}, "limit": 200}
 
     def ended() -> list[dict[str, Any]]:
-        runs: list[dict[str, Any]] = server.post("/flow_runs/filter", json=asked).json()
+        try:
+            runs: list[dict[str, Any]] = server.post("/flow_runs/filter", json=asked).json()
+        except httpx.TimeoutException:
+            # Fifty processes that begin at once keep a server on two cores busy for minutes.
+            return []
         return runs if len(runs) >= count and all(run["state_type"] in _OVER for run in runs) else []
 
     runs: list[dict[str, Any]] = until(ended, 60 + 40 * count)
@@ -118,7 +129,7 @@ def test_runs_that_events_start_stop_at_their_caps(
         parameters = {
             "url": double.url, "ledger": url, "limits": limits, "count": CAP + 2, "customer": "", "gathering": gathering.address,
         }  # fmt: skip
-        env = {**os.environ, **ENVIRONMENT, "PREFECT_API_URL": str(server.base_url).rstrip("/"), "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+        env = {**os.environ, **ENVIRONMENT, **PATIENT, "PREFECT_API_URL": str(server.base_url).rstrip("/")}
         command = [sys.executable, "-m", "tests.support_events", name, json.dumps(parameters), str(count)]
         with started(command, log=tmp_path / "served", env=env):
             runs = fired(server, name, count)
