@@ -20,8 +20,8 @@ from keyguard.model import show, to_usd
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-    from opentelemetry.propagators.textmap import TextMapPropagator
     from opentelemetry.trace import Span
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     from keyguard.context import Ticket
     from keyguard.model import Call
@@ -104,7 +104,7 @@ def _parent() -> Context | None:
     return _propagator().extract({"traceparent": carried})
 
 
-def _propagator() -> TextMapPropagator:
+def _propagator() -> TraceContextTextMapPropagator:
     # Loaded where a run travels; whatever the application propagates by, between our own processes it is W3C's.
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
