@@ -1,4 +1,9 @@
-"""Flow runs that events start, each in a process of its own: every one stops at its own cap, and all together at their policy's day."""
+"""
+Prefect's events, with the services that act on them.
+
+Flow runs that events start, each in a process of its own: every one stops at its own cap, and all together at their policy's day. And
+automations, which find a refused run by its state.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +30,8 @@ from tests.support_prefect import ENVIRONMENT
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from keyguard.testing.double import VendorDouble
 
 USD = 1_000_000
 CAP = 4
@@ -155,3 +162,66 @@ def test_runs_that_events_start_stop_at_their_caps(
     assert sum(usage.spent for usage in usages.values() if usage) == truth
     assert ledger.verify() == []
     ledger.shut()
+
+
+# What an automation may expect of flow runs, and the label of the event that it may ask for besides.
+EXPECTED = {
+    "by the name Failed": ("prefect.flow-run.Failed", {}),
+    "by the refusal's name": ("prefect.flow-run.SpendCapExceeded", {}),
+    "by the type": ("prefect.flow-run.*", {"prefect.state-type": "FAILED"}),
+}
+
+
+def automated(server: httpx.Client, flow_id: str) -> dict[str, str]:
+    """Make an automation for each of `EXPECTED`, which starts a run of a deployment of its own; returns the deployments' ids."""
+    found: dict[str, str] = {}
+    for name, (event, labels) in EXPECTED.items():
+        made = server.post("/deployments/", json={"name": name, "flow_id": flow_id, "enforce_parameter_schema": False})
+        found[name] = made.raise_for_status().json()["id"]
+        trigger = {
+            "type": "event", "posture": "Reactive", "expect": [event], "match": {"prefect.resource.id": "prefect.flow-run.*", **labels},
+            "for_each": ["prefect.resource.id"], "threshold": 1, "within": 0,
+        }  # fmt: skip
+        action = {"type": "run-deployment", "source": "selected", "deployment_id": found[name]}
+        server.post("/automations/", json={"name": name, "trigger": trigger, "actions": [action]}).raise_for_status()
+    return found
+
+
+@pytest.mark.ci
+@pytest.mark.timeout(600)
+def test_automations_find_a_refused_run_by_its_name_or_by_the_type_of_its_state(
+    server: httpx.Client, double: VendorDouble, url: str
+) -> None:
+    """Prefect calls the event after the state's name, so one on the name "Failed" is not told of a refusal; by the type, of both."""
+    from prefect import flow
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    import keyguard
+    from keyguard.errors import SpendCapExceeded
+    from tests.support_flows import create
+
+    @flow(name="refused")
+    def refused() -> None:
+        keyguard.install(url, run_usd_cap=1)
+        for _ in range(2):
+            create(double.url, "cus_1")
+
+    @flow(name="broken")
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    with temporary_settings({PREFECT_API_URL: str(server.base_url).rstrip("/")}):
+        deployments = automated(server, server.post("/flows/", json={"name": "alarm"}).json()["id"])
+        for one, error in ((refused, SpendCapExceeded), (broken, ZeroDivisionError)):
+            with pytest.raises(error):
+                one()
+    keyguard.uninstall()
+
+    def started_by() -> dict[str, int]:
+        asked = {name: {"flow_runs": {"deployment_id": {"any_": [found]}}} for name, found in deployments.items()}
+        return {name: len(server.post("/flow_runs/filter", json=question).json()) for name, question in asked.items()}
+
+    # The ordinary failure came last: what tells of it has told of the refusal before.
+    until(lambda: sum(started_by().values()) >= 4, 60)
+
+    assert started_by() == {"by the name Failed": 1, "by the refusal's name": 1, "by the type": 2}
