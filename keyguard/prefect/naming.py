@@ -1,10 +1,10 @@
 """
 What a refused run is called in Prefect: its one failed state carries the refusal's name and its amounts. Imports no Prefect.
 
-**Automations.** Prefect calls the event of a state change after the state's *name* (`prefect.flow-run.{state.name}`, server/models/events.py,
-3.8), and its UI offers "Failed" as such a name. So an automation that expects `prefect.flow-run.Failed` is not told of a refused run.
-One that expects `prefect.flow-run.SpendCapExceeded` is; and one that expects `prefect.flow-run.*` where the event's resource has
-`prefect.state-type: FAILED` is told of every run that failed, under whatever name:
+**Automations.** Prefect calls the event of a state change after the state's *name* (`prefect.flow-run.{state.name}`, Prefect 3.8,
+server/models/events.py), and its UI offers "Failed" as such a name. So an automation that expects `prefect.flow-run.Failed` is not told
+of a refused run. One that expects `prefect.flow-run.SpendCapExceeded` is; and one that expects `prefect.flow-run.*` where the event's
+resource has `prefect.state-type: FAILED` is told of every run that failed, under whatever name:
 
     EventTrigger(expect={"prefect.flow-run.*"}, match={"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": "FAILED"})
 """
