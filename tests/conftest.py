@@ -7,6 +7,7 @@ And the places that many tests need: a ledger's file, a Stripe on loopback, the 
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +28,12 @@ __all__ = ["clean_environment", "prefect_home", "prefect_server", "standin"]
 # A shared machine may stall for longer than an example takes; pytest's own timeout is the limit.
 settings.register_profile("keyguard", deadline=None, print_blob=True)
 settings.load_profile("keyguard")
+
+
+def pytest_configure() -> None:
+    """Keep bytecode, here and in every process that tests start: where a machine says not to, each of them would compile it all anew."""
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
