@@ -604,8 +604,8 @@ def carried_trace() -> str:
     return "" if ask is None else ask()
 
 
-def register_carried_trace(ask: Callable[[], str]) -> None:
-    """Let an orchestrator's integration say it, in a process that a run was sent to; it reads memory, and is asked within each call."""
+def register_carried_trace(ask: Callable[[], str] | None) -> None:
+    """Let an orchestrator's integration say it, in a process that a run was sent to, or nobody; it reads memory, within each call."""
     _state.carried_trace = ask
 
 

@@ -70,6 +70,7 @@ def unwatch() -> None:
     """Take the hooks away that are still ours, unless this process joins guarded runs unasked."""
     if _state.joins:
         return
+    context.register_carried_trace(None)
     owner = getattr(sys.modules.get(_MODULE), "FlowRunContext", None)
     with _state.lock:
         for name, (ours, before) in tuple(_state.placed.items()):
