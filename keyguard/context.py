@@ -366,6 +366,7 @@ class _State:
     price_files: Mapping[str, Path] = field(default_factory=dict[str, "Path"])
     vendors: Mapping[str, Vendor] = field(default_factory=dict[str, "Vendor"])
     registering: threading.RLock = field(default_factory=threading.RLock)
+    carried_trace: Callable[[], str] | None = None
     memories: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
@@ -580,6 +581,21 @@ def state_poll() -> float:
 def set_state_poll(seconds: float) -> None:
     """Set how often it is asked (`KEYGUARD_STATE_POLL_SECONDS`)."""
     _state.state_poll = seconds
+
+
+def carried_trace() -> str:
+    """
+    Return where in a trace the calling code belongs if it runs under no span of its own process; "" = nothing says.
+
+    It is a `traceparent` (W3C Trace Context) that came along with its run from the process that sent it here.
+    """
+    ask = _state.carried_trace
+    return "" if ask is None else ask()
+
+
+def register_carried_trace(ask: Callable[[], str] | None) -> None:
+    """Let an orchestrator's integration say it, in a process that a run was sent to, or nobody; it reads memory, within each call."""
+    _state.carried_trace = ask
 
 
 def key_in_use() -> VaultKey | None:
