@@ -603,6 +603,7 @@ class Order:
         legs: The budgets to hold against, all or none.
         quote: Amount, pot, object.
         enforce: False in observe mode: counted, never refused.
+        is_capped: False where a proxy judges the caps: counted here, and refused for everything but them.
         identity: Of the logical charge; None where nobody can say what a retry is, and every request is a charge of its own.
         payee: Hash of whom the call pays or writes to, "" where nobody; for telling a call in doubt from others.
         principal: Hash of the owner of the credential that it is sent with.
@@ -624,6 +625,7 @@ class Order:
     payee: str = ""
     principal: str = ""
     budgets: tuple[str, ...] = ()
+    is_capped: bool = True
 
 
 Reason = Literal[

@@ -159,7 +159,10 @@ def _add_money(found: dict[str, Any], ticket: Ticket) -> None:
 
 def is_refused(ticket: Ticket) -> bool:
     """Say whether the call was stopped (a refusal that observe mode let pass was not)."""
-    return ticket.refusal is not None and not ticket.begun and ticket.outcome is None
+    if ticket.refusal is None:
+        return False
+    by_proxy = ticket.route is not None and isinstance(ticket.refusal, Refused) and ticket.attempts[-1:] and ticket.attempts[-1].unsent
+    return bool(by_proxy) or (not ticket.begun and ticket.outcome is None)
 
 
 def _error_of(ticket: Ticket, raised: BaseException | None, status: int | None) -> str | None:

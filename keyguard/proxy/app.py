@@ -28,6 +28,7 @@ from keyguard.proxy.admins import Admins
 from keyguard.proxy.backend import MintedBackend
 from keyguard.proxy.forward import Forwarder
 from keyguard.proxy.gate import Gate
+from keyguard.proxy.inquiring import inquirer
 from keyguard.proxy.limits import Room
 from keyguard.proxy.openapi import document
 from keyguard.proxy.secrets import Secrets
@@ -63,7 +64,8 @@ def create_app(wanted: ProxySettings | None = None) -> Starlette:
     ledger = open_ledger(ledger_url(found), durability=general.durability)
     backend, secrets = MintedBackend(ledger), Secrets(found.sources, found.secret_seconds)
     armed = Armed(backends={backend.url: backend}, settings=settings.Settings.model_construct(), secrets=secrets.of)
-    handler = CallHandler(partial(finder_for, armed), partial(identity, armed), lambda: False)
+    inquire = inquirer(ledger, secrets, found.upstreams)
+    handler = CallHandler(partial(finder_for, armed), partial(identity, armed), lambda: False, inquire)
     client = client_for(found, vendors.claimed_hosts())
     room = Room(found.max_requests, found.max_buffered_bytes)
     # Its INFO lines have whole URLs, in which vendors have telephone numbers.
