@@ -253,7 +253,7 @@ def _figures(own: Usage, said: dict[str, Any]) -> Usage | None:
         return None
     try:
         found: dict[str, Any] = {name: None if said[key] is None else to_money(said[key]) for name, key in names.items()}
-        return replace(own, **found)
+        return replace(own, **{**found, "cap": None if own.cap is None else found["cap"]})
     except ValueError:
         return None
 

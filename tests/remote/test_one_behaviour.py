@@ -191,6 +191,16 @@ def ended(world: World) -> list[Any]:
     return [first, world.said(pay(world, description="later"))]
 
 
+def observed(world: World) -> list[Any]:
+    """Nothing is refused where everything only observes, and the truth is counted."""
+    return [world.said(pay(world, description=f"{n}")) for n in range(3)]
+
+
+def uncapped(world: World) -> list[Any]:
+    """A policy may have no dollar cap, and stop at others alone."""
+    return [world.said(pay(world, amount=500)), world.said(pay(world)), world.said(pay(world, description="x"))]
+
+
 SCENARIOS: dict[Callable[[World], list[Any]], dict[str, Any]] = {
     charges_to_the_cap: {"run_usd_cap": 5},
     awaited_charges: {"run_usd_cap": 5},
@@ -208,6 +218,8 @@ SCENARIOS: dict[Callable[[World], list[Any]], dict[str, Any]] = {
     messages: {"run_usd_cap": 50, "vendor": "twilio"},
     emails: {"run_usd_cap": 50, "max_emails": 2, "vendor": "resend"},
     ended: {"run_usd_cap": 50},
+    observed: {"run_usd_cap": 3, "mode": "observe"},
+    uncapped: {"call_usd_cap": 4, "max_calls": 1},
 }
 
 
