@@ -330,7 +330,7 @@ def _cap_message(decision: Decision, key: VaultKey, operation: Operation, remain
     # By the budget that is full, and not by the key: of a child's call it may be any that the child's lies in.
     whose, run_id = _whose(decision.scope, key)
     name, remedy = {
-        "policy": (f"daily_usd_cap of policy {which!r}", "raise daily_usd_cap in the policy"),
+        "policy": (f"daily_usd_cap of policy {which!r}", f"keyguard raise --policy {shlex.quote(which)} --to USD"),
         "refund": (f"refund cap of {whose}", "set refund_usd_cap in the policy"),
         "calls": (f"max_calls of {whose}", "set a larger max_calls in the policy"),
         "emails": (f"max_emails of {whose}", "set a larger max_emails in the policy"),

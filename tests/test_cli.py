@@ -197,6 +197,18 @@ def test_raise_sets_the_cap_and_records_who(typed: Type, ledger: Ledger, monkeyp
     assert "ada" in json.dumps(list(ledger.entries()), default=str)
 
 
+def test_raise_sets_a_policys_day(typed: Type, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """raise --policy --to sets what all runs of a name may spend in a day; the audit names the person, and people get a sentence."""
+    monkeypatch.setenv("LOGNAME", "ada")
+    till = open_till(ledger, "run-3", run_usd_cap=100 * USD, daily_usd_cap=5 * USD, name="nightly")
+    done = answer(typed("raise", "--policy", "nightly", "--to", "7.50", "--json"))
+
+    assert done == {"policy": "nightly", "cap_usd": 7.5, "before_usd": 5.0, "by": "ada"}
+    assert till.ask(7_500_000).granted
+    assert "ada" in json.dumps(list(ledger.entries("policy:nightly")), default=str)
+    assert typed("raise", "--policy", "nightly", "--to", "8")[1] == "the runs of policy nightly may spend 8.00 USD a day now\n"
+
+
 @pytest.mark.usefixtures("ledger")
 def test_raise_tells_people_the_new_cap(typed: Type) -> None:
     """Without --json one sentence says the new cap."""
@@ -212,6 +224,9 @@ def test_raise_tells_people_the_new_cap(typed: Type) -> None:
         (["revoke", "--run", "run-9"], "no key of run 'run-9'"),
         (["revoke", "--policy", "nobody"], "no key of policy 'nobody'"),
         (["raise", "--run", "run-9", "--to", "5"], "no run 'run-9'"),
+        (["raise", "--policy", "other-flow", "--to", "5"], "no key of policy 'other-flow' has a daily_usd_cap"),
+        (["raise", "--to", "5"], "exactly one of --run, --policy"),
+        (["raise", "--run", "run-1", "--policy", "p", "--to", "5"], "exactly one of"),
         (["raise", "--run", "run-1", "--to", "nan"], "--to: expected an amount"),
         (["raise", "--run", "run-1", "--to", "ten"], "--to: expected an amount"),
         (["raise", "--run", "run-1", "--to", "0"], "above 0"),

@@ -137,17 +137,23 @@ def revoke(
 
 @app.command("raise")
 def raise_(
-    run: Annotated[str, typer.Option(help="The run whose cap is set.")],
     to: Annotated[str, typer.Option(metavar="USD", help="The new cap in dollars.")],
+    run: Annotated[str | None, typer.Option(help="The run whose cap is set.")] = None,
+    policy: Annotated[str | None, typer.Option(help="The policy name whose cap of the day is set, for all its runs.")] = None,
     ledger: LedgerUrl = None,
     as_json: AsJson = False,  # noqa: FBT002 -- a flag
 ) -> None:
-    """Set a run's cap; audited with your name, and the key's expiry starts again."""
+    """Set a run's cap (its key's expiry starts again), or what a policy's runs may spend in a day; audited with your name."""
     from keyguard.cli.showing import show_done
 
     cap = figures.cap_of("--to", to)
+    kind, name = figures.one_target(run=run, policy=policy)
     with figures.opened(ledger) as found:
-        raised = figures.raise_cap(found, run, cap)
+        if kind == "policy":
+            raised = figures.raise_day_cap(found, name, cap)
+            show_done(f"the runs of policy {name} may spend {raised['cap_usd']:,.2f} USD a day now", raised, as_json=as_json)
+            return
+        raised = figures.raise_cap(found, name, cap)
         held = raised["held_to_usd"]
         more = "" if held is None else f"; what it lies in has {held:,.2f} USD, and the narrower holds: keyguard status --run {run}"
         show_done(f"the cap of run {run} is {raised['cap_usd']:,.2f} USD now{more}", raised, as_json=as_json)

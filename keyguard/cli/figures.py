@@ -182,6 +182,23 @@ def proxied(proxy: str, ledger: Ledger) -> Backend:
     return open_proxy(proxy, ledger, load_settings())
 
 
+def raise_day_cap(ledger: Ledger, policy: str, cap: Money) -> dict[str, Any]:
+    """
+    Set what a policy's runs may spend in a day, by a human's decision.
+
+    Raises:
+        ConfigurationError: no run of that name in this ledger has a cap of the day, or a proxy counts their days.
+    """
+    judging = _proxies(one for one in ledger.remote_keys(policy=policy) if one.judges)
+    if judging:
+        raise ConfigurationError(
+            f"the days of policy {policy!r} are counted by the proxy {judging[0]}: PATCH one of its keys there, with daily_usd_cap"
+        )
+    before = ledger.usage(f"policy:{policy}")
+    ledger.raise_day_cap(policy, cap, by=person())
+    return {"policy": policy, "cap_usd": _usd(cap), "before_usd": None if before is None else _usd(before.cap), "by": person()}
+
+
 def raise_cap(ledger: Ledger, run: str, cap: Money) -> dict[str, Any]:
     """
     Set a run's cap by a human's decision.

@@ -152,6 +152,17 @@ class Ledger(Protocol):
         """
         ...
 
+    def raise_day_cap(self, policy_name: str, cap: Money, *, by: str) -> None:
+        """
+        Set what all runs of a policy name may spend in a day, by a human's decision, audited; from today on. Also lowers.
+
+        What is issued after that, asking for less or for more, changes it no more; a run's own cap is not touched.
+
+        Raises:
+            ConfigurationError: no key of that name has a cap of the day.
+        """
+        ...
+
     # -- money ------------------------------------------------------------------------------------
     def reserve(self, order: Order) -> Decision:
         """Hold the order's money against all its legs, or none; durable when it returns."""

@@ -38,7 +38,8 @@ class Budgets:
     def declare(self, scope: str, unit: str, cap: Money | None, *, derived: bool = False) -> None:
         """Set what a scope may spend in each window, from today's on."""
         self._log.execute(
-            "INSERT INTO budget VALUES (?,?,?,?) ON CONFLICT (scope) DO UPDATE SET cap = excluded.cap, derived = excluded.derived",
+            "INSERT INTO budget (scope, unit, cap, derived) VALUES (?,?,?,?) "
+            "ON CONFLICT (scope) DO UPDATE SET cap = excluded.cap, derived = excluded.derived",
             (scope, unit, cap, int(derived)),
         )
         self._log.execute(

@@ -115,12 +115,13 @@ class Keys:
         asked, scope = key.policy.daily_usd_cap, f"policy:{key.policy_name}"
         if asked is None:
             return ()
-        known = self._one("SELECT cap FROM budget WHERE scope = ?", scope)
-        if known is None or known[0] is None or asked < known[0]:
+        known = self._one("SELECT cap, raised FROM budget WHERE scope = ?", scope)
+        if known is None or known[0] is None or (asked < known[0] and not known[1]):
             self._budgets.declare(scope, "usd", asked)
             self._log.enter("day_cap", scope=scope, detail={"cap": asked})
         elif asked > known[0]:
-            return (f"daily_usd_cap of policy {key.policy_name!r} stays at {known[0]} micro-USD: an earlier run asked for less",)
+            why = "a human has set it" if known[1] else "an earlier run asked for less"
+            return (f"daily_usd_cap of policy {key.policy_name!r} stays at {known[0]} micro-USD: {why}",)
         return ()
 
     def _narrow(self, again: Policy, row: tuple[Any, ...]) -> tuple[VaultKey, tuple[str, ...]]:
@@ -169,6 +170,18 @@ class Keys:
         found = self.find(key_id=key.key_id)
         assert found is not None
         return found
+
+    def raise_day_cap(self, policy_name: str, cap: Money, by: str) -> None:
+        """Set what all runs of a policy name may spend in a day, by a human's decision, from today on."""
+        scope = f"policy:{policy_name}"
+        known = self._one("SELECT cap FROM budget WHERE scope = ?", scope)
+        if known is None or known[0] is None:
+            raise ConfigurationError(
+                f"no key of policy {policy_name!r} has a daily_usd_cap in this ledger; `keyguard status` lists the runs"
+            )
+        self._budgets.declare(scope, "usd", cap)
+        self._log.execute("UPDATE budget SET raised = 1 WHERE scope = ?", (scope,))
+        self._log.enter("day_cap", scope=scope, detail={"cap": cap, "before": known[0], "by": by})
 
     def revoke(self, key_id: str | None, run_id: str | None, policy: str | None, label: str | None, state: str, by: str) -> int:
         """End keys, and with each what lies in its budget; returns how many of the target's are ended now."""

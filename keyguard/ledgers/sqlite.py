@@ -371,6 +371,10 @@ class SqliteLedger:
         """Set the cap of a run, or of a key, by a human's decision."""
         return self._run(lambda books: books.keys.raise_cap(run_id, cap, by, key_id), durable=True)
 
+    def raise_day_cap(self, policy_name: str, cap: Money, *, by: str) -> None:
+        """Set a policy's cap of a day, by a human's decision."""
+        self._run(lambda books: books.keys.raise_day_cap(policy_name, cap, by), durable=True)
+
     def reserve(self, order: Order) -> Decision:
         """Hold money on all legs or on none."""
         decision: Decision = self._queue.submit(Job(self._reserved, order))

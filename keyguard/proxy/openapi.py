@@ -93,7 +93,13 @@ _SCHEMAS: dict[str, Any] = {
 }  # fmt: skip
 
 
-_CHANGE = {"type": "object", "additionalProperties": False, "required": ["run_usd_cap"], "properties": {"run_usd_cap": _CAP}}
+_CHANGE: dict[str, Any] = {
+    "type": "object", "additionalProperties": False, "minProperties": 1, "maxProperties": 1,
+    "properties": {
+        "run_usd_cap": _CAP,
+        "daily_usd_cap": {**_CAP, "description": "That of all keys of its name, from today on; of a key that was issued with one."},
+    },
+}  # fmt: skip
 # What the vendors read; others are forwarded as well.
 _MEDIA = ("application/x-www-form-urlencoded", "application/json")
 _DENIALS = {
@@ -141,8 +147,8 @@ def document() -> dict[str, Any]:
     key = {
         "parameters": [_KEY_ID],
         "get": _does("One key, with its figures", {"200": _ref("Figures")}, statuses=(400, 404)),
-        "patch": _does("Raise or lower its run_usd_cap", {"200": _ref("Figures")}, statuses=(*unread, 404),
-                       body=_CHANGE),
+        "patch": _does("Raise or lower its run_usd_cap, or the daily_usd_cap of its name", {"200": _ref("Figures")},
+                       statuses=(*unread, 404), body=_CHANGE),
         "delete": _does("Revoke it; doing it again changes nothing", {"200": _ref("Handle")}, statuses=(400, 404)),
     }  # fmt: skip
     audit = {

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from keyguard.model import Policy, VaultKey
+    from keyguard.model import Money, Policy, VaultKey
     from keyguard.proxy.admins import Admins
     from keyguard.proxy.backend import MintedBackend
     from keyguard.proxy.limits import Room
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     Answering = Callable[[Request, str], Awaitable[Response]]
 
+_CHANGED = frozenset({"run_usd_cap", "daily_usd_cap"})
 _CODES = {400: "bad_request", 401: "unauthorized", 404: "not_found", 408: "timeout", 413: "too_large", 422: "invalid", 503: "busy"}
 
 
@@ -133,22 +134,26 @@ class Vault:
 
     async def _change(self, request: Request, who: str) -> Response:
         body = await self._body(request)
-        if set(body) != {"run_usd_cap"}:
-            raise Misdirected("run_usd_cap, in US dollars, is what can be changed of a key", status=422)
+        if len(body) != 1 or not body.keys() <= _CHANGED:
+            raise Misdirected(f"one of {', '.join(sorted(_CHANGED))}, in US dollars, is what can be changed of a key", status=422)
+        ((field, said),) = body.items()
         try:
-            cap = to_money(body["run_usd_cap"])
+            cap = to_money(said)
         except ValueError as error:
-            raise Misdirected(f"run_usd_cap: {error}", status=422) from None
+            raise Misdirected(f"{field}: {error}", status=422) from None
         if not cap:
-            raise Misdirected("run_usd_cap: an amount above 0 US dollars; to allow nothing, revoke the key", status=422)
-        key_id = self._key_id(request)
+            raise Misdirected(f"{field}: an amount above 0 US dollars; to allow nothing, revoke the key", status=422)
+        return JSONResponse(await whole(partial(self._changed, self._key_id(request), field, cap, who)))
 
-        def change() -> dict[str, Any]:
-            self._known(key_id)
+    def _changed(self, key_id: str, field: str, cap: Money, who: str) -> dict[str, Any]:
+        key = self._known(key_id)
+        if field == "run_usd_cap":
             self._backend.ledger.raise_cap(None, cap, by=who, key_id=key_id)
-            return self._shown(key_id)
-
-        return JSONResponse(await whole(change))
+        elif key.policy.daily_usd_cap is None:
+            raise Misdirected("daily_usd_cap: this key was issued without one, so no day of its name is counted against it", status=422)
+        else:
+            self._backend.ledger.raise_day_cap(key.policy_name, cap, by=who)
+        return self._shown(key_id)
 
     async def _revoke(self, request: Request, who: str) -> Response:
         key_id = self._key_id(request)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from keyguard.testing._contract_charges import ChargesContract
 from keyguard.testing._contract_children import ChildrenContract, ChildrenNamesContract
+from keyguard.testing._contract_days import RaiseDayContract
 from keyguard.testing._contract_doubts import DoubtsContract
 from keyguard.testing._contract_kept import KeptContract
 from keyguard.testing._contract_keys import IssueContract, RaiseContract, RevokeContract
@@ -34,7 +35,7 @@ __all__ = ["LedgerContract", "LedgerPlace"]
 
 class LedgerContract(
     MoneyContract, CallsAndDaysContract, UnitsContract, ChargesContract, KeptContract, DoubtsContract, IssueContract, RaiseContract,
-    RevokeContract, MintContract, RemoteContract, JudgedElsewhereContract, ChildrenContract, ChildrenNamesContract, IntentContract,
-    FactContract, WindowContract, MachineContract, RaceContract, CrashContract,
+    RaiseDayContract, RevokeContract, MintContract, RemoteContract, JudgedElsewhereContract, ChildrenContract, ChildrenNamesContract,
+    IntentContract, FactContract, WindowContract, MachineContract, RaceContract, CrashContract,
 ):  # fmt: skip
     """All parts of the contract; a subclass supplies `ledger_factory`."""

@@ -195,6 +195,22 @@ def test_raise_and_lower(proxy: Proxy) -> None:
         assert first["detail"]["by"] == f"admin:{hashlib.sha256(ADMIN.encode()).hexdigest()[:8]}"
 
 
+def test_raise_a_day(proxy: Proxy) -> None:
+    """The day's cap of a name is changed for all its keys by an admin, and no key that is issued after that lowers it again."""
+    asked = {"daily_usd_cap": 2, "run_usd_cap": 100, "name": "nightly/raised"}
+    first, second = proxy.issue(**asked), proxy.issue(**asked)
+    proxy.stripe(first["token"]).v1.payment_intents.create(PAY)
+    with pytest.raises(stripe.RateLimitError, match="keyguard raise --policy nightly/raised --to USD"):
+        proxy.stripe(second["token"]).v1.payment_intents.create(PAY)
+    changed = proxy.ask("PATCH", f"/vault/keys/{first['key_id']}", {"daily_usd_cap": 4}).json()
+    third = proxy.issue(**asked)
+
+    assert (changed["day"]["cap_usd"], changed["day"]["remaining_usd"], changed["cap_usd"]) == (4, 2, 100)
+    assert proxy.stripe(third["token"]).v1.payment_intents.create(PAY).status == "succeeded"
+    (row,) = [row for row in proxy.ask("GET", "/audit?limit=500").json()["entries"] if row["kind"] == "day_cap" and "by" in row["detail"]]
+    assert (row["scope"], row["detail"]["before"], row["detail"]["cap"]) == ("policy:nightly/raised", 2_000_000, 4_000_000)
+
+
 @pytest.mark.parametrize("body", [{}, {"run_usd_cap": 0}, {"run_usd_cap": "x"}, {"daily_usd_cap": 5}, {"run_usd_cap": 5, "more": 1}])
 def test_bad_changes(proxy: Proxy, body: dict[str, Any]) -> None:
     """What else is asked to be changed is 422, and nothing is."""
