@@ -15,7 +15,7 @@ from keyguard.identity import Slots, canonical, fingerprint, principal_of, reque
 from keyguard.joining import joined
 from keyguard.ledgers import open_ledger
 from keyguard.model import TOKEN_PREFIX, Identity
-from keyguard.settings import Settings, default_url
+from keyguard.settings import Settings, default_url, is_proxy
 from keyguard.vendors import claimant, vendor_named
 
 if TYPE_CHECKING:
@@ -65,14 +65,13 @@ class Armed:
         return self.backends[wanted]
 
     def _opened(self, url: str) -> Backend:
-        is_proxy = url.partition("://")[0] in {"http", "https"}
-        ledger = open_ledger((self.settings.front_ledger or default_url()) if is_proxy else url, durability=self.settings.durability)
-        if not is_proxy:
-            return LocalBackend(ledger)
+        durability = self.settings.durability
+        if not is_proxy(url):
+            return LocalBackend(open_ledger(url, durability=durability))
         # It brings an HTTP client.
         from keyguard.backends.keybrake import open_proxy
 
-        return open_proxy(url, ledger, self.settings)
+        return open_proxy(url, open_ledger(self.settings.front_ledger or default_url(), durability=durability), self.settings)
 
     def forget(self) -> None:
         """Put every field back to its default, in place; the lock stays (its holder calls this)."""

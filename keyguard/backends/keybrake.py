@@ -43,14 +43,24 @@ def open_proxy(url: str, ledger: Ledger, settings: Settings) -> KeybrakeBackend:
     Make the backend of a proxy.
 
     Raises:
-        ConfigurationError: a URL that is none of a proxy, or by which vault keys would go over the network in clear.
+        ConfigurationError: as `check_url`.
+    """
+    check_url(url)
+    return KeybrakeBackend(ledger, url.rstrip("/"), api_of(url.rstrip("/"), settings))
+
+
+def check_url(url: str) -> None:
+    """
+    Let the URL of a proxy pass.
+
+    Raises:
+        ConfigurationError: it is none, or vault keys would go over the network in clear.
     """
     parts = urlsplit(url)
     if not parts.hostname or parts.username or parts.query or parts.fragment:
         raise ConfigurationError(f"the URL of a proxy is scheme, host, port and path alone, such as https://proxy.example.com; got {url!r}")
     if parts.scheme == "http" and not _is_here(parts.hostname):
         raise ConfigurationError(f"vault keys would go to {parts.netloc} in clear: use https (http is for proxies on this machine)")
-    return KeybrakeBackend(ledger, url.rstrip("/"), api_of(url.rstrip("/"), settings))
 
 
 def api_of(base: str, settings: Settings) -> Api:

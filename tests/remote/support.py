@@ -63,10 +63,11 @@ class World:
         """Where a raw request to Stripe goes."""
         return self.double.url if self.kind == "local" else "https://api.stripe.com"
 
-    def stripe(self, **options: Any) -> stripe.StripeClient:
+    def stripe(self, **options: Any) -> Any:
         """Return Stripe's client."""
         bases: Any = {"base_addresses": {"api": self.double.url}} if self.kind == "local" else {}
-        return stripe.StripeClient(self.token, **bases, **options)
+        make: Any = stripe.StripeClient
+        return make(self.token, **bases, **options)
 
     def twilio(self, **options: Any) -> Client:
         """Return Twilio's client."""
@@ -82,7 +83,8 @@ class World:
         if self.kind == "local":
             self._patch.setattr(resend, "api_url", self.double.url)
         self._patch.setattr(resend, "api_key", self.token)
-        return resend.Emails.send({"from": "a@example.com", "to": ["b@example.com"], "subject": "s", "html": "h", **fields})
+        email: Any = {"from": "a@example.com", "to": ["b@example.com"], "subject": "s", "html": "h", **fields}
+        return resend.Emails.send(email)
 
     @contextlib.contextmanager
     def again(self) -> Iterator[None]:
@@ -100,8 +102,10 @@ class World:
             return type(error).__name__, {
                 name: self._plain(value) for name, value in vars(error).items() if name not in {"decision", "key_id"}
             }
-        except Exception as error:  # noqa: BLE001 -- whatever an SDK makes of its vendor's answer
-            return f"{type(error).__name__} {getattr(error, 'http_status', None) or getattr(error, 'status', None) or getattr(error, 'code', None)}"
+        except Exception as error:
+            # Whatever an SDK makes of its vendor's answer.
+            status = next((found for name in ("http_status", "status", "code") if (found := getattr(error, name, None))), None)
+            return f"{type(error).__name__} {status}"
         return "done"
 
     def _plain(self, value: object) -> object:

@@ -1,4 +1,4 @@
-"""One behaviour, three set-ups: the same calls, decisions, errors, totals and keys without a proxy, through one, and with a ledger in front."""
+"""One behaviour in three set-ups: calls, decisions, errors, totals and keys are the same without a proxy and through one."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from tests.remote.support import KINDS, World, armed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from keyguard.testing.double.faults import Kind
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 MANUAL = {**PAY, "capture_method": "manual"}
@@ -118,7 +120,7 @@ def declines(world: World) -> list[Any]:
 
 def vendors_own_refusals(world: World) -> list[Any]:
     """What the vendor itself refuses is its own error, whatever its status."""
-    kinds = ("unauthorized", "forbidden", "rate_limit", "missing", "unavailable")
+    kinds: tuple[Kind, ...] = ("unauthorized", "forbidden", "rate_limit", "missing", "unavailable")
     world.double.script(*(Fault(kind, vendor="stripe", times=1) for kind in kinds))
     return [world.said(pay(world, description=kind)) for kind in kinds]
 
@@ -164,9 +166,9 @@ def own_keys(world: World) -> list[Any]:
     """A caller's own key is one charge however often it is sent, and none with other parameters."""
     client, options = world.stripe().v1, {"idempotency_key": f"{world.run}-mine"}
     return [
-        world.said(lambda: client.payment_intents.create({**PAY}, options)),  # type: ignore[arg-type]  # -- a TypedDict of stripe's
-        world.said(lambda: client.payment_intents.create({**PAY}, options)),  # type: ignore[arg-type]  # -- the same
-        world.said(lambda: client.payment_intents.create({**PAY, "amount": 100}, options)),  # type: ignore[arg-type]  # -- the same
+        world.said(lambda: client.payment_intents.create({**PAY}, options)),
+        world.said(lambda: client.payment_intents.create({**PAY}, options)),
+        world.said(lambda: client.payment_intents.create({**PAY, "amount": 100}, options)),
     ]
 
 
