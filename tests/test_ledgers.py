@@ -38,6 +38,12 @@ class TestSqlitePower(LedgerContract):
         """Return a file whose reserves are synced before they are acknowledged."""
         return SqliteFile(folder, "power")
 
+    # .ci/run has it on the file without syncs.
+    @pytest.mark.slow
+    def test_ledger_behaves_like_the_plain_model(self, tmp_path: Path) -> None:
+        """Whatever happens in whatever order, decisions and figures are those of a dict."""
+        super().test_ledger_behaves_like_the_plain_model(tmp_path)
+
 
 class TestSqliteMemory(LedgerContract):
     """A SQLite ledger in memory."""
