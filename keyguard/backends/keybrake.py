@@ -2,6 +2,11 @@
 
 The ledger in front counts every call, names its charges, and keeps the doubts and the proxy's keys, so that worker processes use them too.
 It also judges the caps, unless the proxy says that it judges those of runs itself: then its word holds, and the totals are compared.
+
+What differs from calls without a proxy: an answer that is lost between vendor and proxy is the proxy's 502, and no broken connection.
+Of an error that the vendor keeps under a key, the SDK's own next try is told `AlreadyCharged`, because the proxy asks in between. A read
+that finds out what a call costs must be on the proxy's allowlist: who could say that his read is one would read anything. And what
+other machines spend of a run is counted there alone.
 """
 
 from __future__ import annotations
@@ -248,7 +253,7 @@ def _figures(own: Usage, said: dict[str, Any]) -> Usage | None:
         return None
     try:
         found: dict[str, Any] = {name: None if said[key] is None else to_money(said[key]) for name, key in names.items()}
-        return replace(own, **found)
+        return replace(own, **{**found, "cap": None if own.cap is None else found["cap"]})
     except ValueError:
         return None
 
