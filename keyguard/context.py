@@ -22,6 +22,7 @@ from keyguard._values import frozen
 if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -154,6 +155,7 @@ class Ticket:
         good_until: When the vendor may forget the key, POSIX seconds; 0 = nothing rests on it.
         again: Asks of this ticket whether one more attempt may leave; awaited in async seams. None where nobody needs to be asked.
         inquire: Asks the vendor what became of a reservation, blocking. None where nobody knows how.
+        route: How it goes through a proxy (`keyguard.routing.Route`), with that one's vault key as `secret`; None = straight to the vendor.
         backend: Who decides this call; set when its payer is known.
         reservation_id: Set from before the reserve until the ledger has confirmed the close.
         closing: How it ends, once that is known.
@@ -164,8 +166,8 @@ class Ticket:
     __slots__ = (
         "__weakref__", "again", "attempts", "backend", "begun", "call", "closed", "closing", "decision", "defaults", "flow", "good_until",
         "has_own_key", "idempotency_key", "idempotent", "in_attempt", "inquire", "is_decided", "is_writable", "key", "operation",
-        "outcome", "owner", "pid", "principal", "quote", "receipt", "refusal", "reservation_id", "rest", "run", "secret", "slot", "tags",
-        "tail", "takes_key", "window",
+        "outcome", "owner", "pid", "principal", "quote", "receipt", "refusal", "reservation_id", "rest", "route", "run", "secret", "slot",
+        "tags", "tail", "takes_key", "window",
     )  # fmt: skip
 
     def __init__(self, call: Call) -> None:
@@ -186,6 +188,7 @@ class Ticket:
         self.good_until = 0.0
         self.again: Callable[[Ticket], Any] | None = None
         self.inquire: Callable[[Ticket, str], None] | None = None
+        self.route: Any = None
         self.defaults: Pairs = ()
         self.tags: Pairs = ()
         self.backend: Any = None
@@ -298,6 +301,11 @@ def _silent(_: Attempt) -> None:
 _UNREPORTED = _Unreported()
 
 
+def is_silent(ended: Callable[[Attempt], None]) -> bool:
+    """Say whether a report of an attempt is made by an outer seam."""
+    return ended is _silent
+
+
 @frozen
 class IdempotencyScope:
     """
@@ -352,11 +360,13 @@ class _State:
     asked_signs: tuple[StopSign, ...] = ()
     state_poll: float = 0.0
     vendor_hosts: dict[str, str] = field(default_factory=dict[str, str])
+    proxies: set[str] = field(default_factory=set[str])
     rates: Rates | None = None
     unit_prices: Mapping[str, int] = field(default_factory=dict[str, int])
     price_files: Mapping[str, Path] = field(default_factory=dict[str, "Path"])
     vendors: Mapping[str, Vendor] = field(default_factory=dict[str, "Vendor"])
     registering: threading.RLock = field(default_factory=threading.RLock)
+    carried_trace: Callable[[], str] | None = None
     memories: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
@@ -404,6 +414,25 @@ def set_vendor_hosts(hosts: Mapping[str, str]) -> None:
         listed.update(hosts)
         for name in listed.keys() - hosts.keys():
             del listed[name]
+        _forget()
+
+
+def proxies() -> AbstractSet[str]:
+    """Return the proxies that calls of this process go through: host[:port]. Always the same object."""
+    return _state.proxies
+
+
+def add_proxy(netloc: str) -> None:
+    """Let requests to a proxy be looked at: what is for a vendor is guarded, also where its user has pointed an SDK there himself."""
+    with _state.registering:
+        _state.proxies.add(netloc)
+        _forget()
+
+
+def forget_proxies() -> None:
+    """Let requests to every proxy pass again."""
+    with _state.registering:
+        _state.proxies.clear()
         _forget()
 
 
@@ -552,6 +581,21 @@ def state_poll() -> float:
 def set_state_poll(seconds: float) -> None:
     """Set how often it is asked (`KEYGUARD_STATE_POLL_SECONDS`)."""
     _state.state_poll = seconds
+
+
+def carried_trace() -> str:
+    """
+    Return where in a trace the calling code belongs if it runs under no span of its own process; "" = nothing says.
+
+    It is a `traceparent` (W3C Trace Context) that came along with its run from the process that sent it here.
+    """
+    ask = _state.carried_trace
+    return "" if ask is None else ask()
+
+
+def register_carried_trace(ask: Callable[[], str] | None) -> None:
+    """Let an orchestrator's integration say it, in a process that a run was sent to, or nobody; it reads memory, within each call."""
+    _state.carried_trace = ask
 
 
 def key_in_use() -> VaultKey | None:

@@ -57,7 +57,7 @@ def drive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Any], ask: Asker 
 
 
 def _asked(step: Ask, ticket: Ticket, ask: Asker | None) -> Reply:
-    return Reply(0) if ask is None else ask(step.path, ticket.secret)
+    return Reply(0) if ask is None else ask(step.path, ticket)
 
 
 async def adrive(flow: Flow, ticket: Ticket, send: Callable[[Ticket], Awaitable[Any]], ask: Asker | None) -> Any:

@@ -137,7 +137,7 @@ _SEND = Send()
 BackendStep: TypeAlias = Find | Reserve | Close | Record | Remember | Inquire
 Step: TypeAlias = BackendStep | Send | Ask
 Flow: TypeAlias = Generator[Step, Any, Any]
-Asker: TypeAlias = Callable[[str, "str | None"], Reply]
+Asker: TypeAlias = "Callable[[str, Ticket], Reply]"
 
 
 def _new_id() -> str:
@@ -181,8 +181,10 @@ def guarded(
     except GeneratorExit:
         # Nobody drives this flow any more; the backend finds the hold by its dead ticket.
         raise
-    except BaseException:
+    except BaseException as error:
         yield from _close(ticket, ending(ticket, vendor, raised=True))
+        if key is not None and error is ticket.refusal and isinstance(error, Refused):
+            yield from _refused_elsewhere(ticket, key, error, new_id)
         raise
     if ticket.tail is None:
         yield from answered(ticket, vendor)
@@ -190,6 +192,13 @@ def guarded(
         # What its head alone says, for an answer that nobody reads to its end.
         ticket.closing = ending(ticket, vendor, raised=False)
     return native
+
+
+def _refused_elsewhere(ticket: Ticket, key: VaultKey, error: Refused, new_id: Callable[[], str]) -> Generator[Step, Any, None]:
+    """Audit what a proxy refused, and say of whom in words that are known here."""
+    operation = ticket.operation or _UNKNOWN
+    error.key_id, error.run_id, error.operation = key.key_id, key.root_id, operation.name
+    yield from _audit_refusal(_order(ticket, key, operation, ticket.quote or _NOTHING, new_id()), error)
 
 
 def answered(ticket: Ticket, vendor: Vendor) -> Flow:
@@ -406,6 +415,13 @@ def _ask(ticket: Ticket, key: VaultKey, question: Ask, new_id: Callable[[], str]
         # The client's own exception is the caller's, as it would be from the call itself.
         raise
     yield from _close(ticket, closing)
+    denial = None if ticket.route is None else ticket.route.denied(reply.status, reply.headers, reply.body)
+    if denial is not None:
+        # Whoever wrote an allowlist of writes has not thought of the reads that say what some of them cost.
+        name = (ticket.operation or _UNKNOWN).name
+        raise type(denial.error)(
+            f"{name} does not say its amount, and the proxy did not let GET {question.path} find it; {name} was not sent: {denial.error}"
+        )
     if reply.status == _TOO_MANY or reply.status >= _SERVER_ERROR or not reply.status:
         raise BackendError(f"the vendor could not be asked what {question.path} costs (HTTP {reply.status}); nothing was sent, try again")
     return reply
@@ -482,7 +498,7 @@ def _order(
         reservation_id, key.key_id, key.version, key.scope, call.vendor, call.account, operation.name, call.method,
         quote, policy.legs(key, quote), key.policy.mode == "enforce", identity, payee,
         # Behind a vault token its secret, and not the variable's name: another account's may be there when the vendor is asked later.
-        principal_of(ticket.secret) if ticket.secret else ticket.principal,
+        principal_of(ticket.secret) if ticket.secret and ticket.route is None else ticket.principal,
         () if key.parent is None else tuple(one.budget for one in key.chain),
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from keyguard import context, policy, telemetry
 from keyguard.drivers import adrive, drive, whole
-from keyguard.errors import Refused, told_while_observing
+from keyguard.errors import KeyguardError, ProxyUnavailable, Refused, told_while_observing
 from keyguard.guard import Finder, Identify, answered, check_stop, guarded
 from keyguard.vendors import vendor_named
 
@@ -64,6 +64,21 @@ def _is_answered(ticket: context.Ticket, vendor: Vendor) -> bool:
     return not ticket.is_decided and getattr(vendor, "on_refused", "raise") == "response"
 
 
+def _check_reached(ticket: context.Ticket, error: Exception) -> None:
+    """
+    Let pass what a call ended with; of one that goes through a proxy, say it where that surely was not reached.
+
+    Raises:
+        ProxyUnavailable: it was not.
+    """
+    if ticket.route is None or not ticket.is_decided or isinstance(error, KeyguardError) or ticket.begun != len(ticket.attempts):
+        return
+    if all(attempt.unsent for attempt in ticket.attempts) and (ticket.attempts or isinstance(error, OSError)):
+        raise ProxyUnavailable(
+            f"the proxy at {ticket.route.base} could not be reached ({type(error).__name__}); nothing was sent, try again"
+        ) from error
+
+
 def _never_sent(_ticket: context.Ticket) -> Any:
     raise AssertionError("a call that was answered is not sent again")
 
@@ -99,9 +114,17 @@ class CallHandler:
         finder_for: Makes the function that finds a call's payer, from what the seam read.
         identity: Names a logical charge.
         only_observes: Says whether everything armed only observes.
+        inquire: Asks the vendor what became of a ticket's reservation, blocking; None = by the environment's secrets.
     """
 
-    def __init__(self, finder_for: Callable[[Outgoing], Finder], identity: Identify, only_observes: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        finder_for: Callable[[Outgoing], Finder],
+        identity: Identify,
+        only_observes: Callable[[], bool],
+        inquire: Callable[[context.Ticket, str], None] | None = None,
+    ) -> None:
+        self._inquire = inquire or _inquire
         self._finder_for = finder_for
         self._identity = identity
         self._only_observes = only_observes
@@ -121,6 +144,9 @@ class CallHandler:
             if outgoing.respond is None or not _is_answered(ticket, vendor):
                 raise
             return outgoing.respond(refusal)
+        except Exception as error:
+            _check_reached(ticket, error)
+            raise
 
     async def ahandle(self, outgoing: Outgoing, send: Callable[[context.Ticket], Awaitable[Any]]) -> Any:
         """Guard one awaited call."""
@@ -137,6 +163,9 @@ class CallHandler:
             if outgoing.respond is None or not _is_answered(ticket, vendor):
                 raise
             return await outgoing.respond(refusal)
+        except Exception as error:
+            _check_reached(ticket, error)
+            raise
 
     def tolerates(self, error: Exception) -> bool:
         """Let a call that cannot be guarded pass, unbooked and with a WARNING, where everything only observes."""
@@ -148,7 +177,7 @@ class CallHandler:
     def _opened(self, outgoing: Outgoing, vendor: Vendor) -> tuple[context.Ticket, Flow]:
         ticket = context.Ticket(outgoing.call)
         ticket.is_writable, ticket.takes_key, ticket.has_own_key = outgoing.is_writable, outgoing.takes_key, outgoing.has_own_key
-        ticket.inquire = _inquire
+        ticket.inquire = self._inquire
         flow = guarded(ticket, vendor, self._finder_for(outgoing), identity=self._identity)
         ticket.flow = weakref.ref(flow)
         return ticket, flow

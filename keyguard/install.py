@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 from keyguard import context, patches, vendors
-from keyguard.backends.local import LocalBackend
+from keyguard.backends._ledgered import LedgerBackend
 from keyguard.drivers import whole
 from keyguard.errors import BackendError, ConfigurationError, Refused, UnknownKey
 from keyguard.handler import CallHandler
@@ -314,7 +314,7 @@ def _run_of_environment() -> context.RunRef | None:
 
 def ledgers_in_use() -> tuple[Ledger, ...]:
     """Return the ledgers by which this process decides, with what ended calls left in them closed; none while nothing is armed."""
-    backends = [backend for backend in dict.fromkeys(_armed.backends.values()) if isinstance(backend, LocalBackend)]
+    backends = [backend for backend in dict.fromkeys(_armed.backends.values()) if isinstance(backend, LedgerBackend)]
     for backend in backends:
         backend.sweep(always=True)
     return tuple(backend.ledger for backend in backends)
@@ -402,6 +402,7 @@ def uninstall() -> None:
         _leave_prefect()
         for backend in dict.fromkeys(_armed.backends.values()):
             backend.shut()
+        context.forget_proxies()
         _armed.forget()
 
 

@@ -25,7 +25,7 @@ Pairs: TypeAlias = "tuple[tuple[str, str], ...]"
 
 MICROS_PER_USD = 1_000_000
 TOKEN_PREFIX = "vault_key_"  # noqa: S105 -- a marker that tells vault tokens apart, not a secret
-_LARGEST_USD = 1_000_000_000
+LARGEST_USD = 1_000_000_000
 _LONGEST_NAME = 200
 # Of our own: the caller's decimal context may round to a few digits. What cannot be exact raises.
 _EXACT = Context(prec=60, traps=[Inexact])
@@ -57,8 +57,8 @@ def to_money(value: object) -> Money:
         usd = Decimal(str(value).strip().removeprefix("$").replace("_", ""))
     except InvalidOperation:
         raise ValueError(f"expected an amount in US dollars such as 500 or 19.99, got {value!r}") from None
-    if not usd.is_finite() or not 0 <= usd <= _LARGEST_USD:
-        raise ValueError(f"expected an amount between 0 and {_LARGEST_USD} US dollars, got {value!r}")
+    if not usd.is_finite() or not 0 <= usd <= LARGEST_USD:
+        raise ValueError(f"expected an amount between 0 and {LARGEST_USD} US dollars, got {value!r}")
     try:
         return int(_EXACT.scaleb(_EXACT.quantize(usd, _MICRO), 6))
     except Inexact:
@@ -80,7 +80,7 @@ def to_money_up(value: object) -> Money:
         usd = Decimal(str(value))
     except InvalidOperation:
         return to_money(value)
-    if not usd.is_finite() or not 0 <= usd <= _LARGEST_USD:
+    if not usd.is_finite() or not 0 <= usd <= LARGEST_USD:
         return to_money(value)
     return to_money(usd.quantize(_NANO, ROUND_HALF_EVEN, _ROUNDING).quantize(_MICRO, ROUND_CEILING, _ROUNDING))
 
@@ -603,6 +603,7 @@ class Order:
         legs: The budgets to hold against, all or none.
         quote: Amount, pot, object.
         enforce: False in observe mode: counted, never refused.
+        is_capped: False where a proxy judges the caps: counted here, and refused for everything but them.
         identity: Of the logical charge; None where nobody can say what a retry is, and every request is a charge of its own.
         payee: Hash of whom the call pays or writes to, "" where nobody; for telling a call in doubt from others.
         principal: Hash of the owner of the credential that it is sent with.
@@ -624,6 +625,7 @@ class Order:
     payee: str = ""
     principal: str = ""
     budgets: tuple[str, ...] = ()
+    is_capped: bool = True
 
 
 Reason = Literal[

@@ -15,7 +15,7 @@ from keyguard.identity import canonical, fingerprint, principal_of, request_in_s
 from keyguard.joining import joined
 from keyguard.ledgers import open_ledger
 from keyguard.model import TOKEN_PREFIX, Identity
-from keyguard.settings import Settings, default_url
+from keyguard.settings import Settings, default_url, is_proxy
 from keyguard.slots import Slot, Slots
 from keyguard.vendors import claimant, vendor_named
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from keyguard.patches import Outgoing
 
 _logger = logging.getLogger("keyguard")
+# What proxies' vault keys begin with: ours and the two forms that Keybrake's pages show.
+_VAULT_KEYS = (TOKEN_PREFIX, "vk_")
 
 
 @dataclass(slots=True)
@@ -58,12 +60,19 @@ class Armed:
         """Return the backend of a URL, opened once."""
         wanted = url or self.settings.url or default_url()
         if wanted not in self.backends:
-            if wanted.partition("://")[0] in {"http", "https"}:
-                raise ConfigurationError(f"the remote proxy backend ({wanted}) does not exist yet in this version; use sqlite:///path")
             context.check_may_block()
-            backend = LocalBackend(open_ledger(wanted, durability=self.settings.durability))
+            backend = self._opened(wanted)
             self.backends[wanted] = self.backends[backend.url] = backend
         return self.backends[wanted]
+
+    def _opened(self, url: str) -> Backend:
+        durability = self.settings.durability
+        if not is_proxy(url):
+            return LocalBackend(open_ledger(url, durability=durability))
+        # It brings an HTTP client.
+        from keyguard.backends.keybrake import open_proxy
+
+        return open_proxy(url, open_ledger(self.settings.front_ledger or default_url(), durability=durability), self.settings)
 
     def forget(self) -> None:
         """Put every field back to its default, in place; the lock stays (its holder calls this)."""
@@ -98,16 +107,21 @@ def finder_for(armed: Armed, outgoing: Outgoing) -> Finder:
     """Make the function that finds a call's payer; the ticket learns backend, key, run and secret."""
 
     def find(ticket: context.Ticket, fresh: bool) -> VaultKey | None:  # noqa: FBT001 -- the Finder signature
-        ticket.run = context.current_run()
+        ticket.run, is_theirs = context.current_run(), _is_of_proxy(armed, outgoing)
+        credential = "" if is_theirs else outgoing.credential
         try:
-            ticket.backend, ticket.key = _payer(armed, outgoing.credential, ticket.run, fresh=fresh)
+            ticket.backend, ticket.key = _payer(armed, credential, ticket.run, fresh=fresh)
+            ticket.route = ticket.backend.route(ticket.key, outgoing.call, is_theirs=is_theirs)
         except (Refused, BackendError) as error:
             ticket.refusal = error
-            if not only_observes(armed) or outgoing.credential.startswith(TOKEN_PREFIX):
+            if not only_observes(armed) or credential.startswith(TOKEN_PREFIX):
                 raise
             _logger.warning("observe mode: enforcing would have stopped this call: %s", told_while_observing(error))
             return None
-        if outgoing.credential.startswith(TOKEN_PREFIX):
+        if ticket.route is not None:
+            # Whose the secret is, which the proxy keeps, is said by its usual name: so a charge is called as it would be without a proxy.
+            ticket.principal, ticket.secret = principal_of(f"env:{_secret_name(outgoing, ticket.key)}"), ticket.route.token
+        elif credential.startswith(TOKEN_PREFIX):
             # By the variable's name, so that a new secret of the same account is the same owner.
             ticket.principal = principal_of(f"env:{_secret_name(outgoing, ticket.key)}")
             ticket.secret = _secret(armed, outgoing, ticket.key)
@@ -116,6 +130,13 @@ def finder_for(armed: Armed, outgoing: Outgoing) -> Finder:
         return ticket.key
 
     return find
+
+
+def _is_of_proxy(armed: Armed, outgoing: Outgoing) -> bool:
+    """Say whether a call carries a vault key that a proxy in use has issued itself: its user has pointed an SDK there by hand."""
+    if outgoing.call.host not in context.proxies() or not outgoing.credential.startswith(_VAULT_KEYS):
+        return False
+    return all(backend.find(token=outgoing.credential) is None for backend in armed.in_use())
 
 
 def _payer(armed: Armed, credential: str, run: context.RunRef | None, *, fresh: bool) -> tuple[Backend, VaultKey]:

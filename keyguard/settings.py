@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from keyguard import context
@@ -43,6 +43,12 @@ class Settings(BaseSettings):
         state_poll_seconds: `KEYGUARD_STATE_POLL_SECONDS`, how often Prefect's API is asked whether a run that makes calls here was
             cancelled, in seconds (1): one request for all runs of the process. 0 = never, and nothing is watched: then only the runner's
             own signal and `keyguard revoke` stop a run.
+        api_key: `KEYBRAKE_API_KEY` (or `KEYBRAKE_TOKEN`), the management secret of the proxy that `url` names: with it keys are issued.
+        dialect: `KEYGUARD_DIALECT`, what that proxy speaks: `keyguard` (`keyguard proxy`), `vault` or `v1` (Keybrake's two public forms);
+            `auto` = it is asked, and is `vault` where it does not say.
+        keys_url: `KEYGUARD_KEYS_URL`, where keys are issued, where that is not below `url`: `https://api.example.com/v1/keys`.
+        remote_seconds: `KEYGUARD_REMOTE_SECONDS`, how long the proxy may take to issue or revoke a key, in seconds (10).
+        front_ledger: `KEYGUARD_FRONT_LEDGER`, the ledger in front of a proxy: "" = the user's default SQLite file.
         vendor_hosts: `KEYGUARD_VENDOR_HOSTS`, `stripe=127.0.0.1:8420,…`: stand-ins and proxies treated as the vendor's own.
     """
 
@@ -57,6 +63,11 @@ class Settings(BaseSettings):
     twilio_prices_file: Path | None = None
     copy_context: bool = False
     state_poll_seconds: float = Field(default=1.0, ge=0, le=3600)
+    api_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("api_key", "KEYBRAKE_API_KEY", "KEYBRAKE_TOKEN"))
+    dialect: Literal["auto", "keyguard", "vault", "v1"] = "auto"
+    keys_url: str = ""
+    remote_seconds: float = Field(default=10.0, gt=0, le=600)
+    front_ledger: str = ""
     vendor_hosts: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict[str, str])
 
     @property
@@ -133,6 +144,11 @@ def put_in_force(settings: Settings) -> None:
     context.set_unit_prices(settings.unit_prices)
     context.set_price_files(settings.price_files)
     context.set_state_poll(settings.state_poll_seconds)
+
+
+def is_proxy(url: str) -> bool:
+    """Say whether a backend's URL is a proxy's, and not a ledger's."""
+    return url.partition("://")[0] in {"http", "https"}
 
 
 def default_url() -> str:

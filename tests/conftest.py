@@ -7,6 +7,7 @@ And the places that many tests need: a ledger's file, a Stripe on loopback, the 
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +30,12 @@ settings.register_profile("keyguard", deadline=None, print_blob=True)
 settings.load_profile("keyguard")
 
 
+def pytest_configure() -> None:
+    """Keep bytecode, here and in every process that tests start: where a machine says not to, each of them would compile it all anew."""
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Say how many processes run the tests: none beside this one for those that were named, else one more than there are cores."""
     is_whole = config.args_source is not pytest.Config.ArgsSource.ARGS
@@ -42,7 +49,9 @@ def clean_environment() -> Iterator[None]:
     # Not the `monkeypatch` fixture: what a test patches must be undone before the plugin disarms after it.
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith(("STRIPE_", "OTEL_")) or (name.startswith("KEYGUARD_") and name != "KEYGUARD_URL"):
+            if name.startswith(("STRIPE_", "OTEL_")) or (
+                name.startswith(("KEYGUARD_", "KEYBRAKE_")) and name not in {"KEYGUARD_URL", "KEYGUARD_FRONT_LEDGER"}
+            ):
                 patch.delenv(name)
         yield
 

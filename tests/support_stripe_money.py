@@ -146,7 +146,7 @@ class Till(World):
         ticket, flow = self.flow(case.call)
         asked: list[str] = []
 
-        def ask(path: str, _secret: str | None) -> Reply:
+        def ask(path: str, _ticket: Ticket) -> Reply:
             asked.append(path)
             body = case.reads[path]
             return Reply(body, {}, b"{}") if isinstance(body, int) else Reply(200, {}, json.dumps(answered(f"GET {path}", body)).encode())

@@ -45,9 +45,12 @@ def public() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+_SHAPE = "SELECT name, sql FROM sqlite_schema ORDER BY name"
+
+
 def _schema(path: Path) -> list[tuple[str, str]]:
     db = apsw.Connection(str(path))
-    found = [(str(name), str(sql)) for name, sql in db.execute("SELECT name, sql FROM sqlite_schema ORDER BY name")]
+    found = [(str(name), str(sql)) for name, sql in db.execute(_SHAPE)]
     db.close()
     return found
 
@@ -238,6 +241,23 @@ def test_a_migrated_file_has_the_schema_of_a_new_one(tmp_path: Path) -> None:
     migrated.shut()
 
     assert _schema(tmp_path / "old.db") == _schema(tmp_path / "new.db")
+
+
+def test_ledgers_in_memory_have_the_schema_of_a_file_and_nothing_in_common(tmp_path: Path) -> None:
+    """A ledger in memory is laid out as a file is, for whatever steps; what is booked in one, its name and its secret are its own."""
+    SqliteLedger(tmp_path / "new.db", steps=ONE_MORE).shut()
+    ledgers = first, second, third = [SqliteLedger(None, steps=ONE_MORE), SqliteLedger(None, steps=ONE_MORE), SqliteLedger(None)]
+    till = open_till(first, run_usd_cap=90)
+    till.ledger.reserve(till.order(Quote(5)))
+    connections = [ledger._db for ledger in ledgers]
+    names = [dict(db.execute("SELECT k, v FROM meta WHERE k IN ('ledger_uuid', 'secret')")) for db in connections if db is not None]
+    shapes = [[(str(name), str(sql)) for name, sql in db.execute(_SHAPE)] for db in connections if db is not None]
+
+    assert shapes[0] == shapes[1] == _schema(tmp_path / "new.db") != shapes[2]
+    assert len({name["ledger_uuid"] for name in names}) == len({name["secret"] for name in names}) == 3
+    assert till.usage.held == 5
+    assert second.usage("run:run-1") is None
+    assert first.verify() == second.verify() == third.verify() == []
 
 
 @pytest.mark.parametrize("version", range(1, max(migrations())))

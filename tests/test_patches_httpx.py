@@ -15,7 +15,7 @@ import keyguard
 from keyguard import context, patches
 from keyguard.errors import EndpointNotAllowed, UnpricedCall
 from tests.support_stripe_server import StripeServer
-from tests.test_patches_stripe import Recorder
+from tests.test_patches_stripe import Recorder, asking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -172,7 +172,7 @@ def test_ask_reads_with_the_same_client(recorder: Recorder) -> None:
         client.post("https://api.stripe.com/v1/payment_intents/pi_1/confirm?x=1", data=FORM, headers=headers)
         ask = recorder.seen[0].ask
         assert ask is not None
-        replies = [ask("/v1/payment_intents/pi_1", secret) for secret in (None, "sk_test_real")]
+        replies = [ask("/v1/payment_intents/pi_1", asking(recorder.seen[0], secret)) for secret in (None, "sk_test_real")]
     questions = sent[1:]
 
     assert [reply.status for reply in replies] == [200, 200]
@@ -193,7 +193,7 @@ def test_ask_puts_the_secret_on_the_wire(server: StripeServer, recorder: Recorde
         client.post(f"{server.url}/v1/payment_intents", data=FORM, headers={"Authorization": "Bearer vault_key_x"})
         ask = recorder.seen[0].ask
         assert ask is not None
-        ask("/v1/payment_intents/pi_1", "sk_test_real")
+        ask("/v1/payment_intents/pi_1", asking(recorder.seen[0], "sk_test_real"))
     sent = {name.lower(): value for name, value in server.requests[1][2].items()}
 
     assert sent["authorization"] == "Bearer sk_test_real"
@@ -212,7 +212,7 @@ def test_an_async_ask_uses_the_async_client(recorder: Recorder) -> None:
             await client.post("https://api.stripe.com/v1/payment_intents/pi_1/confirm")
             ask = recorder.seen[0].ask
             assert ask is not None
-            return await anyio.to_thread.run_sync(ask, "/v1/payment_intents/pi_1", None)
+            return await anyio.to_thread.run_sync(ask, "/v1/payment_intents/pi_1", asking(recorder.seen[0]))
 
     reply = asyncio.run(main())
 
@@ -260,7 +260,7 @@ def test_a_listed_proxys_prefix_is_not_the_vendors_path(server: StripeServer, re
         client.get(f"{server.url}/stripe/v1/customers")
         ask = recorder.seen[0].ask
         assert ask is not None
-        ask("/v1/customers", None)
+        ask("/v1/customers", asking(recorder.seen[0]))
 
     assert recorder.seen[0].call.path == "/v1/customers"
     assert [path for _, path, _ in server.requests] == ["/stripe/v1/customers"] * 2

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
+def asking(outgoing: Outgoing, secret: str | None = None) -> context.Ticket:
+    """Return a ticket under which a question about a call is asked, with the secret in the place of the caller's credential."""
+    ticket = context.Ticket(outgoing.call)
+    ticket.secret = secret
+    return ticket
+
+
 class Recorder:
     """A handler that lets everything pass under a ticket, and keeps what it saw; or refuses."""
 
@@ -281,7 +288,7 @@ def test_ask_reads_with_the_same_client_unseen_by_the_seams(server: StripeServer
     ask = recorder.seen[0].ask
     assert ask is not None
     with context.own_traffic():
-        reply = ask("/v1/payment_intents/pi_1", "sk_test_real")
+        reply = ask("/v1/payment_intents/pi_1", asking(recorder.seen[0], "sk_test_real"))
     method, path, headers = server.requests[-1]
 
     assert (reply.status, method, path) == (200, "GET", "/v1/payment_intents/pi_1")
@@ -455,7 +462,7 @@ def test_an_async_ask_uses_the_async_client(server: StripeServer, recorder: Reco
         await client.v1.payment_intents.create_async({"amount": 100, "currency": "usd"})
         ask = recorder.seen[0].ask
         assert ask is not None
-        reply = await anyio.to_thread.run_sync(ask, "/v1/payment_intents/pi_1", "sk_test_real")
+        reply = await anyio.to_thread.run_sync(ask, "/v1/payment_intents/pi_1", asking(recorder.seen[0], "sk_test_real"))
         await own.close_async()  # type: ignore[no-untyped-call]  # -- stripe's own
         return reply
 

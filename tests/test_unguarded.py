@@ -98,9 +98,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     look = _wire.vendor_of
 
-    def noting(host: str, netloc: str) -> str | None:
+    def noting(host: str, netloc: str, path: str) -> str | None:
         found.append(host)
-        return look(host, netloc)
+        return look(host, netloc, path)
 
     for library in (patches.httpx, patches.requests, patches.aiohttp):
         monkeypatch.setattr(library, "vendor_of", noting)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from keyguard.context import Ticket
-    from keyguard.model import Child, Closing, Decision, Memory, Money, Order, Policy, Receipt, Usage, VaultKey
+    from keyguard.model import Call, Child, Closing, Decision, Memory, Money, Order, Policy, Receipt, Usage, VaultKey
+    from keyguard.routing import Route
 
 
 class Backend(Protocol):
@@ -63,6 +64,20 @@ class Backend(Protocol):
 
     def usage(self, scope: str) -> Usage | None:
         """Return a budget's figures; None where the scope is unknown."""
+        ...
+
+    def route(self, key: VaultKey, call: Call, *, is_theirs: bool) -> Route | None:
+        """
+        Say how a call of a key goes to its vendor: None = straight there, else through a proxy.
+
+        Args:
+            key: Whose call it is.
+            call: As its seam read it.
+            is_theirs: It carries a vault key of the proxy's own, which stays.
+
+        Raises:
+            EndpointNotAllowed: it is for neither the vendor's own host nor the proxy. ProxyUnavailable: nobody issues a key now.
+        """
         ...
 
     def shut(self) -> None:

@@ -12,14 +12,17 @@ from urllib.parse import urlsplit
 from keyguard.errors import ConfigurationError
 from keyguard.ledgers import open_ledger
 from keyguard.model import Money, show, to_money, to_usd
-from keyguard.settings import default_url, load_settings
+from keyguard.settings import default_url, is_proxy, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable
 
+    from keyguard.backends import Backend
     from keyguard.demo import Plan
     from keyguard.ledgers import Ledger
     from keyguard.model import Usage, VaultKey
+    from keyguard.remote import RemoteKey
+    from keyguard.settings import Settings
 
 
 @contextmanager
@@ -31,7 +34,7 @@ def opened(url: str | None) -> Generator[Ledger]:
         ConfigurationError: there is no ledger at that place; looking must not make one.
     """
     settings = load_settings()
-    wanted = url or settings.url or default_url()
+    wanted = ledger_url(settings, url)
     parts = urlsplit(wanted)
     if parts.scheme.startswith("sqlite"):
         _check_file(wanted, parts.path)
@@ -40,6 +43,12 @@ def opened(url: str | None) -> Generator[Ledger]:
         yield ledger
     finally:
         ledger.shut()
+
+
+def ledger_url(settings: Settings, url: str | None) -> str:
+    """Return where the ledger is that is asked for; of a proxy the one in front of it, which has the runs of this machine."""
+    wanted = url or settings.url or default_url()
+    return settings.front_ledger or default_url() if is_proxy(wanted) else wanted
 
 
 def _check_file(url: str, path: str) -> None:
@@ -144,17 +153,33 @@ def row(key: VaultKey, usage: Usage, now: float) -> dict[str, Any]:
 
 def revoke(ledger: Ledger, target: tuple[str, str]) -> int:
     """
-    Revoke by run, key or policy name; returns how many keys that is.
+    Revoke by run, key or policy name, here and at the proxies that calls go through; returns how many keys that is.
 
     Raises:
-        ConfigurationError: no key has that name in this ledger.
+        ConfigurationError: no key has that name in this ledger; no management secret of the proxy, where here it is revoked already.
+        ProxyUnavailable: as much.
     """
     kind, name = target
     names: dict[str, Any] = {"policy" if kind == "policy" else f"{kind}_id": name}
     count = ledger.revoke(**names, by=person())
     if not count:
         raise ConfigurationError(f"no key of {kind} {name!r} in {ledger.url}; `keyguard status` lists what there is")
+    for proxy in _proxies(ledger.remote_keys(**names)):
+        proxied(proxy, ledger).revoke(**names, by=person())
     return count
+
+
+def _proxies(remotes: Iterable[RemoteKey]) -> list[str]:
+    """Return the proxies by which calls go."""
+    return list(dict.fromkeys(remote.proxy for remote in remotes))
+
+
+def proxied(proxy: str, ledger: Ledger) -> Backend:
+    """Return the backend of a proxy with a ledger in front of it."""
+    # It brings an HTTP client.
+    from keyguard.backends.keybrake import open_proxy
+
+    return open_proxy(proxy, ledger, load_settings())
 
 
 def raise_cap(ledger: Ledger, run: str, cap: Money) -> dict[str, Any]:
@@ -167,7 +192,8 @@ def raise_cap(ledger: Ledger, run: str, cap: Money) -> dict[str, Any]:
     before = ledger.key(run_id=run)
     if before is None:
         raise _no_run(ledger, run)
-    key = ledger.raise_cap(run, cap, by=person())
+    judging = _proxies(one for one in ledger.remote_keys(run_id=run) if one.judges)
+    key = (proxied(judging[0], ledger) if judging else ledger).raise_cap(run, cap, by=person())
     outer = [one.policy.run_usd_cap for one in key.chain[1:] if one.policy.run_usd_cap is not None]
     return {
         "run_id": run,

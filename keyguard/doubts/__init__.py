@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keyguard.doubts._pass import LONGEST, Answer, Pass, counting, policy_of
+from keyguard.doubts._pass import LONGEST, Answer, Pass, asking, counting
 from keyguard.errors import ConfigurationError
 from keyguard.model import Outcome, show, to_money
 from keyguard.settings import load_settings
@@ -88,13 +88,10 @@ def reconcile(
         ConfigurationError: a setting that cannot be read.
         LedgerUnavailable: the ledger cannot be read or written.
     """
-    # An HTTP client: loaded only where something is asked.
-    from keyguard.doubts._asking import Questions
-
     with _opened(ledger) as found:
         wanted, settings = _listed(found, run, vendor), load_settings()
         before = sum(doubt.amount for doubt in wanted)
-        with counting(settings), Questions(settings.vendor_hosts, lambda key_id: policy_of(found, key_id)) as questions:
+        with counting(settings), asking(found, settings) as questions:
             one = Pass(found, questions, by, dry_run, found.now())
             late = [
                 *one.presumed(_listed(found, run, vendor, "presumed")),

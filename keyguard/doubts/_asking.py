@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 
 from keyguard import context
-from keyguard.errors import ConfigurationError
+from keyguard.errors import ConfigurationError, ProxyUnavailable
 from keyguard.identity import principal_of
 from keyguard.model import TOKEN_PREFIX, Reply
 from keyguard.vendors import vendor_named
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
+    from keyguard.doubts._through import Through
     from keyguard.model import Doubt, Policy
     from keyguard.vendors import Inquiring
     from keyguard.vendors._inquiry import Asking
@@ -31,7 +33,7 @@ _TOO_MANY = 429
 _TRIES = 3
 # Resend lets a team ask twice a second, Stripe a test account 25 times; whoever asks for longer pauses is asked another time.
 _LONGEST_PAUSE = 10.0
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 
 
 class Questions:
@@ -44,6 +46,8 @@ class Questions:
         environ: Where the secrets are.
         sleep: Waits some seconds.
         seconds_left: How long questions may take from now on; None = as long as they do.
+        through: The proxies that calls went through; None = there are none.
+        bases: Where a vendor is asked instead of at its own address: vendor → URL.
     """
 
     def __init__(
@@ -54,7 +58,10 @@ class Questions:
         environ: Mapping[str, str] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         seconds_left: Callable[[], float] | None = None,
+        through: Through | None = None,
+        bases: Mapping[str, str] | None = None,
     ) -> None:
+        self._through, self._bases = through, bases or {}
         self._hosts, self._policy_of, self._sleep = hosts, policy_of, sleep
         self._seconds_left = seconds_left or (lambda: _TIMEOUT)
         self._environ: Mapping[str, str] = os.environ if environ is None else environ
@@ -67,6 +74,8 @@ class Questions:
     def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
         for client in self._clients.values():
             client.close()
+        if self._through is not None:
+            self._through.__exit__(None, None, None)
 
     def is_owner(self, doubt: Doubt, inquiring: Inquiring) -> bool:
         """
@@ -75,6 +84,9 @@ class Questions:
         Raises:
             ConfigurationError: there is no secret to ask with; says where to put it.
         """
+        if self._is_through(doubt):
+            # Whose the secret is that the proxy keeps, the proxy answers for.
+            return bool(doubt.account) or not inquiring.is_by_account
         _, secret = self._secret(doubt)
         if inquiring.is_by_account:
             return bool(doubt.account)
@@ -88,7 +100,12 @@ class Questions:
         Raises:
             ConfigurationError: as `is_owner`.
         """
+        if self._is_through(doubt):
+            return frozenset({doubt.principal})
         return frozenset({doubt.principal, principal_of(f"env:{self._secret(doubt)[0]}")})
+
+    def _is_through(self, doubt: Doubt) -> bool:
+        return self._through is not None and self._through.goes(doubt)
 
     def drive(self, asking: Asking[_T], doubt: Doubt, inquiring: Inquiring) -> _T:
         """
@@ -107,15 +124,20 @@ class Questions:
             answer = self._answer(question.path, doubt, inquiring)
 
     def _answer(self, path: str, doubt: Doubt, inquiring: Inquiring) -> Reply:
-        _, secret = self._secret(doubt)
+        try:
+            way = None if self._through is None else self._through.way(doubt, inquiring.base)
+        except ProxyUnavailable:
+            return Reply(0)
+        secret = self._secret(doubt)[1] if way is None else way.token
         headers, owner = inquiring.signed(doubt, secret, self._environ)
-        known = (doubt.vendor, doubt.account, owner, path)
+        known = (doubt.vendor, doubt.account, f"{owner}/{secret}" if way is not None else owner, path)
         if known not in self._answers:
-            self._answers[known] = self._asked(path, headers, doubt.vendor, inquiring)
+            base = self._bases.get(doubt.vendor) if way is None else way.base
+            client = self.client(doubt.vendor, inquiring) if base is None else self._client_at(base)
+            self._answers[known] = self._asked(path, headers, client)
         return self._answers[known]
 
-    def _asked(self, path: str, headers: Mapping[str, str], vendor: str, inquiring: Inquiring) -> Reply:
-        client = self.client(vendor, inquiring)
+    def _asked(self, path: str, headers: Mapping[str, str], client: httpx.Client) -> Reply:
         for _ in range(_TRIES - 1):
             found = self._got(client, path, headers)
             pause = _pause(found.headers.get("retry-after", "1"))
@@ -135,6 +157,13 @@ class Questions:
         except httpx.HTTPError:
             return Reply(0)
         return Reply(found.status_code, {name.lower(): value for name, value in found.headers.items()}, found.content)
+
+    def _client_at(self, base: str) -> httpx.Client:
+        """Return the client by which a proxy is asked, or a stand-in."""
+        if base not in self._clients:
+            is_here = urlsplit(base).hostname in _LOOPBACK
+            self._clients[base] = httpx.Client(base_url=base, timeout=_TIMEOUT, trust_env=not is_here)
+        return self._clients[base]
 
     def client(self, vendor: str, inquiring: Inquiring) -> httpx.Client:
         """

@@ -11,13 +11,17 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from keyguard.doubts._pass import Pass, counting, policy_of
+from keyguard.doubts._pass import Pass, asking, counting
 from keyguard.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
 
+    from keyguard.doubts._asking import Questions
     from keyguard.ledgers import Ledger
+
+    Questioning: TypeAlias = Callable[[str, Callable[[], float]], Questions]
 
 _logger = logging.getLogger("keyguard")
 SECONDS = 5.0
@@ -45,11 +49,15 @@ class Asker:
         self._asked: dict[tuple[str, str], float] = {}
         self._running = 0
 
-    def ask(self, ledger: Ledger, reservation_id: str) -> None:
-        """Ask, and wait for the answer for some seconds at most; what is not known by then stays in doubt."""
+    def ask(self, ledger: Ledger, reservation_id: str, questions: Questioning | None = None) -> None:
+        """
+        Ask, and wait for the answer for some seconds at most; what is not known by then stays in doubt.
+
+        `questions` are as of `resolve`.
+        """
         if not self._begun((ledger.url, reservation_id)):
             return
-        thread = threading.Thread(target=self._ask, args=(ledger, reservation_id), name="keyguard-reconcile", daemon=True)
+        thread = threading.Thread(target=self._ask, args=(ledger, reservation_id, questions), name="keyguard-reconcile", daemon=True)
         thread.start()
         # Elsewhere, so that what is injected into the caller's thread meanwhile (a task's timeout) strikes here, and is his own.
         thread.join(SECONDS)
@@ -65,9 +73,9 @@ class Asker:
             self._running += 1
             return True
 
-    def _ask(self, ledger: Ledger, reservation_id: str) -> None:
+    def _ask(self, ledger: Ledger, reservation_id: str, questions: Questioning | None) -> None:
         try:
-            resolve(ledger, reservation_id, self._monotonic() + SECONDS, self._monotonic)
+            resolve(ledger, reservation_id, self._monotonic() + SECONDS, self._monotonic, questions)
         except Exception as error:
             _logger.warning("reservation %s stays in doubt: the vendor could not be asked about it now (%s)", reservation_id, error)
         finally:
@@ -75,7 +83,13 @@ class Asker:
                 self._running -= 1
 
 
-def resolve(ledger: Ledger, reservation_id: str, deadline: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+def resolve(
+    ledger: Ledger,
+    reservation_id: str,
+    deadline: float,
+    monotonic: Callable[[], float] = time.monotonic,
+    questions: Questioning | None = None,
+) -> None:
     """
     Ask about one doubt, and book what is shown.
 
@@ -84,23 +98,24 @@ def resolve(ledger: Ledger, reservation_id: str, deadline: float, monotonic: Cal
         reservation_id: Its id.
         deadline: When nothing is asked any more, by `monotonic`.
         monotonic: Seconds of a clock that never goes back.
+        questions: Returns those of one pass, from the vendor's name and the function that says how many seconds are left; None = by the
+            environment's settings and secrets.
 
     Raises:
         ConfigurationError: a setting that cannot be read.
         LedgerUnavailable: the ledger cannot be read or written.
     """
-    # An HTTP client: loaded only where something is asked.
-    from keyguard.doubts._asking import Questions
-
     wanted = [doubt for doubt in ledger.doubts() if doubt.reservation_id == reservation_id]
     settings = load_settings()
-    with (
-        counting(settings),
-        Questions(
-            settings.vendor_hosts, lambda key_id: policy_of(ledger, key_id), seconds_left=lambda: deadline - monotonic()
-        ) as questions,
-    ):
-        for answer in Pass(ledger, questions, "reconcile", is_dry=False, now=ledger.now()).resolved(wanted):
+    if not wanted:
+        return
+
+    def left() -> float:
+        return deadline - monotonic()
+
+    found = asking(ledger, settings, left) if questions is None else questions(wanted[0].vendor, left)
+    with counting(settings), found as asked:
+        for answer in Pass(ledger, asked, "reconcile", is_dry=False, now=ledger.now()).resolved(wanted):
             _logger.warning(
                 "%s keeps an error as its answer to %s (reservation %s), so it was asked what became of it: %s (%s)",
                 answer.doubt.vendor, answer.doubt.operation, reservation_id, answer.ending, answer.words,

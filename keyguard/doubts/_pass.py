@@ -17,11 +17,12 @@ from keyguard.vendors import vendor_named
 from keyguard.vendors._inquiry import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from keyguard.doubts._asking import Questions
     from keyguard.ledgers import Ledger
     from keyguard.model import Doubt, Fact, Money, Policy
+    from keyguard.remote import RemoteKey
     from keyguard.settings import Settings
     from keyguard.vendors import Inquiring
     from keyguard.vendors._inquiry import Asking
@@ -189,6 +190,28 @@ def policy_of(ledger: Ledger, key_id: str) -> Policy | None:
     """Return the policy of a key, which may say where the vendor's secret is."""
     key = ledger.key(key_id=key_id)
     return None if key is None else key.policy
+
+
+def asking(ledger: Ledger, settings: Settings, seconds_left: Callable[[], float] | None = None) -> Questions:
+    """Return the questions of one pass over a ledger, of whose calls each is asked about on the way that it took."""
+    # An HTTP client: loaded only where something is asked.
+    from keyguard.doubts._asking import Questions
+    from keyguard.doubts._through import Through
+
+    known: dict[tuple[str, str], RemoteKey | None] = {}
+
+    def remote_of(doubt: Doubt) -> RemoteKey | None:
+        name = (doubt.key_id, doubt.vendor)
+        if name not in known:
+            key = ledger.key(key_id=doubt.key_id)
+            # A child's calls go with the key of its run.
+            remotes = [] if key is None else ledger.remote_keys(key_id=key.chain[-1].key_id)
+            known[name] = next((one for one in remotes if one.vendor == doubt.vendor), None)
+        return known[name]
+
+    return Questions(
+        settings.vendor_hosts, lambda key_id: policy_of(ledger, key_id), seconds_left=seconds_left, through=Through(remote_of, settings)
+    )
 
 
 @contextmanager

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from keyguard.model import Child, Closing, Decision, Doubt, Memory, Money, Order, Outcome, Policy, Receipt, Usage, VaultKey
+    from keyguard.remote import RemoteKey
 
 Durability = Literal["power", "process"]
 Question = Literal["doubt", "open", "estimate", "presumed"]
@@ -108,6 +109,21 @@ class Ledger(Protocol):
         Raises:
             ConfigurationError: no such key.
         """
+        ...
+
+    def keep_remote(self, key_id: str, remote: RemoteKey, *, instead: str = "") -> RemoteKey:
+        """
+        Keep the vault key of a proxy through which the calls of a key to one vendor go, in the place of the one with the token `instead`.
+
+        Returns what is kept now: where another process was first, its key. The token is in no row of the log.
+
+        Raises:
+            ConfigurationError: no such key.
+        """
+        ...
+
+    def remote_keys(self, *, key_id: str | None = None, run_id: str | None = None, policy: str | None = None) -> list[RemoteKey]:
+        """Return the vault keys of proxies that a key, a run's key, or every key of a policy has."""
         ...
 
     def revoke(

@@ -18,6 +18,7 @@ from keyguard.ledgers._sqlite_keys import Keys
 from keyguard.ledgers._sqlite_log import Log, chained
 from keyguard.ledgers._sqlite_objects import Objects
 from keyguard.ledgers._sqlite_proof import refold
+from keyguard.ledgers._sqlite_remote import RemoteKeys
 from keyguard.ledgers._sqlite_reserve import Reserves
 from keyguard.model import Memory, Usage
 
@@ -40,7 +41,7 @@ class Books:
         self._owners, self._is_unmarked, self._reserves_unmarked = owners, True, 0
         self.log = Log(db, clock)
         self.budgets = Budgets(self.log)
-        self.keys = Keys(self.log, self.budgets)
+        self.keys, self.remote_keys = Keys(self.log, self.budgets), RemoteKeys(self.log)
         self._holds, self._objects = Holds(self.log, owners.mine, is_idle=is_idle), Objects(self.log)
         charges = Charges(self.log, owners.mine)
         self._reserves = Reserves(self.log, self.budgets, self.keys, self._holds, self._objects, charges)

@@ -171,8 +171,9 @@ class Holds:
             _ADD,
             (
                 hold.id, hold.key_id, order.version, hold.scope, leg0, leg1, leg2, count_leg, hold.vendor, hold.account, hold.operation,
-                hold.method, hold.pot, hold.object_id, hold.adopts, hold.prior, identity, order.enforce, self._owner, amount, adopted,
-                amount, self._log.at, unit_leg, units, quote.recurring, n, generation, order.payee, order.principal, *asker, above,
+                hold.method, hold.pot, hold.object_id, hold.adopts, hold.prior, identity, order.enforce and order.is_capped, self._owner,
+                amount, adopted, amount, self._log.at, unit_leg, units, quote.recurring, n, generation, order.payee, order.principal,
+                *asker, above,
             ),
         )  # fmt: skip
         if len(self._fresh) >= _FRESH_KEPT:

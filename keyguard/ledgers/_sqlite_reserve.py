@@ -39,6 +39,11 @@ class Reserves:
 
     def reserve(self, order: Order) -> Decision:
         """Hold on all legs or on none, or grant one more attempt; a refusal leaves everything as it was."""
+        if order.enforce and not order.is_capped:
+            # The schema's triggers look at a key only where they look at caps.
+            reason = self._keys.why(order)
+            if reason:
+                return self._logged(order, Decision(granted=False, reason=reason, requested=order.quote.amount))
         identity = order.identity
         if identity is None or not identity.is_kept:
             return self._hold(order)
@@ -183,7 +188,7 @@ class Reserves:
             detail["n"] = n
         if generation:
             detail["generation"] = generation
-        if not order.enforce:
+        if not (order.enforce and order.is_capped):
             detail["observe"] = True
         if order.quote.recurring:
             detail["recurring"] = True

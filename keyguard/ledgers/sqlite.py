@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from keyguard.ledgers._sqlite_lock import ProcessLock
     from keyguard.ledgers._sqlite_queue import Gather
     from keyguard.model import Child, Closing, Decision, Doubt, Memory, Money, Order, Outcome, Policy, Receipt, Usage, VaultKey
+    from keyguard.remote import RemoteKey
 
 _T = TypeVar("_T")
 _logger = logging.getLogger("keyguard")
@@ -344,6 +345,14 @@ class SqliteLedger:
     def mint(self, key_id: str, *, by: str) -> str:
         """Make a further token of a key; durable when it returns."""
         return self._run(lambda books: books.keys.mint(key_id, by), durable=True)
+
+    def keep_remote(self, key_id: str, remote: RemoteKey, *, instead: str = "") -> RemoteKey:
+        """Keep a proxy's key; durable when it returns."""
+        return self._run(lambda books: books.remote_keys.keep(key_id, remote, instead), durable=True)
+
+    def remote_keys(self, *, key_id: str | None = None, run_id: str | None = None, policy: str | None = None) -> list[RemoteKey]:
+        """Return the proxies' keys of a key, a run or a policy."""
+        return self._run(lambda books: books.remote_keys.of(key_id, run_id, policy))
 
     def revoke(
         self,

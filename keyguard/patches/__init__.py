@@ -43,8 +43,7 @@ class Outgoing:
     Attributes:
         call: What the vendor will see.
         credential: The secret or token as it stands in the request, "" where there is none.
-        ask: Sends `GET path` with the same client and credentials (the second argument replaces the
-            credential where it is not None) and returns the reply; for quotes.
+        ask: Sends `GET path` with the same client and credentials, or those of the ticket, on its way, and returns the reply; for quotes.
         is_writable: The body is a form to which the seam adds `ticket.added` when it sends.
         takes_key: The seam writes `ticket.idempotency_key` into the request where there is one.
         has_own_key: The call's Idempotency-Key is the caller's, and stays; one that an SDK has made may be replaced.
@@ -53,7 +52,7 @@ class Outgoing:
 
     call: Call
     credential: str = field(repr=False, default="")
-    ask: Callable[[str, str | None], Reply] | None = field(repr=False, default=None)
+    ask: Callable[[str, context.Ticket], Reply] | None = field(repr=False, default=None)
     is_writable: bool = False
     takes_key: bool = False
     has_own_key: bool = False

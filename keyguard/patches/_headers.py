@@ -51,6 +51,22 @@ def pair_with_secret(user: str, password: str, secret: str) -> tuple[str, str]:
     return secret if _is_token(user) else user, secret if _is_token(password) else password
 
 
+def with_vault_key(authorization: str, token: str) -> str:
+    """Return the header with a proxy's vault key in the place of whatever credential it has, in the scheme that it had."""
+    scheme, blank, value = authorization.strip().partition(" ")
+    if scheme.lower() != "basic":
+        return f"{scheme} {token}" if blank else token
+    return "Basic " + base64.b64encode(":".join(pair_with_vault_key(*_pair(value), token)).encode()).decode()
+
+
+def pair_with_vault_key(user: str, password: str, token: str) -> tuple[str, str]:
+    """Return the halves of Basic with a vault key in the place of the secret one, whatever that is."""
+    if _is_token(user) or _is_token(password):
+        return pair_with_secret(user, password, token)
+    # Stripe's secret is the user, with nothing behind it; Twilio's the password.
+    return (user, token) if password else (token, password)
+
+
 def is_hiding(value: str | bytes) -> bool:
     """Say whether a token may be in base64, as one half of Basic: it begins at one of three places of a group of bytes."""
     text = value if isinstance(value, str) else value.decode("latin-1")

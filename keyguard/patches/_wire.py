@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from keyguard import context
-from keyguard.errors import EndpointNotAllowed
-from keyguard.model import TOKEN_PREFIX, Call
-from keyguard.patches._headers import credential_of, form_pairs, is_carrying, read_body, with_credential
-from keyguard.vendors import account_of, claimant, vendor_named
+from keyguard.errors import EndpointNotAllowed, Refused
+from keyguard.model import TOKEN_PREFIX, Attempt, Call
+from keyguard.patches._headers import credential_of, form_pairs, is_carrying, read_body, with_credential, with_vault_key
+from keyguard.vendors import account_of, claimant, known_vendors, vendor_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +25,8 @@ _AUTHORIZATION = ("authorization",)
 _IDEMPOTENCY_KEY = "Idempotency-Key"
 # One live mapping, filled by `install()`: netloc → vendor.
 LISTED = context.vendor_hosts()
+# And the proxies that are in use, by netloc.
+_PROXIES = context.proxies()
 
 
 class Foreign(dict[str, bool]):
@@ -47,7 +49,8 @@ class Foreign(dict[str, bool]):
             if len(self) >= _MOST_HOSTS:
                 self.clear()
             # Of a stand-in at any port: such a request is read with care.
-            found = self[asked] = claimant(host) is None and host not in {urlsplit(f"//{netloc}").hostname for netloc in LISTED}
+            known = {urlsplit(f"//{netloc}").hostname for netloc in (*LISTED, *_PROXIES)}
+            found = self[asked] = claimant(host) is None and host not in known
         return found
 
 
@@ -62,22 +65,30 @@ _MOST_HOSTS = 4096
 FOREIGN = Foreign(_ascii)
 
 
-def vendor_of(host: str, netloc: str) -> str | None:
+def vendor_of(host: str, netloc: str, path: str) -> str | None:
     """
     Return the vendor of a request; None = nobody guards it.
 
     Args:
         host: Lower case, without a port.
         netloc: The same with the port that the URL names.
+        path: As it will be sent: of a proxy it says whose request it is.
     """
-    return claimant(host) or LISTED.get(netloc) or _expected(netloc)
+    return claimant(host) or LISTED.get(netloc) or _expected(netloc) or (_named_in(path) if netloc in _PROXIES else None)
 
 
 def _expected(netloc: str) -> str | None:
-    """Return the vendor of the host that an SDK seam guards a call to, whose attempts are ours to report."""
+    """Return the vendor of the host that an SDK seam guards a call to, whose attempts are ours to report, or of the call's proxy."""
     ticket = context.open_ticket()
-    is_ours = ticket is not None and not ticket.in_attempt and not ticket.is_over
-    return ticket.call.vendor if ticket is not None and is_ours and ticket.call.host == netloc else None
+    if ticket is None or ticket.is_over:
+        return None
+    is_ours = ticket.call.host == netloc and not ticket.in_attempt
+    return ticket.call.vendor if is_ours or (ticket.route is not None and ticket.route.netloc == netloc) else None
+
+
+def _named_in(path: str) -> str | None:
+    named = path.split("/", 2)[1:2]
+    return named[0] if named and named[0] in known_vendors() else None
 
 
 def netloc_of(url: str) -> tuple[str, str]:
@@ -121,6 +132,12 @@ def credential_in(headers: Mapping[str, str], vendor: str, netloc: str) -> str:
     return next((one for one in found if one.startswith(TOKEN_PREFIX)), found[0])
 
 
+def with_key(headers: Mapping[str, str], vendor: str, token: str) -> dict[str, str]:
+    """Return the credential headers with a proxy's vault key, whatever they carried: no secret of a vendor's goes there."""
+    said = {name: value for name in _credential_headers(vendor) if (value := headers.get(name))}
+    return {name: with_vault_key(value, token) for name, value in said.items()} or {"authorization": f"Bearer {token}"}
+
+
 def with_secret(headers: Mapping[str, str], vendor: str, secret: str) -> dict[str, str]:
     """Return the credential headers that carry a vault token, with the real secret in its place; names in lower case."""
     said = {name: headers.get(name) or "" for name in _credential_headers(vendor)}
@@ -131,15 +148,26 @@ class Swapped:
     """
     Puts the real secret in the place of the vault token into a request's headers while it is sent, and the token back afterwards.
 
-    So with an Idempotency-Key: the request is its caller's, who may send it again as another charge.
+    So with an Idempotency-Key: the request is its caller's, who may send it again as another charge. Through a proxy its vault key stands
+    in the place of every credential.
+
+    Args:
+        headers: The request's own.
+        ticket: Under which it leaves.
+        is_asked: It is a question of ours, without the call's key.
     """
 
-    def __init__(self, headers: Any, vendor: str, secret: str | None, key: str | None = None) -> None:
-        self._headers = headers
-        said = {} if secret is None else {str(name).lower(): text(value) for name, value in headers.items()}
-        self._sent = {} if secret is None else with_secret(said, vendor, secret)
-        if key is not None:
-            self._sent[_IDEMPOTENCY_KEY] = key
+    def __init__(self, headers: Any, ticket: Ticket, *, is_asked: bool = False) -> None:
+        self._headers, route = headers, ticket.route
+        self._sent: dict[str, str] = {}
+        if ticket.secret is not None or route is not None:
+            said = {str(name).lower(): text(value) for name, value in headers.items()}
+            if ticket.secret is not None:
+                self._sent = (with_secret if route is None else with_key)(said, ticket.call.vendor, ticket.secret)
+            if route is not None and "host" in said:
+                self._sent["Host"] = route.netloc
+        if ticket.idempotency_key is not None and not is_asked:
+            self._sent[_IDEMPOTENCY_KEY] = ticket.idempotency_key
         self._before = {name: headers[name] if name in headers else None for name in self._sent}  # noqa: SIM401 -- not every mapping's `get` is any-case
 
     def __enter__(self) -> None:
@@ -152,6 +180,67 @@ class Swapped:
                 self._headers[name] = value
             elif name in self._headers:
                 del self._headers[name]
+
+
+class Routed(Swapped):
+    """
+    The same, and the request's URL leads to the ticket's proxy meanwhile, where it has one.
+
+    Args:
+        request: With `url` and `headers`.
+        ticket: Under which it leaves.
+        url: Makes a URL of the library's kind from text.
+        is_asked: As of `Swapped`.
+    """
+
+    def __init__(self, request: Any, ticket: Ticket, url: Callable[[str], Any], *, is_asked: bool = False) -> None:
+        super().__init__(request.headers, ticket, is_asked=is_asked)
+        self._request, self._meant = request, request.url
+        self._goes_to = request.url if ticket.route is None else url(ticket.route.url(str(request.url)))
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        if self._goes_to is not self._meant:
+            self._request.url = self._goes_to
+
+    def __exit__(self, *_: object) -> None:
+        if self._goes_to is not self._meant:
+            self._request.url = self._meant
+        super().__exit__()
+
+
+def wants_body(ticket: Ticket, status: int, headers: Mapping[str, str]) -> bool:
+    """Say whether only the body of an answer tells whether the vendor or a proxy gave it."""
+    return ticket.route is not None and ticket.route.wants_body(status, headers)
+
+
+def stop(ticket: Ticket, ended: Callable[[Attempt], None], status: int, headers: Mapping[str, str], body: bytes | None) -> bool:
+    """
+    Let a vendor's answer pass; where a proxy said something in its place, report the attempt so.
+
+    Args:
+        ticket: Under which the request left.
+        ended: Reports the attempt. An inner seam's reports nothing, and leaves the answer to the one that does.
+        status: Of the answer.
+        headers: Found by lower-cased names.
+        body: Where `wants_body`; else it may be None.
+
+    Returns:
+        Whether the attempt is reported: the answer of a proxy to a client that wants a refusal as an answer (`on_refused="response"`).
+
+    Raises:
+        KeyguardError: what the proxy said.
+    """
+    if ticket.route is None or context.is_silent(ended):
+        return False
+    denial = ticket.route.denied(status, headers, body)
+    if denial is None:
+        return False
+    ended(Attempt(error=type(denial.error).__name__, unsent=denial.unsent))
+    ticket.refusal = denial.error
+    if isinstance(denial.error, Refused) and getattr(vendor_named(ticket.call.vendor), "on_refused", "raise") == "response":
+        return True
+    raise denial.error
 
 
 def text(value: Any) -> str:
@@ -171,7 +260,12 @@ def split_path(path: str, vendor: str, netloc: str) -> tuple[str, str]:
     if is_standing_in and ticket is not None and not ticket.is_over and path.endswith(ticket.call.path):
         return path.removesuffix(ticket.call.path), ticket.call.path
     if is_standing_in and path.startswith(f"/{vendor}/"):
-        return f"/{vendor}", path[len(vendor) + 1 :]
+        cut = len(vendor) + 1
+        named = path[cut + 1 :].partition("/")[0]
+        if "." in named and claimant(named) == vendor:
+            # Which of the vendor's hosts it is for.
+            cut += len(named) + 1
+        return path[:cut], path[cut:]
     return "", path
 
 

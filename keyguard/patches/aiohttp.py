@@ -29,7 +29,7 @@ from keyguard.patches._tail import Tail
 from keyguard.patches._wire import (
     BODY_HEADERS,
     FOREIGN,
-    Swapped,
+    Routed,
     call_of,
     check_token,
     credential_in,
@@ -37,7 +37,10 @@ from keyguard.patches._wire import (
     is_telling,
     netloc_of,
     split_path,
+    stop,
     vendor_of,
+    wants_body,
+    with_key,
     with_secret,
 )
 
@@ -135,7 +138,7 @@ def read(_connector: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> O
     """Read one request as it will be written, and the way that it takes."""
     request = _request_in(args, kwargs)
     url, host, netloc = request.url, *netloc_of(str(request.url))
-    vendor = vendor_of(host, netloc)
+    vendor = vendor_of(host, netloc, url.raw_path)
     headers = {str(name).lower(): str(value) for name, value in request.headers.items()}
     if vendor is None:
         check_token(headers.items(), netloc)
@@ -144,15 +147,23 @@ def read(_connector: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> O
     call = call_of(vendor, request.method, str(url), path, headers, _content(request.body))
     session, way = request._session, _way(request, args[2] if len(args) > 2 else kwargs.get("timeout"))  # noqa: SLF001 -- missing, it stops it
 
-    def ask(path: str, secret: str | None) -> Reply:
+    def ask(path: str, ticket: context.Ticket) -> Reply:
         """GET a path with the same session, its way and its credentials, on the event loop that waits for it."""
         question = url.with_path(f"{prefix}{path.partition('?')[0]}", encoded=True).with_query(path.partition("?")[2])
+        if ticket.route is not None:
+            question = _written(ticket.route.url(str(question)))
         kept = {name: value for name, value in headers.items() if name not in (*BODY_HEADERS, "host")}
-        kept |= {} if secret is None else with_secret(headers, vendor, secret)
+        if ticket.secret is not None:
+            kept |= (with_secret if ticket.route is None else with_key)(headers, vendor, ticket.secret)
         return anyio.from_thread.run(partial(_asked, session, question, headers=kept, **way))
 
     credential, has_own_key = credential_in(headers, vendor, netloc), call.idempotency_key is not None
     return Outgoing(call, credential, ask, takes_key=True, has_own_key=has_own_key, respond=partial(_respond, session, request))
+
+
+def _written(url: str) -> Any:
+    """Return a URL that is sent as it is written."""
+    return sys.modules["yarl"].URL(url, encoded=True)
 
 
 def _request_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -226,16 +237,20 @@ def _content(body: Any) -> bytes | None:
 async def send(ticket: context.Ticket, _connect: Callable[..., Any], _connector: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Let one request leave, and wait for what comes of it; its answer is the caller's to read, whole or in parts."""
     request, handled = _request_in(args, kwargs), sys.exc_info()[1]
-    # A connection is made meanwhile. What is raised by then was raised before anything was sent, and is no attempt.
-    await Pause()
-    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret, ticket.idempotency_key):
-        try:
-            response = await Pause()
-        except Exception as error:
-            ended(Attempt(error=type(error).__name__, unsent=is_unsent(error, handled)))
-            raise
-        _answered(ticket, ended, response)
-        return response
+    with Routed(request, ticket, _written):
+        # A connection is made meanwhile. What is raised by then was raised before anything was sent, and is no attempt.
+        await Pause()
+        with ticket.attempt() as ended:
+            try:
+                response = await Pause()
+            except Exception as error:
+                ended(Attempt(error=type(error).__name__, unsent=is_unsent(error, handled)))
+                raise
+            headers = Lowered(response.headers)
+            body = await response.read() if wants_body(ticket, response.status, headers) else None
+            if not stop(ticket, ended, response.status, headers, body):
+                _answered(ticket, ended, response)
+            return response
 
 
 def _answered(ticket: context.Ticket, ended: Callable[[Attempt], None], response: Any) -> None:

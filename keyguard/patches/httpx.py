@@ -24,14 +24,16 @@ from keyguard.patches._tail import Tail
 from keyguard.patches._wire import (
     BODY_HEADERS,
     FOREIGN,
-    Swapped,
+    Routed,
     call_of,
     check_token,
     credential_in,
     is_events,
     is_telling,
     split_path,
+    stop,
     vendor_of,
+    wants_body,
 )
 from keyguard.vendors import claimant
 
@@ -105,7 +107,7 @@ def _reader(get: Callable[[Any, Any], Any], respond: Callable[[Any, Any, Refused
     def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None:
         request = args[0] if args else kwargs["request"]
         netloc = request.url.netloc.decode("ascii")
-        vendor = vendor_of(_host(request), netloc)
+        vendor = vendor_of(_host(request), netloc, request.url.path)
         if vendor is None:
             check_token(((name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers.raw), netloc)
             return None
@@ -132,13 +134,13 @@ def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any], respond: Cal
     prefix, path = split_path(request.url.raw_path.partition(b"?")[0].decode("ascii"), vendor, netloc)
     call = call_of(vendor, request.method, str(request.url), path, headers, _content(request))
 
-    def ask(path: str, secret: str | None) -> Reply:
+    def ask(path: str, ticket: context.Ticket) -> Reply:
         """GET a path with the same client, and its proxies, certificates and credentials."""
         question = type(request)("GET", request.url.copy_with(raw_path=f"{prefix}{path}".encode()), headers=headers)
         question.extensions = {**request.extensions}
         for name in BODY_HEADERS:
             question.headers.pop(name, None)
-        with Swapped(question.headers, vendor, secret):
+        with Routed(question, ticket, type(question.url), is_asked=True):
             found = get(question)
         return _reply(found, found.content)
 
@@ -177,26 +179,30 @@ async def _aget(instance: Any, question: Any) -> Any:
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one request; its answer is the caller's to read, whole or in parts."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
-    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret, ticket.idempotency_key):
+    with ticket.attempt() as ended, Routed(request, ticket, type(request.url)):
         try:
             response = wrapped(*args, **kwargs)
         except Exception as error:
             ended(Attempt(error=type(error).__name__, unsent=_tries_once(instance, request) and is_unsent(error, handled)))
             raise
-        _answered(ticket, ended, instance, response)
+        body = response.read() if wants_body(ticket, response.status_code, response.headers) else None
+        if not stop(ticket, ended, response.status_code, response.headers, body):
+            _answered(ticket, ended, instance, response)
         return response
 
 
 async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one awaited request."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
-    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret, ticket.idempotency_key):
+    with ticket.attempt() as ended, Routed(request, ticket, type(request.url)):
         try:
             response = await wrapped(*args, **kwargs)
         except Exception as error:
             ended(Attempt(error=type(error).__name__, unsent=_tries_once(instance, request) and is_unsent(error, handled)))
             raise
-        _answered(ticket, ended, instance, response)
+        body = await response.aread() if wants_body(ticket, response.status_code, response.headers) else None
+        if not stop(ticket, ended, response.status_code, response.headers, body):
+            _answered(ticket, ended, instance, response)
         return response
 
 

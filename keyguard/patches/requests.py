@@ -27,7 +27,7 @@ from keyguard.patches._tail import Tail
 from keyguard.patches._wire import (
     BODY_HEADERS,
     Foreign,
-    Swapped,
+    Routed,
     call_of,
     check_token,
     credential_in,
@@ -35,8 +35,10 @@ from keyguard.patches._wire import (
     is_telling,
     netloc_of,
     split_path,
+    stop,
     text,
     vendor_of,
+    wants_body,
 )
 
 if TYPE_CHECKING:
@@ -138,7 +140,7 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Out
     request: Any = args[0] if args else kwargs["request"]
     url = str(request.url)
     host, netloc = netloc_of(url)
-    vendor = vendor_of(host, netloc)
+    vendor = vendor_of(host, netloc, str(request.path_url))
     if vendor is None:
         check_token(((text(name), text(value)) for name, value in request.headers.items()), netloc)
         return None
@@ -147,14 +149,14 @@ def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Out
     body = request.body if request.body is not None else b""
     call = call_of(vendor, str(request.method), url, path, headers, body if isinstance(body, str | bytes) else None)
 
-    def ask(path: str, secret: str | None) -> Reply:
+    def ask(path: str, ticket: context.Ticket) -> Reply:
         """GET a path through the same adapter, with its proxies, certificates and credentials."""
         question = request.copy()
         question.method, question.body, question.hooks = "GET", None, {"response": []}
         question.url = urlsplit(url)._replace(path=f"{prefix}{path}", query="", fragment="").geturl()
         for name in BODY_HEADERS:
             question.headers.pop(name, None)
-        with context.own_traffic(), Swapped(question.headers, vendor, secret):
+        with context.own_traffic(), Routed(question, ticket, str, is_asked=True):
             found = instance.send(question, *args[1:], **{name: value for name, value in kwargs.items() if name != "request"})
         return _reply(found, found.content)
 
@@ -167,7 +169,8 @@ def send(retries: Any, ticket: context.Ticket, _wrapped: Any, instance: Any, arg
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
     if ticket.must_ask and ticket.again is not None:
         ticket.again(ticket)
-    with ticket.attempt() as ended, Swapped(request.headers, ticket.call.vendor, ticket.secret, ticket.idempotency_key):
+    meant = request.url
+    with ticket.attempt() as ended, Routed(request, ticket, str):
         try:
             response = _sender(instance, retries)(*args, **kwargs)
         except _AnotherTry as another:
@@ -177,7 +180,12 @@ def send(retries: Any, ticket: context.Ticket, _wrapped: Any, instance: Any, arg
             ended(Attempt(error=type(error).__name__, unsent=_is_stock(instance) and is_unsent(error, handled)))
             raise
         else:
-            _answered(ticket, ended, response)
+            if ticket.route is not None:
+                # From which the session reads where a redirect leads.
+                response.url = meant
+            body = response.content if wants_body(ticket, response.status_code, Lowered(response.headers)) else None
+            if not stop(ticket, ended, response.status_code, Lowered(response.headers), body):
+                _answered(ticket, ended, response)
             return response
     following.prepare(request)
     return _guarded(instance, following.retries, args, kwargs)

@@ -17,6 +17,7 @@ from keyguard.model import Attempt, Call, Reply
 from keyguard.patches import Outgoing, Seam
 from keyguard.patches._headers import Lowered, credential_of, form_pairs, read_body
 from keyguard.patches._proof import is_unsent, raise_refusal
+from keyguard.patches._wire import stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,29 +87,45 @@ def _body(instance: Any) -> tuple[tuple[tuple[str, str], ...] | None, Any]:
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one request through whatever client the user has set."""
     handled = sys.exc_info()[1]
+    args, kwargs = _routed(ticket, args, kwargs)
     with ticket.attempt() as ended, _Prepared(instance, ticket.secret, ticket.idempotency_key):
         try:
             answer = wrapped(*args, **kwargs)
         except Exception as error:
-            ended(_failed(instance, error, handled, _client()))
+            _report(ticket, ended, _failed(instance, error, handled, _client()))
             raise_refusal(error, handled)
             raise
-        ended(Attempt(reply=_reply(instance, answer)))
+        _report(ticket, ended, Attempt(reply=_reply(instance, answer)))
         return answer
 
 
 async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one awaited request."""
     handled = sys.exc_info()[1]
+    args, kwargs = _routed(ticket, args, kwargs)
     with ticket.attempt() as ended, _Prepared(instance, ticket.secret, ticket.idempotency_key):
         try:
             answer = await wrapped(*args, **kwargs)
         except Exception as error:
-            ended(_failed(instance, error, handled, _async_client()))
+            _report(ticket, ended, _failed(instance, error, handled, _async_client()))
             raise_refusal(error, handled)
             raise
-        ended(Attempt(reply=_reply(instance, answer)))
+        _report(ticket, ended, Attempt(reply=_reply(instance, answer)))
         return answer
+
+
+def _routed(ticket: context.Ticket, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments with the URL of the proxy, where the call goes through one."""
+    if ticket.route is None:
+        return args, kwargs
+    return ((ticket.route.url(args[0]), *args[1:]), kwargs) if args else (args, {**kwargs, "url": ticket.route.url(kwargs["url"])})
+
+
+def _report(ticket: context.Ticket, ended: Callable[[Attempt], None], attempt: Attempt) -> None:
+    """Report an attempt, or raise what a proxy said in the vendor's place."""
+    if attempt.reply is not None:
+        stop(ticket, ended, attempt.reply.status, attempt.reply.headers, attempt.reply.body)
+    ended(attempt)
 
 
 def _reply(instance: Any, answer: Any) -> Reply:

@@ -8,6 +8,7 @@ built-in client and every subclass. `_APIRequestor.request_raw` refuses clients 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from keyguard.model import Attempt, Call, Reply
 from keyguard.patches import Outgoing, Seam
 from keyguard.patches._headers import Lowered, credential_of, form_pairs, lowered, read_body
 from keyguard.patches._proof import is_unsent, raise_refusal, sends_once
+from keyguard.patches._wire import stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,6 +37,8 @@ _CLIENTS = "stripe._http_client"
 _READ_HEADERS = frozenset({"authorization", "content-type", "idempotency-key", "stripe-account", "stripe-context"})
 _FORM = "application/x-www-form-urlencoded"
 _FIRST_MAJOR = 8
+# A proxy's: `/stripe`, and for another of Stripe's hosts than the API's that one's name.
+_BASE = re.compile(r"/[^/]+(?:/[a-z-]+\.stripe\.com)?(?=/v[12]/)")
 
 
 class StripePatch:
@@ -146,11 +150,11 @@ def _outgoing(args: tuple[Any, ...], kwargs: dict[str, Any], get: Callable[[str,
         idempotency_key=said.get("idempotency-key"),
     )  # fmt: skip
 
-    def ask(path: str, secret: str | None) -> Reply:
+    def ask(path: str, ticket: context.Ticket) -> Reply:
         """GET a path with the same client, base and credentials."""
         kept = {name: value for name, value in (headers or {}).items() if name.lower() not in {"idempotency-key", "content-type"}}
         with context.own_traffic():
-            content, status, received = get(f"{base}{path}", _with(kept, secret))
+            content, status, received = get(_routed(f"{base}{path}", ticket), _with(kept, ticket.secret))
         return _reply(content, status, received)
 
     # Text that was read as a form; what is uploaded in parts is bytes, and not read.
@@ -207,7 +211,7 @@ class _Watched(wrapt.ObjectProxy[Any]):
         ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
         if ticket.must_ask and ticket.again is not None:
             ticket.again(ticket)
-        headers = _sent(headers, ticket)
+        headers, url = _sent(headers, ticket), _routed(url, ticket)
         data = _completed(data, ticket) if ticket.is_writable and ticket.added else data
         with ticket.attempt() as ended:
             try:
@@ -216,7 +220,9 @@ class _Watched(wrapt.ObjectProxy[Any]):
                 ended(Attempt(error=type(error).__name__, unsent=_tries_once(client, name, method) and is_unsent(error, handled)))
                 raise_refusal(error, handled)
                 raise
-            ended(Attempt(reply=_reply(None if is_stream else answer[0], answer[1], answer[2])))
+            reply = _reply(None if is_stream else answer[0], answer[1], answer[2])
+            stop(ticket, ended, reply.status, reply.headers, reply.body)
+            ended(Attempt(reply=reply))
             return answer
 
     async def _self_aattempt(
@@ -225,7 +231,7 @@ class _Watched(wrapt.ObjectProxy[Any]):
         ticket, client, handled = self._self_ticket, self.__wrapped__, sys.exc_info()[1]
         if ticket.must_ask and ticket.again is not None:
             await ticket.again(ticket)
-        headers = _sent(headers, ticket)
+        headers, url = _sent(headers, ticket), _routed(url, ticket)
         data = _completed(data, ticket) if ticket.is_writable and ticket.added else data
         with ticket.attempt() as ended:
             try:
@@ -234,8 +240,16 @@ class _Watched(wrapt.ObjectProxy[Any]):
                 ended(Attempt(error=type(error).__name__, unsent=_tries_once(client, name, method) and is_unsent(error, handled)))
                 raise_refusal(error, handled)
                 raise
-            ended(Attempt(reply=_reply(None if is_stream else answer[0], answer[1], answer[2])))
+            reply = _reply(None if is_stream else answer[0], answer[1], answer[2])
+            stop(ticket, ended, reply.status, reply.headers, reply.body)
+            ended(Attempt(reply=reply))
             return answer
+
+
+def _routed(url: str, ticket: context.Ticket) -> str:
+    """Return where a request goes: to its vendor, or to the proxy that it goes through."""
+    found: str = url if ticket.route is None else ticket.route.url(url)
+    return found
 
 
 def _completed(form: str | None, ticket: context.Ticket) -> str:
@@ -266,11 +280,8 @@ def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, str,
 
 def _vendor_path(path: str) -> str:
     """Cut the base's own path off (`http://proxy/stripe/v1/…`): the vendor's begins at its version."""
-    for prefix in ("/v1/", "/v2/"):
-        found = path.find(prefix)
-        if found > 0 and "/" not in path[1:found]:
-            return path[found:]
-    return path
+    found = _BASE.match(path)
+    return path if found is None else path[found.end() :]
 
 
 def _sent(headers: Mapping[str, str], ticket: context.Ticket) -> Mapping[str, str]:

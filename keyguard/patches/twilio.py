@@ -16,7 +16,8 @@ from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.model import TOKEN_PREFIX, Attempt, Call, Reply
 from keyguard.patches import Outgoing, Seam, is_live, is_passed
 from keyguard.patches import _twilio_reading as reading
-from keyguard.patches._headers import Lowered, is_carrying, pair_with_secret, with_credential
+from keyguard.patches._headers import Lowered, is_carrying, pair_with_secret, pair_with_vault_key, with_credential, with_vault_key
+from keyguard.patches._wire import stop
 from keyguard.vendors import account_of
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class _Sending(wrapt.ObjectProxy[Any]):
 
     def request(self, method: str, url: str, **options: Any) -> Any:
         """Send one request."""
-        options = _decided(self.__wrapped__, options, self._self_ticket)
+        url, options = _decided(self.__wrapped__, url, options, self._self_ticket)
         with _Unseen(self.__wrapped__, self._self_ticket) as unseen:
             unseen.answer = self.__wrapped__.request(method, url, **options)
         return unseen.answer
@@ -158,7 +159,7 @@ class _ASending(_Sending):
     async def request(self, method: str, url: str, **options: Any) -> Any:
         """Send one awaited request."""
         _check_tries(self.__wrapped__)
-        options = _decided(self.__wrapped__, options, self._self_ticket)
+        url, options = _decided(self.__wrapped__, url, options, self._self_ticket)
         with _Unseen(self.__wrapped__, self._self_ticket) as unseen:
             unseen.answer = await self.__wrapped__.request(method, url, **options)
         return unseen.answer
@@ -182,7 +183,9 @@ class _Unseen:
             return
         with ticket.attempt() as ended:
             if error is None and isinstance(getattr(self.answer, "status_code", None), int):
-                ended(Attempt(reply=_reply(self.answer)))
+                reply = _reply(self.answer)
+                stop(ticket, ended, reply.status, reply.headers, reply.body)
+                ended(Attempt(reply=reply))
             elif isinstance(error, Exception):
                 # A client whose sends are seen did not come to one; what another one has tried before its error, nobody knows.
                 ended(Attempt(error=type(error).__name__, unsent=_is_seen(self._client)))
@@ -222,9 +225,9 @@ def _is_seen(http_client: Any) -> bool:
     return is_plain and (is_live(seam) if connector is None else is_passed(seam, connector))
 
 
-def _decided(http_client: Any, options: dict[str, Any], ticket: context.Ticket) -> dict[str, Any]:
+def _decided(http_client: Any, url: str, options: dict[str, Any], ticket: context.Ticket) -> tuple[str, dict[str, Any]]:
     """
-    Return a request's options with the secret and the fields that were decided, in a copy: the caller's objects never hold them.
+    Return where a request goes, and its options with the secret and the fields that were decided: the caller's objects never hold them.
 
     Raises:
         ConfigurationError: a credential provider has given a vault token.
@@ -232,20 +235,24 @@ def _decided(http_client: Any, options: dict[str, Any], ticket: context.Ticket) 
     if ticket.is_writable and ticket.added:
         options = {**options, "data": reading.completed(options.get("data"), ticket.added)}
     headers: Mapping[str, str] = options.get("headers") or {}
+    is_seen = _is_seen(http_client)
+    if ticket.route is not None and not is_seen:
+        url = ticket.route.url(url)
     if ticket.secret is None:
         if any(name.lower() == "authorization" and is_carrying(reading.text(value), TOKEN_PREFIX) for name, value in headers.items()):
             raise ConfigurationError(
                 "this twilio client's credential_provider has given a vault token, which keyguard reads only as the client's username or "
                 "password, so nobody knows whose key pays. Nothing was sent. Use Client(account_sid, token)."
             )
-        return options
-    if _is_seen(http_client) and type(http_client).__module__ != _SIGNING:
+        return url, options
+    if is_seen and type(http_client).__module__ != _SIGNING:
         # It is put in on the wire: the SDK's clients keep the last request that they were given.
-        return options
-    swapped = {name: with_credential(value, ticket.secret) if name.lower() == "authorization" else value for name, value in headers.items()}
+        return url, options
+    written, halves = (with_credential, pair_with_secret) if ticket.route is None else (with_vault_key, pair_with_vault_key)
+    swapped = {name: written(value, ticket.secret) if name.lower() == "authorization" else value for name, value in headers.items()}
     pair = reading.basic(options.get("auth"))
-    auth = options.get("auth") if pair is None else pair_with_secret(*pair, ticket.secret)
-    return {**options, "headers": swapped, "auth": auth}
+    auth = options.get("auth") if pair is None else halves(*pair, ticket.secret)
+    return url, {**options, "headers": swapped, "auth": auth}
 
 
 patch = TwilioPatch()

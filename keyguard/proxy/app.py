@@ -28,7 +28,9 @@ from keyguard.proxy.admins import Admins
 from keyguard.proxy.backend import MintedBackend
 from keyguard.proxy.forward import Forwarder
 from keyguard.proxy.gate import Gate
+from keyguard.proxy.inquiring import inquirer
 from keyguard.proxy.limits import Room
+from keyguard.proxy.methods import others
 from keyguard.proxy.openapi import document
 from keyguard.proxy.secrets import Secrets
 from keyguard.proxy.settings import ProxySettings, import_all, load_proxy_settings
@@ -63,7 +65,8 @@ def create_app(wanted: ProxySettings | None = None) -> Starlette:
     ledger = open_ledger(ledger_url(found), durability=general.durability)
     backend, secrets = MintedBackend(ledger), Secrets(found.sources, found.secret_seconds)
     armed = Armed(backends={backend.url: backend}, settings=settings.Settings.model_construct(), secrets=secrets.of)
-    handler = CallHandler(partial(finder_for, armed), partial(identity, armed), lambda: False)
+    inquire = inquirer(ledger, secrets, found.upstreams)
+    handler = CallHandler(partial(finder_for, armed), partial(identity, armed), lambda: False, inquire)
     client = client_for(found, vendors.claimed_hosts())
     room = Room(found.max_requests, found.max_buffered_bytes)
     # Its INFO lines have whole URLs, in which vendors have telephone numbers.
@@ -89,14 +92,14 @@ def create_app(wanted: ProxySettings | None = None) -> Starlette:
             return JSONResponse({"status": "the ledger is not available"}, 503)
         return JSONResponse({"status": "ready"})
 
+    own = [
+        Route("/healthz", _alive, methods=["GET"]),
+        Route("/readyz", ready, methods=["GET"]),
+        Route("/openapi.json", _described, methods=["GET"]),
+        *Vault(backend, Admins(found.tokens()), secrets, found, room).routes(),
+    ]
     return Starlette(
-        routes=[
-            Route("/healthz", _alive, methods=["GET"]),
-            Route("/readyz", ready, methods=["GET"]),
-            Route("/openapi.json", _described, methods=["GET"]),
-            *Vault(backend, Admins(found.tokens()), secrets, found, room).routes(),
-            Mount("/", Forwarder(handler, backend, client, found, room)),
-        ],
+        routes=[*own, *others(own), Mount("/", Forwarder(handler, backend, client, found, room))],
         lifespan=lifespan,
         middleware=[Middleware(Gate, max_head_bytes=found.max_head_bytes), Middleware(Traced)],
     )

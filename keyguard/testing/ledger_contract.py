@@ -25,6 +25,7 @@ from keyguard.testing._contract_model import MachineContract
 from keyguard.testing._contract_money import CallsAndDaysContract, MoneyContract
 from keyguard.testing._contract_objects import FactContract, IntentContract, WindowContract
 from keyguard.testing._contract_races import CrashContract, RaceContract
+from keyguard.testing._contract_remote import JudgedElsewhereContract, RemoteContract
 from keyguard.testing._contract_units import UnitsContract
 from keyguard.testing._place import LedgerPlace
 
@@ -33,7 +34,7 @@ __all__ = ["LedgerContract", "LedgerPlace"]
 
 class LedgerContract(
     MoneyContract, CallsAndDaysContract, UnitsContract, ChargesContract, KeptContract, DoubtsContract, IssueContract, RaiseContract,
-    RevokeContract, MintContract, ChildrenContract, ChildrenNamesContract, IntentContract, FactContract, WindowContract, MachineContract,
-    RaceContract, CrashContract,
+    RevokeContract, MintContract, RemoteContract, JudgedElsewhereContract, ChildrenContract, ChildrenNamesContract, IntentContract,
+    FactContract, WindowContract, MachineContract, RaceContract, CrashContract,
 ):  # fmt: skip
     """All parts of the contract; a subclass supplies `ledger_factory`."""

@@ -5,118 +5,34 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import struct
-import sys
-import threading
 import traceback
 from dataclasses import replace
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, cast
 
+from keyguard.testing._listening import Connections
 from keyguard.testing.double.world import Closing
 
 if TYPE_CHECKING:
     from keyguard.testing.double.messages import Answer
     from keyguard.testing.double.world import Delivery, World
 
-_LOOPBACK = "127.0.0.1"
-# Connections at a time; more wait in the queue of the listening socket.
-_MOST = 512
 # Bytes of a body; no request of these vendors comes near it.
 _LONGEST = 8 * 1024 * 1024
-_PATIENCE = 10.0  # seconds that stopping waits for the threads of connections that it has shut
 
 
-class Listener(ThreadingHTTPServer):
+class Listener(Connections):
     """
-    Counts its connections, and can shut them all; a thread each.
+    A world's own.
 
     Args:
         port: 0 = any that is free.
         world: What answers.
     """
 
-    daemon_threads = True
-    request_queue_size = 512
-    # The port is taken again after `refuse`, although its old connections linger.
-    allow_reuse_address = True
-
     def __init__(self, port: int, world: World) -> None:
         self.world = world
-        self._room = threading.BoundedSemaphore(_MOST)
-        self._changed = threading.Condition()
-        self._open: set[socket.socket] = set()
-        self._aborted: set[socket.socket] = set()
-        super().__init__((_LOOPBACK, port), Handler)
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self._thread.start()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Count a connection before its thread begins."""
-        self._room.acquire()
-        with self._changed:
-            self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        """End a connection: politely, or by a reset."""
-        if request in self._aborted:
-            self._aborted.discard(request)
-            self.close_request(request)
-        else:
-            super().shutdown_request(request)
-        with self._changed:
-            self._open.discard(request)
-            self._changed.notify_all()
-        self._room.release()
-
-    def abort(self, connection: socket.socket) -> None:
-        """Have a connection end with a reset."""
-        # Closed with a linger time of zero, a socket sends RST.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._aborted.add(connection)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keep what broke a connection's thread; a client that went away is no error of the double."""
-        error = sys.exc_info()[1]
-        if error is not None and not isinstance(error, OSError):
-            self.world.broken.append(error)
-            super().handle_error(request, client_address)
-
-    def wait_until_quiet(self, timeout: float = _PATIENCE) -> None:
-        """
-        Wait until nobody is connected: what a client that went away had sent is executed then, or never.
-
-        Raises:
-            TimeoutError: somebody still is.
-        """
-        # Connections are accepted in their order: after this one, all earlier ones are counted.
-        with contextlib.closing(HTTPConnection(_LOOPBACK, self.server_port, timeout=timeout)) as last:
-            last.request("GET", "/quiet", headers={"Connection": "close"})
-            last.getresponse().read()
-        self.wait_until_ended(timeout)
-
-    def stop(self) -> None:
-        """Listen no more, and shut every connection; requests that are held stay so."""
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
-        with self._changed:
-            for connection in self._open:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-
-    def wait_until_ended(self, timeout: float = _PATIENCE) -> None:
-        """
-        Wait for the threads of all connections.
-
-        Raises:
-            TimeoutError: one goes on.
-        """
-        with self._changed:
-            if not self._changed.wait_for(lambda: not self._open, timeout):
-                raise TimeoutError(f"{len(self._open)} connections are still open after {timeout} s")
+        super().__init__(port, Handler, world.broken)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -165,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         self._deliver(delivery)
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815 -- the standard library's names
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _answer  # noqa: N815 -- the standard library's names
 
     def _deliver(self, delivery: Delivery) -> None:
         answer, fault = delivery.answer, delivery.fault

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from keyguard import guard, payer
-from keyguard.backends.local import LocalBackend
+from keyguard.backends._ledgered import LedgerBackend
 from keyguard.context import Ticket
 from keyguard.identity import canonical
 from keyguard.model import Closing, Outcome
@@ -68,11 +68,11 @@ def _unsent_by_name(error: BaseException, _handled: BaseException | None = None)
     return type(error).__name__ in {"ConnectError", "ReadError", "RemoteProtocolError"}
 
 
-def _free_the_dead(self: LocalBackend, reservation_id: str, _ticket: Ticket) -> None:
+def _free_the_dead(self: LedgerBackend, reservation_id: str, _ticket: Ticket) -> None:
     self.close(Closing(reservation_id, Outcome("released", source="local"), unsent=True))
 
 
-def _forgetful_close(self: LocalBackend, closing: Closing) -> Any:
+def _forgetful_close(self: LedgerBackend, closing: Closing) -> Any:
     self._open.pop(closing.reservation_id, None)
     return self.ledger.close(closing)
 
@@ -96,10 +96,10 @@ OF_GUARD = (
         replacing(client, "is_unsent", _unsent_by_name),
     ),
     Mutant(
-        "dead-ticket-releases", "a call that was struck down gives its money back", replacing(LocalBackend, "_close_dead", _free_the_dead)
+        "dead-ticket-releases", "a call that was struck down gives its money back", replacing(LedgerBackend, "_close_dead", _free_the_dead)
     ),
     Mutant(
-        "lost-close-forgotten", "a hold whose close failed is not closed again", replacing(LocalBackend, "close", _forgetful_close)
+        "lost-close-forgotten", "a hold whose close failed is not closed again", replacing(LedgerBackend, "close", _forgetful_close)
     ),
     Mutant(
         "identity-without-account", "the same request to two accounts is one charge",

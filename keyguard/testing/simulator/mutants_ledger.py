@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from keyguard import policy
-from keyguard.backends.local import LocalBackend
+from keyguard.backends._ledgered import LedgerBackend
 from keyguard.identity import verdict
 from keyguard.ledgers import _sqlite_reserve as reserving
 from keyguard.ledgers import sqlite
@@ -37,7 +37,7 @@ _of = {name: vars(owner)[name] for owner, names in {
     Closes: ("_closed", "_settle", "_buy", "_after_the_end", "_give_back"),
     Holds: ("change",),
     Log: ("begin", "append"),
-    LocalBackend: ("find", "reserve"),
+    LedgerBackend: ("find", "reserve"),
     policy: ("legs",),
     Reserves: ("_refused", "_attempted"),
 }.items() for name in names}  # fmt: skip
@@ -145,7 +145,7 @@ def _check_then_add() -> Iterator[None]:
     """Look at the balance when the key is found, and add in a later step."""
     seen: dict[str, tuple[Any, ...]] = {}
 
-    def find(self: LocalBackend, **names: Any) -> Any:
+    def find(self: LedgerBackend, **names: Any) -> Any:
         key = _of["find"](self, **names)
         ledger: Any = self.ledger
         if key is not None and ledger.books is not None:
@@ -155,7 +155,7 @@ def _check_then_add() -> Iterator[None]:
             seen[key.scope] = row or (None, 0, 0, 0)
         return key
 
-    def reserve(self: LocalBackend, order: Order, ticket: Any) -> Decision:
+    def reserve(self: LedgerBackend, order: Order, ticket: Any) -> Decision:
         cap, spent, held, doubt = seen.get(order.scope, (None, 0, 0, 0))
         if cap is not None and spent + held + doubt + order.quote.amount > cap:
             return Decision(granted=False, reason="cap_exceeded", scope=order.scope, cap=cap, spent=spent, held=held, doubt=doubt)
@@ -163,7 +163,7 @@ def _check_then_add() -> Iterator[None]:
         return decision
 
     unchecked = _schema(lambda text: text.replace(_CHECKED, ""))
-    with unchecked(), replaced(LocalBackend, "find", find), replaced(LocalBackend, "reserve", reserve):
+    with unchecked(), replaced(LedgerBackend, "find", find), replaced(LedgerBackend, "reserve", reserve):
         yield
 
 
