@@ -100,7 +100,7 @@ def holders() -> Iterator[str]:
         if id(one) in seen:
             continue
         seen.add(id(one))
-        for inside in gc.get_referents(one):
+        for inside in one.co_consts if isinstance(one, CodeType) else gc.get_referents(one):
             if isinstance(inside, str | bytes | bytearray):
                 if has_secret(inside):
                     yield type(one).__qualname__

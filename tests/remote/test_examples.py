@@ -78,12 +78,13 @@ def test_the_recipe_stops_at_its_budget(proxy: Proxy, double: VendorDouble, pref
 @pytest.mark.ci
 def test_a_cancelled_run_takes_its_key_along(proxy: Proxy, double: VendorDouble, prefect_server: str, tmp_path: Path) -> None:
     """
-    Cancelled in the UI, a served run makes no further call, and its hook revokes the key at the proxy.
+    Cancelled in the UI, a served run ends long before it is through, and its hook revokes the key at the proxy.
 
     Whoever has read the key in Prefect's database is told 401 from then on, and nothing reaches Stripe.
     """
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import State, StateType
+    from prefect.client.schemas.sorting import FlowRunSort
 
     first, log = len(double.truth.rows("charge")), tmp_path / "log.txt"
     serving = "from importlib import import_module; import_module('07_vault_key_over_http').billing_flow.serve(name='recipe')"
@@ -91,7 +92,7 @@ def test_a_cancelled_run_takes_its_key_along(proxy: Proxy, double: VendorDouble,
     with SyncPrefectClient(prefect_server) as client, process([sys.executable, "-c", serving], env, log):
         run_id = _started(client, {"customer_ids": [f"cus_{number}" for number in range(1000)], "amount_cents": 2000, "budget_usd": 50_000})
         assert wait_for(lambda: len(charged(double, first)) >= 3), log.read_text()
-        (subflow,) = client.read_flow_runs(flow_run_filter=_children_of(run_id))
+        (subflow,) = client.read_flow_runs(flow_run_filter=_children_of(run_id), sort=FlowRunSort.START_TIME_DESC, limit=2)
         stolen = str(subflow.parameters["vault_key"])
         assert proxy.stripe(stolen).v1.payment_intents.create(PAY).status == "succeeded"
 
@@ -166,7 +167,7 @@ def test_a_flow_holds_no_secret(proxy: Proxy, double: VendorDouble, prefect_serv
 
 # The secret comes backwards, so that it is nowhere until it is planted.
 _PLANTING = """
-import importlib, logging, os, sys
+import gc, importlib, logging, os, sys
 import httpx, stripe
 from opentelemetry import trace
 from pydantic import SecretStr
@@ -204,14 +205,17 @@ plants = {
     "generator": suspended,
     "settings": SecretStr,
 }
+print("nothing", *example.places(), sep="|")
+# What is known to have none is not looked at again.
+gc.freeze()
 for name, plant in plants.items():
-    planted = plant(backwards[::-1])
+    planted = [plant(backwards[::-1])]
     print(name, *example.places(), sep="|")
     planted = None
     os.environ.pop("PLANTED", None)
     example.SPANS.clear()
     example.LINES.clear()
-print("nothing", *example.places(), sep="|")
+    print("after " + name, *example.places(), sep="|")
 """
 
 
@@ -222,9 +226,8 @@ def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
         timeout=100, check=False, env=environment("http://127.0.0.1:9/api", tmp_path),
     )  # fmt: skip
     told = {name: where for name, *where in (line.split("|") for line in found.stdout.splitlines())}
+    clean = {name: told.pop(name) for name in list(told) if name == "nothing" or name.startswith("after ")}
 
-    assert told.pop("nothing") == [], found.stderr
+    assert (len(clean), len(told), any(clean.values())) == (11, 10, False), found.stderr or clean
     assert (told["environment"][0], told["span"][0], told["log"][0]) == ("the environment: PLANTED", "a span: charge", "what was logged")
-    assert {name: bool(where) for name, where in told.items()} == dict.fromkeys(
-        ("environment", "span", "log", "client", "header", "closure", "constant", "error", "generator", "settings"), True
-    )
+    assert [name for name, where in told.items() if not where] == []
