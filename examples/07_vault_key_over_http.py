@@ -6,10 +6,11 @@ Nothing of keyguard's is installed in the flow's process; whoever serves the con
     KEYBRAKE_API_KEY=$(openssl rand -hex 32) STRIPE_SECRET_KEY=sk_test_… keyguard proxy
     KEYBRAKE_API_KEY=… KEYBRAKE_PROXY=http://127.0.0.1:8420 python examples/07_vault_key_over_http.py 500 cus_1 cus_2 cus_3
 
-Each customer is charged $20; the first argument is the budget in dollars. Three things to know of this way:
+Each customer is charged $20; the first argument is the budget in dollars. Four things to know of this way:
 
 - A capped call arrives as the SDK's own error. `keyguard.refusal_of` finds the refusal behind it, with its figures, and so does
   `retry_unless_refused`; without it Prefect sends a refused call three times more.
+- `daily_usd_cap` opens again at midnight UTC, for a run that goes on as well. `keyguard proxy` knows `run_usd_cap` too, which does not.
 - Prefect keeps the parameters of a subflow in its database, and with them the key. It buys what is left of its cap, at two endpoints.
 - Prefect calls `on_cancellation` when it has ended the run's process: at once here, up to 30 s later where tasks are submitted to threads.
   Under `keyguard.install()` no call starts in that time.
@@ -50,6 +51,7 @@ def issue_vault_key(run_id: str, daily_usd_cap: float) -> str:
             "expires_in": "4h",
             "agent_run_label": f"prefect-billing/{run_id}",
         },
+        timeout=30,
     )
     r.raise_for_status()
     vault_key: str = r.json()["vault_key"]
@@ -81,7 +83,7 @@ def charge_batch(vault_key: str, run_id: str, customer_ids: list[str], amount_ce
 
 def revoke_vault_key(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """End the keys of a cancelled run. By its label (`keyguard proxy` can): the process that knew the key is gone."""
-    r = httpx.delete(f"{PROXY}/vault/keys", headers=ADMIN, params={"label": f"prefect-billing/{flow_run.id}"})
+    r = httpx.delete(f"{PROXY}/vault/keys", headers=ADMIN, params={"label": f"prefect-billing/{flow_run.id}"}, timeout=30)
     r.raise_for_status()
 
 

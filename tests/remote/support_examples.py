@@ -28,7 +28,6 @@ del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 _WRITABLE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw")
-_PART = 1 << 24
 
 
 def given(proxy: Proxy, prefect: str, folder: Path, **more: str) -> dict[str, str]:
@@ -79,15 +78,8 @@ class Held:
         place = Path(f"/proc/{self._process.pid}")
         with (place / "mem").open("rb", buffering=0) as memory:
             for start, end in _WRITABLE.findall((place / "maps").read_text()):
-                at, until = int(start, 16), int(end, 16)
-                while at < until:
-                    memory.seek(at)
-                    part = memory.read(min(_PART, until - at))
-                    if not part:
-                        break
-                    yield part
-                    # What lies across the border of two parts is in the second one, whole.
-                    at += len(part) if at + len(part) >= until else len(part) - 128
+                memory.seek(int(start, 16))
+                yield memory.read(int(end, 16) - int(start, 16))
 
     def end(self) -> int:
         """Let it go; returns how it ended."""

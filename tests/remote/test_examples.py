@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+# Of a process that begins, on a machine that is busy with other things.
+pytestmark = pytest.mark.timeout(300)
 CUSTOMERS = [f"cus_{number}" for number in range(5)]
 
 
@@ -112,11 +114,11 @@ def test_a_cancelled_run_takes_its_key_along(proxy: Proxy, double: VendorDouble,
 
 def _started(client: Any, parameters: dict[str, Any]) -> Any:
     """Wait until the recipe is served, and give it a run to do."""
+    from prefect.exceptions import ObjectNotFound
+
     found: list[Any] = []
 
     def is_there() -> bool:
-        from prefect.exceptions import ObjectNotFound
-
         try:
             found.append(client.read_deployment_by_name("billing-flow/recipe"))
         except ObjectNotFound:
