@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from keyguard.fx import Rates
     from keyguard.model import Attempt, Call, Closing, Decision, Operation, Outcome, Pairs, Quote, Receipt, Subflow, VaultKey
+    from keyguard.slots import Slot
     from keyguard.vendors import Vendor
 
 
@@ -75,7 +76,7 @@ class RunRef:
     @property
     def entry(self) -> str:
         """The execution, another one in each further try of what this unit lies in: what it asks for then has been asked for before."""
-        tries = [one for one in self.passes if one[1] > 1]
+        tries = [one for one in self.passes if one[1] > 1] if self.passes else ()
         if not tries:
             return self.execution
         return f"{self.execution}.{hashlib.blake2b(ascii(sorted(tries)).encode(), digest_size=4, key=b'keyguard tries').hexdigest()}"
@@ -305,18 +306,6 @@ def is_silent(ended: Callable[[Attempt], None]) -> bool:
     return ended is _silent
 
 
-class Slot(Protocol):
-    """A number among identical requests, as a call has taken it."""
-
-    def moved(self, to: int) -> None:
-        """Learn that the ledger gave another number: another process has this one."""
-        ...
-
-    def give_back(self) -> None:
-        """Let the next identical request of the same unit have it: this one came to no known charge."""
-        ...
-
-
 @frozen
 class IdempotencyScope:
     """
@@ -377,6 +366,7 @@ class _State:
     price_files: Mapping[str, Path] = field(default_factory=dict[str, "Path"])
     vendors: Mapping[str, Vendor] = field(default_factory=dict[str, "Vendor"])
     registering: threading.RLock = field(default_factory=threading.RLock)
+    carried_trace: Callable[[], str] | None = None
     memories: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
@@ -591,6 +581,21 @@ def state_poll() -> float:
 def set_state_poll(seconds: float) -> None:
     """Set how often it is asked (`KEYGUARD_STATE_POLL_SECONDS`)."""
     _state.state_poll = seconds
+
+
+def carried_trace() -> str:
+    """
+    Return where in a trace the calling code belongs if it runs under no span of its own process; "" = nothing says.
+
+    It is a `traceparent` (W3C Trace Context) that came along with its run from the process that sent it here.
+    """
+    ask = _state.carried_trace
+    return "" if ask is None else ask()
+
+
+def register_carried_trace(ask: Callable[[], str] | None) -> None:
+    """Let an orchestrator's integration say it, in a process that a run was sent to, or nobody; it reads memory, within each call."""
+    _state.carried_trace = ask
 
 
 def key_in_use() -> VaultKey | None:

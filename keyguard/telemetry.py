@@ -14,11 +14,14 @@ from opentelemetry import trace
 from opentelemetry.context import attach, detach
 from opentelemetry.trace import INVALID_SPAN, SpanKind, Status, StatusCode
 
+from keyguard import context
 from keyguard.errors import KeyguardError, Refused
 from keyguard.model import show, to_usd
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     from keyguard.context import Ticket
     from keyguard.model import Call
@@ -76,12 +79,36 @@ class span:  # noqa: N801 -- read as `with span(ticket):`; written out, because 
         _log(self._ticket)
 
 
+def traceparent() -> str:
+    """Return where in a trace the calling code is, as W3C writes it, for code elsewhere that belongs under it; "" = in none."""
+    carrier: dict[str, str] = {}
+    _propagator().inject(carrier)
+    return carrier.get("traceparent", "")
+
+
 def _started(ticket: Ticket) -> Span | None:
     try:
-        return _tracer.start_span(ticket.call.vendor, kind=SpanKind.INTERNAL, record_exception=False, set_status_on_exception=False)
+        return _tracer.start_span(
+            ticket.call.vendor, _parent(), kind=SpanKind.INTERNAL, record_exception=False, set_status_on_exception=False
+        )
     except Exception:
         _logger.debug("a span could not be started", exc_info=True)
         return None
+
+
+def _parent() -> Context | None:
+    """Return what the span belongs under where the caller has none open: what came along with the run from another process."""
+    carried = context.carried_trace()
+    if not carried or trace.get_current_span() is not INVALID_SPAN:
+        return None
+    return _propagator().extract({"traceparent": carried})
+
+
+def _propagator() -> TraceContextTextMapPropagator:
+    # Loaded where a run travels; whatever the application propagates by, between our own processes it is W3C's.
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    return TraceContextTextMapPropagator()
 
 
 def _finish(current: Span, ticket: Ticket, raised: BaseException | None) -> None:
@@ -135,6 +162,9 @@ def _add_money(found: dict[str, Any], ticket: Ticket) -> None:
     decision, outcome, receipt = ticket.decision, ticket.outcome, ticket.receipt
     if isinstance(ticket.refusal, KeyguardError):
         found[REFUSAL_REASON] = ticket.refusal.reason
+        if is_refused(ticket):
+            # What the ledger in front of a proxy has held meanwhile is nobody's money.
+            return
     if decision is not None and decision.granted:
         reservation_id = ticket.closing.reservation_id if ticket.closing is not None else ticket.reservation_id
         if reservation_id is not None:

@@ -65,6 +65,7 @@ SETUPS = (
     Setup("script, cancelled in the UI", "script", "charging", "api"),
     Setup("script, ProcessPool, cancelled in the UI", "script", "charging-pool", "api"),
     Setup("script, SIGTERM", "script", "charging", "sigterm"),
+    Setup("script, ProcessPool, SIGTERM", "script", "charging-pool", "sigterm"),
     Setup("script, Ctrl-C", "script", "charging", "ctrl-c"),
     Setup("script, awaited, Ctrl-C", "script", "charging-awaited", "ctrl-c"),
 )

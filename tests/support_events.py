@@ -14,6 +14,7 @@ import keyguard
 from keyguard.errors import Refused
 from keyguard.prefect import retry_unless_refused
 from tests.support_flows import create
+from tests.support_gather import meet
 
 EVENT = "invoices.due"
 
@@ -25,9 +26,10 @@ def charge_invoice(url: str, customer: str, invoice: int) -> str:
 
 
 @flow(name="invoices")
-def invoices(url: str, ledger: str, limits: dict[str, Any], customer: str, count: int) -> int:
-    """Charge one customer's invoices until there is none left, or no money; returns how many it was."""
+def invoices(url: str, ledger: str, limits: dict[str, Any], customer: str, count: int, gathering: str) -> int:
+    """Wait for the other runs; charge one customer's invoices until there is none left, or no money; returns how many it was."""
     keyguard.install(ledger, **limits)
+    meet(gathering)
     for invoice in range(count):
         try:
             charge_invoice(url, customer, invoice)

@@ -4,7 +4,8 @@
 calls it, uninstall() calls `deactivate()`). `task` is Prefect's, guarded in every process; `guarded` does that for a
 function below any decorator. `revoke_on_cancellation` and `revoke_on_crash` go into a flow's hooks. Where Prefect's
 engine is not as known, `retry_unless_refused` goes into a task's `retry_condition_fn`, and `name_refused_state` into a
-flow's `on_failure`.
+flow's `on_failure`. A refused run has failed under a name of its own, which automations on "Failed" do not match: keyguard.prefect.naming
+says what does.
 """
 
 from __future__ import annotations

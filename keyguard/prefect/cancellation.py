@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from keyguard import context
-from keyguard.prefect import leaving
+from keyguard.prefect import halting, leaving
 from keyguard.prefect.marking import entered_flow
 from keyguard.prefect.polling import Poller
 from keyguard.prefect.provider import provider, set_watcher
@@ -123,17 +123,23 @@ class Watch:
         entered[number] = Entered(gone, weakref.ref(flow_context), lineage, is_here)
         self._judge()
 
-    def left(self, flow_run: Any, by: str) -> None:
-        """Learn that a flow's body has ended: by what no code of it raised (`by`), or as its state says."""
+    def left(self, flow_run: Any, by: str) -> str:
+        """
+        Learn that a flow's body has ended: by what no code of it raised (`by`), or as its state says.
+
+        Returns:
+            What the processes that run tasks of it should hear: how it crashes; "" = nothing, what was sent away may outlive the flow.
+        """
         number = id(flow_run)
         entered = self.entered.get(number)
         if entered is None or not entered.is_here:
-            return
+            return ""
         how = f"is crashing: {by} ended its body" if by else "has failed" if state_of(flow_run).kind == "FAILED" else ""
         if how:
             self.entered[number] = replace(entered, is_left=True)
             self._stop(entered.lineage[0], Stop(how, spares=threading.get_ident()))
             self._judge()
+        return how if by else ""
 
     # -- what the poller sees --------------------------------------------------------------------------
 
@@ -157,7 +163,7 @@ class Watch:
             if flow_run is None or entered.has_gone():
                 continue
             state = state_of(flow_run) if entered.is_here else None
-            if entered.is_left or (state is not None and state.kind):
+            if entered.is_left or self._has_heard(entered, flow_run) or (state is not None and state.kind):
                 over.add(entered.lineage[0])
                 if state is not None and state.kind in CANCELLED:
                     self._stop(entered.lineage[0], Stop(f"is {state.name} in Prefect"))
@@ -167,6 +173,16 @@ class Watch:
                 begun.add(entered.lineage[0])
         # Something may be left of an execution before the one at work.
         return alive - (over - begun)
+
+    def _has_heard(self, entered: Entered, flow_run: Any) -> bool:
+        """Say whether the process that sent a run here says that it crashes, or one that it was called in; then it is stopped."""
+        for run_id in () if entered.is_here else entered.lineage:
+            how = halting.heard(run_id, flow_run)
+            if how:
+                self._stop(run_id, Stop(how))
+                self.entered[id(flow_run)] = replace(entered, is_left=True)
+                return True
+        return False
 
     def learn(self, asked: set[str], states: Mapping[str, State]) -> None:
         """Take over what Prefect's API says of the runs it was asked for; those it leaves out are neither stopping nor over."""

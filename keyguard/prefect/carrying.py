@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-from keyguard import context
+from keyguard import context, telemetry
 from keyguard.install import has_default, paying_ledger, stand_guard
 from keyguard.prefect import labels, roots
-from keyguard.prefect.marking import mark
+from keyguard.prefect.marking import carried_trace, mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +70,7 @@ def unwatch() -> None:
     """Take the hooks away that are still ours, unless this process joins guarded runs unasked."""
     if _state.joins:
         return
+    context.register_carried_trace(None)
     owner = getattr(sys.modules.get(_MODULE), "FlowRunContext", None)
     with _state.lock:
         for name, (ours, before) in tuple(_state.placed.items()):
@@ -123,6 +124,9 @@ def _before_leaving(leaving: Any) -> None:
         return
     try:
         mark(leaving, paying_ledger())
+        trace = telemetry.traceparent()
+        if trace and leaving.flow_run is not None and leaving.flow_run.labels is not None:
+            leaving.flow_run.labels[labels.TRACE_LABEL] = trace
     except Exception:
         # Prefect's own business goes on; what is not marked is refused where a guarded function or a plugin asks.
         _log.exception("a flow run could not be marked for other processes")
@@ -134,6 +138,8 @@ def _before_entering(entering: Any) -> None:
     is_armed = context.handler() is not None
     if flow_run is None or flow_run.labels is None or not (is_armed or _state.joins):
         return
+    if labels.trace_of(flow_run.labels):
+        context.register_carried_trace(carried_trace)
     marks = labels.read(flow_run.labels)
     is_child = flow_run.parent_task_run_id is not None
     if marks is None and is_child and type(entering).get() is None:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 from keyguard._values import frozen
-from keyguard.prefect.naming import name_refused
+from keyguard.prefect import downstream
+from keyguard.prefect.naming import name_after, name_refused
 from keyguard.prefect.retry import find_refusal, say_not_retried
 
 if TYPE_CHECKING:
@@ -159,19 +160,29 @@ async def _no() -> bool:
 
 
 def _set_task_state(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
-    """Name the failed state of a refused task run."""
-    _safely(name_refused, _argument(args, kwargs, "state"))
+    """Name the failed state of a refused task run, and remember it for what needs its result."""
+    state = _argument(args, kwargs, "state")
+    _safely(downstream.note, engine.task_run, state, _safely(name_refused, state))
     return wrapped(*args, **kwargs)
 
 
 def _set_flow_state(wrapped: Any, engine: Any, args: Any, kwargs: Any) -> Any:
     """Name the failed state of a refused flow run, and take its retries away before the server is asked whether there are any."""
-    refusal = _safely(name_refused, _argument(args, kwargs, "state"))
+    refusal = _safely(_refusal_of_flow, engine.flow_run, _argument(args, kwargs, "state"))
     if refusal is None or not _safely(_has_retries, engine):
         return wrapped(*args, **kwargs)
     _safely(_say, engine, engine.flow_run, refusal)
     asked = _safely(_without_retries, engine)
     return _after(asked, partial(wrapped, *args, **kwargs)) if inspect.iscoroutine(asked) else wrapped(*args, **kwargs)
+
+
+def _refusal_of_flow(flow_run: Any, state: Any) -> Refused | None:
+    refusal = name_refused(state) or name_after(downstream.behind(flow_run, state), state)
+    if state.is_running():
+        downstream.begin(flow_run)
+    elif refusal is None:
+        downstream.note(flow_run, state, None)
+    return refusal
 
 
 def _has_retries(engine: Any) -> bool:

@@ -22,6 +22,8 @@ LEDGER_LABEL = "keyguard.ledger"
 # What the server's record keeps of the execution. Another name than the one above: a record outlives its execution,
 # and what reads the run anew for the next one must not take the last one's token for its own.
 KEPT_EXECUTION_LABEL = "keyguard.last_execution"
+# Where in a trace the code was that sent the run to another process; the second one is Prefect's own, of the run's span.
+TRACE_LABEL, _PREFECTS_TRACE_LABEL = "keyguard.traceparent", "__OTEL_TRACEPARENT"
 # Where a URL that holds a password must be said in each process.
 LEDGER_SETTING = "KEYGUARD_URL"
 _SECRET_OPTIONS = re.compile(r"(?:^|&)[^=&]*(?:pass|secret|token|key|cred)[^=&]*=", re.IGNORECASE)
@@ -73,6 +75,12 @@ def travelling(url: str) -> str:
     parts = urlsplit(url)
     holds_secret = parts.password is not None or _SECRET_OPTIONS.search(parts.query) is not None
     return f"env:{LEDGER_SETTING}" if holds_secret else url
+
+
+def trace_of(labels: Mapping[str, Any] | None) -> str:
+    """Return the `traceparent` under which a run's calls belong where no span is open; "" where none came along."""
+    found = labels or {}
+    return str(found.get(TRACE_LABEL) or found.get(_PREFECTS_TRACE_LABEL) or "")
 
 
 def names_a_payer() -> bool:

@@ -12,6 +12,8 @@ import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from keyguard.prefect import halting
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -97,12 +99,13 @@ def _termination_signals() -> tuple[type[BaseException], ...]:
     return (found,) if isinstance(found, type) else ()
 
 
-def tell(flow_context: Any, left: Callable[[Any, str], None]) -> None:
+def tell(flow_context: Any, left: Callable[[Any, str], str]) -> None:
     """
     Let somebody know when a flow's body has ended, and by what exception that no code of it raised.
 
     A flow ends its task runner after its body, its hooks and its context, and before Prefect says that it crashed: the runner waits there
-    for the tasks that were submitted. Only a runner that can cancel them (threads of this process) has the method that is called then.
+    for the tasks that were submitted. Only a runner that can cancel them (threads, process pools) has the method that is called then. What
+    `left` returns, how the run ends, other processes of this machine can hear while the runner waits (keyguard.prefect.halting).
     """
     runner = getattr(flow_context, "task_runner", None)
     original = getattr(runner, "cancel_all", None)
@@ -112,13 +115,14 @@ def tell(flow_context: Any, left: Callable[[Any, str], None]) -> None:
 
     def cancel_all() -> Any:
         """Say so, and cancel them."""
+        flow_run, how = ended(), ""
         try:
-            flow_run = ended()
             if flow_run is not None:
-                left(flow_run, _ended_by(sys.exc_info()[0]))
+                how = left(flow_run, _ended_by(sys.exc_info()[0]))
         except Exception:
             _log.debug("a flow's end was not understood", exc_info=True)
-        return original()
+        with halting.said(flow_run, how):
+            return original()
 
     # Of this very runner, which Prefect has made for this execution: contexts are left by methods that were looked up at their beginning.
     runner.cancel_all = cancel_all

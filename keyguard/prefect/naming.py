@@ -1,4 +1,13 @@
-"""What a refused run is called in Prefect: its one failed state carries the refusal's name and its amounts. Imports no Prefect."""
+"""
+What a refused run is called in Prefect: its one failed state carries the refusal's name and its amounts. Imports no Prefect.
+
+**Automations.** Prefect calls the event of a state change after the state's *name* (`prefect.flow-run.{state.name}`, Prefect 3.8,
+server/models/events.py), and its UI offers "Failed" as such a name. So an automation that expects `prefect.flow-run.Failed` is not told
+of a refused run. One that expects `prefect.flow-run.SpendCapExceeded` is; and one that expects `prefect.flow-run.*` where the event's
+resource has `prefect.state-type: FAILED` is told of every run that failed, under whatever name:
+
+    EventTrigger(expect={"prefect.flow-run.*"}, match={"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": "FAILED"})
+"""
 
 from __future__ import annotations
 
@@ -17,10 +26,16 @@ def name_refused(state: Any) -> Refused | None:
     """
     Name a failed state after keyguard's refusal behind it (`SpendCapExceeded`), and let its message give the amounts.
 
+    Its type stays FAILED. Automations on the *name* "Failed" do not match it: see above for those that do.
+
     Returns:
         The refusal; None, and the state as it is, where it has not failed or keyguard refused nothing.
     """
-    refusal = find_refusal(state) if state.is_failed() else None
+    return name_after(find_refusal(state) if state.is_failed() else None, state)
+
+
+def name_after(refusal: Refused | None, state: Any) -> Refused | None:
+    """Name a failed state after the refusal that is behind it, and return that; None, and the state as it is, where there is none."""
     if refusal is None:
         return None
     if state.name == _UNNAMED:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from keyguard.context import Place, RunRef
 from keyguard.prefect.labels import EXECUTION_LABEL, LEDGER_LABEL, ROOT_LABEL
-from keyguard.prefect.marking import ancestors, is_root, marks_of
+from keyguard.prefect.marking import ancestors, is_root, marks_of, outer
 from keyguard.prefect.subflows import BUDGET_LABEL, budget_of, changes, place_of
 
 
@@ -93,7 +93,13 @@ def subflow() -> Place | None:
 def _in_flow(flow_context: Any, task_context: Any) -> RunRef:
     flow_run = flow_context.flow_run
     read = _reads.get(id(flow_run))
-    if read is None or read.of() is not flow_run or not _is_labelled(flow_run, read.shared) or _has_moved(flow_context, read):
+    # A root pays from its own budget, which does not move.
+    if (
+        read is None
+        or read.of() is not flow_run
+        or not _is_labelled(flow_run, read.shared)
+        or (not read.shared.is_root and _has_moved(flow_context, read))
+    ):
         before = changes()
         read = _remembered(flow_run, _flow_ref(flow_context), before)
     # Not before its root is known: until then nothing is sent, and what it belongs to could not be watched.
@@ -135,23 +141,32 @@ def _in_task(task_context: Any) -> RunRef:
 
 def _of_task(read: _Read, task_context: Any, task_run: Any) -> RunRef:
     """Return what is told of the calling attempt of a task."""
-    shared, last, attempt = read.shared, read.last, max(1, task_run.run_count)
+    shared, last, attempt = read.shared, read.last, task_run.run_count or 1
     if last is not None and last[0]() is task_run and last[1].attempt == attempt:
         return last[1]
-    unit = str(task_run.id)
+    # What `str()` gives, in two thirds of its time: most tasks make one call, so this is paid by each.
+    number = f"{task_run.id.int:032x}"
+    unit = f"{number[:8]}-{number[8:12]}-{number[12:16]}-{number[16:20]}-{number[20:]}"
+    task = getattr(task_context, "task", None)
     told = RunRef(
         shared.run_id, shared.engine, shared.name, shared.flow_name, shared.is_root, shared.execution,
-        unit, attempt, _task_key(task_context), _persists(task_context), (*shared.attributes, ("prefect.task_run.id", unit)),
-        ledger=shared.ledger, budget=shared.budget,
-        passes=(*shared.passes, *_tries([one.task_run for one in ancestors(task_context) if _is_around(one.task_run, task_run)])),
+        # What Prefect calls a task in every run: its name and a hash of its source.
+        unit, attempt, str(getattr(task, "task_key", "")), _persists(task_context, task),
+        (*shared.attributes, ("prefect.task_run.id", unit)),
+        shared.ledger, shared.budget, shared.passes if (around := outer(task_context)) is None else _within(shared, around, task_run),
     )  # fmt: skip
     read.last = (weakref.ref(task_run), told)
     return told
 
 
-def _is_around(outer: Any, task_run: Any) -> bool:
+def _within(shared: RunRef, around: Any, task_run: Any) -> tuple[tuple[str, int], ...]:
+    """Return what a task's calls lie in: what its run does, and the tasks that called it, from the next one outwards."""
+    return (*shared.passes, *_tries([one.task_run for one in ancestors(around) if _is_around(one.task_run, task_run)]))
+
+
+def _is_around(other: Any, task_run: Any) -> bool:
     """Say whether a task run is another one, in which this one lies: the contexts of a task's own attempts lie in each other too."""
-    return outer is not None and outer.id != task_run.id
+    return other is not None and other.id != task_run.id
 
 
 def _tries(runs: list[Any]) -> tuple[tuple[str, int], ...]:
@@ -173,19 +188,19 @@ def _remembered(run: Any, shared: RunRef, before: int) -> _Read:
 
 def _is_labelled(flow_run: Any, shared: RunRef) -> bool:
     """Say whether the labels that name a run's root, execution and ledger are still those that were read."""
-    labels = getattr(flow_run, "labels", None)
-    if labels is None:
+    own = getattr(flow_run, "labels", None)
+    if own is None:
         return True
-    is_same = labels.get(ROOT_LABEL) == shared.run_id and labels.get(EXECUTION_LABEL, "") == shared.execution
-    return bool(is_same and labels.get(LEDGER_LABEL, "") == shared.ledger)
+    if own.get(ROOT_LABEL) != shared.run_id or own.get(EXECUTION_LABEL, "") != shared.execution:
+        return False
+    is_same: bool = own.get(LEDGER_LABEL, "") == shared.ledger
+    return is_same
 
 
 def _has_moved(flow_context: Any, read: _Read) -> bool:
     """Say whether a subflow pays from another budget than it did: it, or one that it was called in, may have asked for one since."""
-    if read.shared.is_root:
-        return False
-    labels, now = getattr(flow_context.flow_run, "labels", None), changes()
-    if labels is not None and labels.get(BUDGET_LABEL, "") != read.shared.budget:
+    own, now = getattr(flow_context.flow_run, "labels", None), changes()
+    if own is not None and own.get(BUDGET_LABEL, "") != read.shared.budget:
         return True
     # Only then those above are looked at, one by one.
     if read.changes != now and budget_of(ancestors(flow_context)) != read.shared.budget:
@@ -194,16 +209,10 @@ def _has_moved(flow_context: Any, read: _Read) -> bool:
     return False
 
 
-def _task_key(task_context: Any) -> str:
-    """Return what Prefect calls a task in every run: its name and a hash of its source."""
-    return str(getattr(getattr(task_context, "task", None), "task_key", ""))
-
-
-def _persists(task_context: Any) -> bool:
+def _persists(task_context: Any, task: Any) -> bool:
     """Say whether a later execution may find this task's result and skip it."""
     if not getattr(task_context, "persist_result", False):
         return False
-    task = getattr(task_context, "task", None)
     policy = getattr(task, "cache_policy", None)
     # Without a policy there is no key under which it would be found, unless the task names one itself.
     has_policy = policy is not None and type(policy).__name__ != "_None"

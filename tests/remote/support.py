@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 import resend
 import stripe
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from twilio.rest import Client
 
 import keyguard
+from keyguard import telemetry
 from keyguard.errors import KeyguardError
 from tests.proxy.support import ADMIN, RESEND_SECRET, STRIPE_SECRET, TWILIO_SECRET
 from tests.support_twilio_clients import MESSAGE, pointed
@@ -49,6 +53,10 @@ class World:
         self.kind, self.double, self.proxy, self.run = kind, double, proxy, run
         self._patch = patch
         self._from, self._first = len(double.truth.rows()), len(double.requests())
+        self._exporter = InMemorySpanExporter()
+        self._tracers = TracerProvider()
+        self._tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
+        patch.setattr(telemetry, "_tracer", self._tracers.get_tracer("keyguard"))
         self.installed: keyguard.Installation
 
     # -- clients: the same code in every set-up; without a proxy they are pointed to the double ---------------
@@ -127,6 +135,15 @@ class World:
         """The Idempotency-Keys of those."""
         found = self.double.requests()[self._first :]
         return [one["headers"].get("idempotency-key", "") for one in found if one["method"] != "GET"]
+
+    @property
+    def spans(self) -> list[tuple[str, dict[str, Any]]]:
+        """The calls' spans, without what is of one reservation, one stand-in's address or one run's name alone."""
+        left = {telemetry.RESERVATION_ID, telemetry.ADDRESS, telemetry.PORT, telemetry.RUN_ID, telemetry.REQUEST_ID}
+        return [
+            (span.name, {name: value for name, value in (span.attributes or {}).items() if name not in left})
+            for span in self._exporter.get_finished_spans()
+        ]
 
     @property
     def totals(self) -> dict[str, int]:
