@@ -11,32 +11,20 @@ import stripe
 
 from keyguard import refusal_of
 from keyguard.errors import KeyRevoked
-from keyguard.testing.double import Fault, VendorDouble
-from tests.proxy.support import ADMIN, PAY, STRIPE_SECRET, USD, Proxy
+from keyguard.testing.double import Fault
+from tests.proxy.support import ADMIN, PAY, STRIPE_SECRET, USD
 from tests.remote.support_examples import EXAMPLES, SECRETS, given, held, ran
 from tests.support_cancel import environment, process, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from keyguard.testing.double import VendorDouble
+    from tests.proxy.support import Proxy
 
 # Of a process that begins, on a machine that is busy with other things.
 pytestmark = pytest.mark.timeout(300)
 CUSTOMERS = [f"cus_{number}" for number in range(5)]
-
-
-@pytest.fixture(scope="module")
-def double() -> Iterator[VendorDouble]:
-    """The vendors."""
-    with VendorDouble() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def proxy(double: VendorDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """The proxy before them."""
-    with Proxy(tmp_path_factory.mktemp("proxy"), double.url) as found:
-        yield found
 
 
 def charged(double: VendorDouble, first: int) -> list[int]:
