@@ -1,8 +1,8 @@
 """
 The numbers of identical requests within an execution of a run: which of them a request is. Kept in this process.
 
-Two intended identical charges of one execution are two charges, and a try that comes again is none of its own: the number tells them
-apart. What of it holds between processes is the ledger's to say (`Slot.moved`).
+Two identical charges that one execution means to make are two, and one that is tried again is still one: the number tells which. Another
+process has numbers of its own; where both have given the same, the ledger says which holds (`Slot.moved`).
 """
 
 from __future__ import annotations
@@ -47,14 +47,15 @@ class Slots:
             if held is None:
                 held = unit.held[request] = {}
             free = next((n for n, taken_in in held.items() if taken_in != unit.turn), None) if held else None
-            if run.passes:
-                free = execution.replayed(request, run, free)
+            passes = [execution.pass_(name, number) for name, number in run.passes] if run.passes else []
+            if free is None and passes:
+                free = _replayed(passes, request)
             if free is None:
                 free = execution.given.get(request, 0)
                 execution.given[request] = free + 1
             held[free] = unit.turn
-            for name, _ in run.passes:
-                execution.passes[name].take(request, free)
+            for one in passes:
+                one.take(request, free)
             return free
 
     def moved(self, scope: str, request: str, run: RunRef, n: int, to: int) -> None:
@@ -148,11 +149,6 @@ class _Execution:
             found = self.passes[name] = _Pass(number)
         found.begin(number)
         return found
-
-    def replayed(self, request: str, run: RunRef, free: int | None) -> int | None:
-        """Return the number that the unit has free, else one that an earlier try of what it lies in has taken and this one not."""
-        passes = [self.pass_(name, number) for name, number in run.passes]
-        return _replayed(passes, request) if free is None else free
 
 
 class _Unit:

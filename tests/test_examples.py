@@ -138,8 +138,9 @@ def test_a_language_model_stops_at_its_budget(tmp_path: Path) -> None:
     assert (more.returncode, more.stdout) == (0, "Money is not free.\nspent $0.000111\n"), more.stderr
 
 
-def test_every_example_is_tested_here(request: pytest.FixtureRequest) -> None:
-    """A new example needs a test that runs it."""
-    source = Path(request.path).read_text(encoding="utf-8")
+def test_every_example_is_tested(request: pytest.FixtureRequest) -> None:
+    """A new example needs a test that runs it: here, or among those that go through a proxy."""
+    here = Path(request.path)
+    source = here.read_text(encoding="utf-8") + (here.parent / "remote" / here.name).read_text(encoding="utf-8")
 
     assert [path.name for path in EXAMPLES.glob("*.py") if path.name not in source] == []

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("prefect_home")
 marking = sys.modules["keyguard.prefect.marking"]
 provider_module = sys.modules["keyguard.prefect.provider"]
+marking = sys.modules["keyguard.prefect.marking"]
 
 
 def seen() -> RunRef:
@@ -219,6 +220,17 @@ def test_prefect_still_keeps_the_token_of_an_entered_context() -> None:
         assert isinstance(entered, contextvars.Token)
         assert entered.old_value is outer
     assert inner._token is None
+
+
+def test_the_token_is_found_wherever_pydantic_keeps_it() -> None:
+    """Among its private attributes, which is quick, or as the attribute of an object that has none; both lead to the same context."""
+    outer, inner = in_flow(flow_run()), in_flow(flow_run(is_child=True))
+    with outer, inner:
+        plain = SimpleNamespace(_token=inner._token)
+
+        assert isinstance(inner.__pydantic_private__["_token"], contextvars.Token)
+        assert marking.outer(inner) is marking.outer(plain) is outer
+        assert marking.outer(outer) is None
 
 
 def test_activating_twice_registers_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,26 @@ def test_a_crash_revokes_in_what_is_armed_here(tmp_path: Path) -> None:
     assert revocations(f"sqlite:///{tmp_path}/ledger.db") == ["Prefect's on_crashed hook (Crashed)"]
 
 
+@pytest.mark.usefixtures("prefect_server")
+def test_a_flow_that_crashes_revokes_its_own_key(tmp_path: Path) -> None:
+    """`@flow(on_crashed=[revoke_on_crash])`, called by Prefect's engine: the crash is audited as the one who revoked."""
+    from prefect import flow
+
+    url = f"sqlite:///{tmp_path}/ledger.db"
+
+    @flow(on_crashed=[revoke_on_crash])
+    def crashing(base: str) -> None:
+        keyguard.install(url, run_usd_cap=10)
+        charge(base, 100)
+        raise SystemExit(3)
+
+    with StripeServer() as server, pytest.raises(SystemExit):
+        crashing(server.url)
+    keyguard.uninstall()
+
+    assert revocations(url) == ["Prefect's on_crashed hook (Crashed)"]
+
+
 def test_a_subflow_without_a_key_of_its_own_leaves_its_root_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

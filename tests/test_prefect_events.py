@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -35,9 +35,11 @@ if TYPE_CHECKING:
 
 USD = 1_000_000
 CAP = 4
+# Processes that begin at once: what two cores bear beside a server. So many each of a fleet that serves the flow runs.
+BEGIN = 6
 # So many processes that talk to one server on two cores: it answers late, and is not to be asked more than needed.
 PATIENT = {
-    "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+    "PREFECT_RUNNER_POLL_FREQUENCY": "2",
     "PREFECT_API_REQUEST_TIMEOUT": "600",
     "PREFECT_CLIENT_MAX_RETRIES": "20",
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
@@ -85,8 +87,8 @@ def _is_up(client: httpx.Client) -> bool:
         return False
 
 
-def fired(server: httpx.Client, name: str, count: int) -> list[dict[str, Any]]:
-    """Send one event for each run, and return the runs when all have ended."""
+def fired(server: httpx.Client, name: str, count: int) -> str:
+    """Send one event for each run, all at once; returns the id of the deployment that they start runs of."""
     found = until(lambda: server.post("/deployments/filter", json={"deployments": {"name": {"any_": [name]}}}).json(), 300)
     until(lambda: server.post("/automations/filter", json={}).json(), 60)
     now = datetime.now().astimezone().isoformat()
@@ -96,13 +98,18 @@ def fired(server: httpx.Client, name: str, count: int) -> list[dict[str, Any]]:
         for number in range(count)
     ]  # fmt: skip
     server.post("/events", json=events).raise_for_status()
-    asked = {"flow_runs": {"deployment_id": {"any_": [found[0]["id"]]}}, "limit": 200}
+    return str(found[0]["id"])
+
+
+def ended_all(server: httpx.Client, deployment: str, count: int) -> list[dict[str, Any]]:
+    """Return the runs of a deployment when so many have ended."""
+    asked = {"flow_runs": {"deployment_id": {"any_": [deployment]}}, "limit": 200}
 
     def ended() -> list[dict[str, Any]]:
         try:
             runs: list[dict[str, Any]] = server.post("/flow_runs/filter", json=asked).json()
         except httpx.TimeoutException:
-            # Fifty processes that begin at once keep a server on two cores busy for minutes.
+            # Fifty processes that go on at once keep a server on two cores busy.
             return []
         return runs if len(runs) >= count and all(run["state_type"] in _OVER for run in runs) else []
 
@@ -125,9 +132,9 @@ def test_runs_that_events_start_stop_at_their_caps(
     server: httpx.Client, tmp_path: Path, capsys: pytest.CaptureFixture[str], day: int | None, count: int
 ) -> None:
     """
-    One event, one flow run in a process of its own, and none of them charges before all are in their bodies. Without a day's cap each
-    of them charges exactly its run's; with one of fewer dollars than all of them have, they stop at it together, to the dollar. The
-    vendor's own file says so, and the ledger the same.
+    One event, one flow run in a process of its own, all events at once, and none of them charges before all are in their bodies.
+    Without a day's cap each of them charges exactly its run's; with one of fewer dollars than all of them have, they stop at it
+    together, to the dollar. The vendor's own file says so, and the ledger the same.
     """
     name, url = f"due-{count}-{day}", f"sqlite:///{tmp_path / 'ledger.db'}"
     limits = {"run_usd_cap": CAP, **({} if day is None else {"daily_usd_cap": day * count})}
@@ -137,9 +144,14 @@ def test_runs_that_events_start_stop_at_their_caps(
             "url": double.url, "ledger": url, "limits": limits, "count": CAP + 2, "customer": "", "gathering": gathering.address,
         }  # fmt: skip
         env = {**os.environ, **ENVIRONMENT, **PATIENT, "PREFECT_API_URL": str(server.base_url).rstrip("/")}
-        command = [sys.executable, "-m", "tests.support_events", name, json.dumps(parameters), str(count)]
-        with started(command, log=tmp_path / "served", env=env):
-            runs = fired(server, name, count)
+        command = [sys.executable, "-m", "tests.support_events", name, json.dumps(parameters), str(BEGIN)]
+        with ExitStack() as fleet:
+            fleet.enter_context(started(command, log=tmp_path / "served", env=env))
+            deployment = fired(server, name, count)
+            for begun in range(BEGIN, count, BEGIN):
+                until(lambda begun=begun: gathering.come >= begun, 600)
+                fleet.enter_context(started(command, log=tmp_path / f"served-{begun}", env=env))
+            runs = ended_all(server, deployment, count)
         truth, made = double.truth.charged(), double.truth.charges_by("customer")
     seconds = time.monotonic() - began
     ledger = open_ledger(url)

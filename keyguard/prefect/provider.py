@@ -30,13 +30,14 @@ class _Read:
         of: The flow run, or the task run where there is no flow.
         shared: What holds in the run itself, and in every task of it.
         changes: What `subflows.changes` was before: since another number, an outer subflow may have got a budget.
-        last: The task run that was last asked for, and what was told of its attempt. One, because most tasks make one call.
+        last: The id of the task run that was last asked for, the very object, and what was told of its attempt. One, because most tasks
+            make one call.
     """
 
     of: weakref.ref[Any]
     shared: RunRef
     changes: int
-    last: tuple[weakref.ref[Any], RunRef] | None = None
+    last: tuple[object, RunRef] | None = None
 
 
 class Watcher(Protocol):
@@ -141,11 +142,11 @@ def _in_task(task_context: Any) -> RunRef:
 
 def _of_task(read: _Read, task_context: Any, task_run: Any) -> RunRef:
     """Return what is told of the calling attempt of a task."""
-    shared, last, attempt = read.shared, read.last, task_run.run_count or 1
-    if last is not None and last[0]() is task_run and last[1].attempt == attempt:
+    shared, last, run_id, attempt = read.shared, read.last, task_run.id, task_run.run_count or 1
+    if last is not None and last[0] is run_id and last[1].attempt == attempt:
         return last[1]
     # What `str()` gives, in two thirds of its time: most tasks make one call, so this is paid by each.
-    number = f"{task_run.id.int:032x}"
+    number = f"{run_id.int:032x}"
     unit = f"{number[:8]}-{number[8:12]}-{number[12:16]}-{number[16:20]}-{number[20:]}"
     task = getattr(task_context, "task", None)
     told = RunRef(
@@ -155,7 +156,7 @@ def _of_task(read: _Read, task_context: Any, task_run: Any) -> RunRef:
         (*shared.attributes, ("prefect.task_run.id", unit)),
         shared.ledger, shared.budget, shared.passes if (around := outer(task_context)) is None else _within(shared, around, task_run),
     )  # fmt: skip
-    read.last = (weakref.ref(task_run), told)
+    read.last = (run_id, told)
     return told
 
 

@@ -153,27 +153,41 @@ class World:
 
 
 @contextlib.contextmanager
+def behind(kind: Kind, proxy: Proxy, folder: Path, *, run: str, **policy: Any) -> Iterator[keyguard.Installation]:
+    """Send a run's calls through a proxy, for the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("KEYGUARD_", "KEYBRAKE_"))]:
+            patch.delenv(name)
+        patch.setenv("KEYBRAKE_API_KEY", ADMIN)
+        patch.setenv("KEYGUARD_FRONT_LEDGER", f"sqlite:///{folder / f'{kind}.db'}")
+        patch.setenv("KEYGUARD_DIALECT", "keyguard" if kind == "remote" else "vault")
+        patch.setattr(stripe, "default_http_client", None)
+        try:
+            with keyguard.run(run, replay=True):
+                yield keyguard.install(proxy.url, **policy)
+        finally:
+            keyguard.uninstall()
+
+
+@contextlib.contextmanager
 def armed(
     kind: Kind, double: VendorDouble, proxy: Proxy, folder: Path, *, run: str = "", vendor: str = "stripe", **policy: Any
 ) -> Iterator[World]:
     """Guard a run in one set-up, for the block; its retries can be told. The double stands for one vendor."""
     run = run or f"run-{next(_numbers)}"
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        for name in [name for name in os.environ if name.startswith(("KEYGUARD_", "KEYBRAKE_"))]:
-            patch.delenv(name)
+        world = World(kind, double, proxy, patch, run)
         patch.setattr(stripe, "max_network_retries", 0)
         patch.setattr(stripe, "default_http_client", None)
-        url = f"sqlite:///{folder / f'{kind}.db'}"
         if kind == "local":
+            for name in [name for name in os.environ if name.startswith(("KEYGUARD_", "KEYBRAKE_"))]:
+                patch.delenv(name)
             for name, secret in SECRETS.items():
                 patch.setenv(name, secret)
             patch.setenv("KEYGUARD_VENDOR_HOSTS", f"{vendor}={double.host}")
+            stack.callback(keyguard.uninstall)
+            stack.enter_context(keyguard.run(run, replay=True))
+            world.installed = keyguard.install(f"sqlite:///{folder / 'local.db'}", **policy)
         else:
-            patch.setenv("KEYBRAKE_API_KEY", ADMIN)
-            patch.setenv("KEYGUARD_FRONT_LEDGER", url)
-            patch.setenv("KEYGUARD_DIALECT", "keyguard" if kind == "remote" else "vault")
-        stack.callback(keyguard.uninstall)
-        stack.enter_context(keyguard.run(run, replay=True))
-        world = World(kind, double, proxy, patch, run)
-        world.installed = keyguard.install(url if kind == "local" else proxy.url, **policy)
+            world.installed = stack.enter_context(behind(kind, proxy, folder, run=run, **policy))
         yield world

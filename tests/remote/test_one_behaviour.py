@@ -12,32 +12,19 @@ import pytest
 import requests
 import stripe
 
-from keyguard.testing.double import Fault, VendorDouble
+from keyguard.testing.double import Fault
 from tests.proxy.support import PAY, Proxy
 from tests.remote.support import KINDS, World, armed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
+    from keyguard.testing.double import VendorDouble
     from keyguard.testing.double.faults import Kind
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 MANUAL = {**PAY, "capture_method": "manual"}
-
-
-@pytest.fixture(scope="module")
-def double() -> Iterator[VendorDouble]:
-    """The vendors."""
-    with VendorDouble() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def proxy(double: VendorDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """The proxy before them."""
-    with Proxy(tmp_path_factory.mktemp("proxy"), double.url) as found:
-        yield found
 
 
 # -- what a run does ---------------------------------------------------------------------------------

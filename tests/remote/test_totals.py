@@ -21,22 +21,7 @@ from tests.proxy.support import PAY, USD, Proxy
 from tests.remote.support import KINDS, armed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture(scope="module")
-def double() -> Iterator[VendorDouble]:
-    """The vendors."""
-    with VendorDouble() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def proxy(double: VendorDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """The proxy before them."""
-    with Proxy(tmp_path_factory.mktemp("proxy"), double.url) as found:
-        yield found
 
 
 def ran(*words: str) -> Any:
