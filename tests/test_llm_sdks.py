@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 
     from keyguard.model import Call, Reply
 
-openai: Any = pytest.importorskip("openai", reason="the SDKs on httpx2 need Python 3.11")
-anthropic: Any = pytest.importorskip("anthropic", reason="the SDKs on httpx2 need Python 3.11")
+# Not imported with this file: with all their models the SDKs take seconds, in every process that only looks for tests.
+pytestmark = pytest.mark.skipif(find_spec("openai") is None, reason="the SDKs on httpx2 need Python 3.11")
 # Dollars for a million tokens.
 INPUT_PRICE, OUTPUT_PRICE = 3, 15
 MOST = 100
@@ -55,28 +57,42 @@ class Sdk:
     One SDK in one style.
 
     Attributes:
+        package: What is imported.
         ask: Makes a request of the server at a URL.
-        denied: What its 403 raises.
-        connection: What it makes of an exception below it.
     """
 
     name: str
+    package: str
     ask: Callable[..., Any]
-    denied: Any
-    connection: Any
+
+    @property
+    def denied(self) -> Any:
+        """What its 403 raises."""
+        return import_module(self.package).PermissionDeniedError
+
+    @property
+    def connection(self) -> Any:
+        """What it makes of an exception below it; None = it passes that on."""
+        return import_module(self.package).APIConnectionError if self.package == "anthropic" else None
 
 
 def _openai(url: str, **more: Any) -> Any:
+    import openai
+
     with openai.OpenAI(api_key="sk", base_url=f"{url}/v1") as client:
         return _read(client.chat.completions.create(**ASKED, **more), more)
 
 
 def _anthropic(url: str, **more: Any) -> Any:
+    import anthropic
+
     with anthropic.Anthropic(api_key="sk", base_url=url) as client:
         return _read(client.messages.create(**ASKED, **more), more)
 
 
 def _aopenai(url: str, **more: Any) -> Any:
+    import openai
+
     async def main() -> Any:
         async with openai.AsyncOpenAI(api_key="sk", base_url=f"{url}/v1") as client:
             return await _aread(await client.chat.completions.create(**ASKED, **more), more)
@@ -85,6 +101,8 @@ def _aopenai(url: str, **more: Any) -> Any:
 
 
 def _aanthropic(url: str, **more: Any) -> Any:
+    import anthropic
+
     async def main() -> Any:
         async with anthropic.AsyncAnthropic(api_key="sk", base_url=url) as client:
             return await _aread(await client.messages.create(**ASKED, **more), more)
@@ -101,6 +119,8 @@ async def _aread(answer: Any, more: dict[str, Any]) -> Any:
 
 
 def _aopenai_on_aiohttp(url: str, **more: Any) -> Any:
+    import openai
+
     async def main() -> Any:
         async with openai.AsyncOpenAI(api_key="sk", base_url=f"{url}/v1", http_client=openai.DefaultAioHttpClient()) as client:
             return await _aread(await client.chat.completions.create(**ASKED, **more), more)
@@ -109,11 +129,11 @@ def _aopenai_on_aiohttp(url: str, **more: Any) -> Any:
 
 
 SDKS = [
-    Sdk("openai", _openai, openai.PermissionDeniedError, None),
-    Sdk("async openai", _aopenai, openai.PermissionDeniedError, None),
-    Sdk("async openai on aiohttp", _aopenai_on_aiohttp, openai.PermissionDeniedError, None),
-    Sdk("anthropic", _anthropic, anthropic.PermissionDeniedError, anthropic.APIConnectionError),
-    Sdk("async anthropic", _aanthropic, anthropic.PermissionDeniedError, anthropic.APIConnectionError),
+    Sdk("openai", "openai", _openai),
+    Sdk("async openai", "openai", _aopenai),
+    Sdk("async openai on aiohttp", "openai", _aopenai_on_aiohttp),
+    Sdk("anthropic", "anthropic", _anthropic),
+    Sdk("async anthropic", "anthropic", _aanthropic),
 ]
 
 
@@ -206,10 +226,11 @@ def test_a_stream_that_is_left_is_settled_at_its_bound(server: LlmServer, guarde
     """Anthropic has named the input by then, and one token of output: that is not the whole cost, and is not taken for it."""
     installed = guarded(0.01)
     server.patience.clear()
+    package = import_module(way)
     client: Any = (
-        openai.OpenAI(api_key="sk", base_url=f"{server.url}/v1")
+        package.OpenAI(api_key="sk", base_url=f"{server.url}/v1")
         if way == "openai"
-        else anthropic.Anthropic(api_key="sk", base_url=server.url)
+        else package.Anthropic(api_key="sk", base_url=server.url)
     )
     with client:
         create = client.chat.completions.create if way == "openai" else client.messages.create
