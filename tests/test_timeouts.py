@@ -72,7 +72,9 @@ def test_every_ending_and_kind_of_exception(
 
     assert [fault for cell in cells for fault in cell.faults] == []
     # Telemetry swallows every ordinary error, because its own may break no call; what strikes below Stripe's client, that makes its own of.
-    assert {cell.place.file for cell in cells if not _is_told(cell.raised, error)} <= {"telemetry.py"}
+    # It asks `carried_trace` within that.
+    silent = {cell.place for cell in cells if not _is_told(cell.raised, error)}
+    assert {place for place in silent if place.file != "telemetry.py" and place.function != "carried_trace"} == set()
     assert world.ledger.verify() == []
     assert len(cells) > 500
 

@@ -91,8 +91,9 @@ class Closes:
         """Let an attempt end whose reservation is over: it has learned what the first one bought, or that it was bought after all."""
         if outcome.ending == "settled" and hold.state == "X":
             return self._late(hold, outcome, {})
+        made = None if hold.adopts else _bought(hold, outcome)
         for fact in outcome.facts if outcome.ending == "settled" else ():
-            self._observe(hold, fact)
+            self._observe(hold, fact, is_made=fact is made)
         return Receipt(hold.id, replayed=True)
 
     # -- endings ----------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ class Closes:
         if known is not None and known.open_id not in {None, hold.id}:
             # A replay of a create: its object is open under the first reservation, which learns of it instead.
             self._holds.change(hold, "settle", "S", 0, 0, 0, detail, units=0)
-            self._observe(hold, fact)
+            self._observe(hold, fact, is_made=not hold.adopts)
             return
         before = known.total if known is not None else hold.prior
         spent, held = max(0, fact.spent - before), fact.held
@@ -160,8 +161,16 @@ class Closes:
         open_id = hold.id if held else None
         self._objects.learn(_place(hold), fact, known, own=spent, total=max(before, fact.spent), open_id=open_id, last_id=hold.id)
 
-    def _observe(self, hold: Hold, fact: Fact, said: dict[str, Any] | None = None) -> None:
-        """Let a reply about an object of this scope update the reservation that holds its money; `said` = by whom, and why."""
+    def _observe(self, hold: Hold, fact: Fact, said: dict[str, Any] | None = None, *, is_made: bool = False) -> None:
+        """
+        Let a reply about an object of this scope update the reservation that holds its money.
+
+        Args:
+            hold: Whose call was answered.
+            fact: What the answer says of the object.
+            said: By whom, and why, where it was no call's answer.
+            is_made: The call has made the object, and shows it as it was then: whatever else is known of it is newer.
+        """
         known = self._objects.find(_place(hold), fact.object_id, *fact.aliases)
         if known is None or not (known.open_id or known.last_id):
             return
@@ -170,8 +179,8 @@ class Closes:
         if target is None or target.state not in {"O", "S"} or (known.open_id is None and not spent):
             return
         held = fact.held if known.open_id is not None else target.held
-        if not spent and 0 < held < target.held and fact.amount < known.amount:
-            # A replay, or a slow answer, shows the object as it was before it was raised; it may still cost what it does now.
+        if not spent and ((0 < held < target.held and fact.amount < known.amount) or (is_made and held > target.held)):
+            # A replay, or a slow answer, shows the object as it was before it was raised, or lowered; it may still cost what it does now.
             fact, held = replace(fact, amount=known.amount), target.held
         if spent or held != target.held:
             detail: dict[str, Any] = {"object": known.object_id, "status": fact.status, "by": hold.id, **(said or {})}

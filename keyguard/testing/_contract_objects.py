@@ -55,6 +55,22 @@ class IntentContract(ContractBase):
         assert parts(till.settle(order.reservation_id, 0, succeeded(60))) == (60, 0, 0)
         assert (parts(till.usage), till.usage.intents) == ((60, 0, 0), ())
 
+    def test_a_replayed_create_raises_nothing(self, till: Till) -> None:
+        """It shows the object as it was made, which is older than all else that is known of it: what was lowered since stays lowered."""
+        till.open_intent(PI, 60)
+        till.settle(till.hold(60, object_id=PI), 0, Fact(PI, 0, 25, 25, status="requires_confirmation"))
+        again = till.hold(60)
+        receipt = till.settle(again, 0, Fact(PI, 0, 60, 60, status="requires_confirmation"))
+
+        assert (parts(receipt), parts(till.usage)) == ((0, 0, 0), (0, 25, 0))
+
+    def test_a_read_may_raise_what_is_open(self, till: Till) -> None:
+        """Somebody has raised it in the dashboard; of a read nobody can say that it is old."""
+        till.open_intent(PI, 60)
+        till.read(Fact(PI, 0, 80, 80, status="requires_confirmation"))
+
+        assert parts(till.usage) == (0, 80, 0)
+
     def test_adopting_less_keeps_the_whole_hold(self, till: Till) -> None:
         """The vendor may still take what was open, so the greater of the two is held."""
         till.open_intent(PI, 60)
