@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from keyguard.fx import Rates
     from keyguard.model import Attempt, Call, Closing, Decision, Operation, Outcome, Pairs, Quote, Receipt, Subflow, VaultKey
+    from keyguard.slots import Slot
     from keyguard.vendors import Vendor
 
 
@@ -75,7 +76,7 @@ class RunRef:
     @property
     def entry(self) -> str:
         """The execution, another one in each further try of what this unit lies in: what it asks for then has been asked for before."""
-        tries = [one for one in self.passes if one[1] > 1]
+        tries = [one for one in self.passes if one[1] > 1] if self.passes else ()
         if not tries:
             return self.execution
         return f"{self.execution}.{hashlib.blake2b(ascii(sorted(tries)).encode(), digest_size=4, key=b'keyguard tries').hexdigest()}"
@@ -303,18 +304,6 @@ _UNREPORTED = _Unreported()
 def is_silent(ended: Callable[[Attempt], None]) -> bool:
     """Say whether a report of an attempt is made by an outer seam."""
     return ended is _silent
-
-
-class Slot(Protocol):
-    """A number among identical requests, as a call has taken it."""
-
-    def moved(self, to: int) -> None:
-        """Learn that the ledger gave another number: another process has this one."""
-        ...
-
-    def give_back(self) -> None:
-        """Let the next identical request of the same unit have it: this one came to no known charge."""
-        ...
 
 
 @frozen

@@ -415,6 +415,13 @@ def _ask(ticket: Ticket, key: VaultKey, question: Ask, new_id: Callable[[], str]
         # The client's own exception is the caller's, as it would be from the call itself.
         raise
     yield from _close(ticket, closing)
+    denial = None if ticket.route is None else ticket.route.denied(reply.status, reply.headers, reply.body)
+    if denial is not None:
+        # Whoever wrote an allowlist of writes has not thought of the reads that say what some of them cost.
+        name = (ticket.operation or _UNKNOWN).name
+        raise type(denial.error)(
+            f"{name} does not say its amount, and the proxy did not let GET {question.path} find it; {name} was not sent: {denial.error}"
+        )
     if reply.status == _TOO_MANY or reply.status >= _SERVER_ERROR or not reply.status:
         raise BackendError(f"the vendor could not be asked what {question.path} costs (HTTP {reply.status}); nothing was sent, try again")
     return reply

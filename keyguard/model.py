@@ -25,7 +25,7 @@ Pairs: TypeAlias = "tuple[tuple[str, str], ...]"
 
 MICROS_PER_USD = 1_000_000
 TOKEN_PREFIX = "vault_key_"  # noqa: S105 -- a marker that tells vault tokens apart, not a secret
-_LARGEST_USD = 1_000_000_000
+LARGEST_USD = 1_000_000_000
 _LONGEST_NAME = 200
 # Of our own: the caller's decimal context may round to a few digits. What cannot be exact raises.
 _EXACT = Context(prec=60, traps=[Inexact])
@@ -57,8 +57,8 @@ def to_money(value: object) -> Money:
         usd = Decimal(str(value).strip().removeprefix("$").replace("_", ""))
     except InvalidOperation:
         raise ValueError(f"expected an amount in US dollars such as 500 or 19.99, got {value!r}") from None
-    if not usd.is_finite() or not 0 <= usd <= _LARGEST_USD:
-        raise ValueError(f"expected an amount between 0 and {_LARGEST_USD} US dollars, got {value!r}")
+    if not usd.is_finite() or not 0 <= usd <= LARGEST_USD:
+        raise ValueError(f"expected an amount between 0 and {LARGEST_USD} US dollars, got {value!r}")
     try:
         return int(_EXACT.scaleb(_EXACT.quantize(usd, _MICRO), 6))
     except Inexact:
@@ -80,7 +80,7 @@ def to_money_up(value: object) -> Money:
         usd = Decimal(str(value))
     except InvalidOperation:
         return to_money(value)
-    if not usd.is_finite() or not 0 <= usd <= _LARGEST_USD:
+    if not usd.is_finite() or not 0 <= usd <= LARGEST_USD:
         return to_money(value)
     return to_money(usd.quantize(_NANO, ROUND_HALF_EVEN, _ROUNDING).quantize(_MICRO, ROUND_CEILING, _ROUNDING))
 

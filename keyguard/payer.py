@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from keyguard import context
 from keyguard.backends.local import LocalBackend
 from keyguard.errors import BackendError, ConfigurationError, EndpointNotAllowed, Refused, Unattributed, UnknownKey, told_while_observing
-from keyguard.identity import Slots, canonical, fingerprint, principal_of, request_in_scope, request_of, request_of_key
+from keyguard.identity import canonical, fingerprint, principal_of, request_in_scope, request_of, request_of_key
 from keyguard.joining import joined
 from keyguard.ledgers import open_ledger
 from keyguard.model import TOKEN_PREFIX, Identity
-from keyguard.settings import Settings, default_url
+from keyguard.settings import Settings, default_url, is_proxy
+from keyguard.slots import Slot, Slots
 from keyguard.vendors import claimant, vendor_named
 
 if TYPE_CHECKING:
@@ -65,14 +66,13 @@ class Armed:
         return self.backends[wanted]
 
     def _opened(self, url: str) -> Backend:
-        is_proxy = url.partition("://")[0] in {"http", "https"}
-        ledger = open_ledger((self.settings.front_ledger or default_url()) if is_proxy else url, durability=self.settings.durability)
-        if not is_proxy:
-            return LocalBackend(ledger)
+        durability = self.settings.durability
+        if not is_proxy(url):
+            return LocalBackend(open_ledger(url, durability=durability))
         # It brings an HTTP client.
         from keyguard.backends.keybrake import open_proxy
 
-        return open_proxy(url, ledger, self.settings)
+        return open_proxy(url, open_ledger(self.settings.front_ledger or default_url(), durability=durability), self.settings)
 
     def forget(self) -> None:
         """Put every field back to its default, in place; the lock stays (its holder calls this)."""
@@ -328,32 +328,15 @@ def identity(armed: Armed, ticket: context.Ticket, key: VaultKey) -> Identity | 
 
 
 def _numbered(armed: Armed, ticket: context.Ticket, key: VaultKey, scope: context.IdempotencyScope | None, *, is_kept: bool) -> Identity:
-    call, run = ticket.call, ticket.run
+    call, run, of_run = ticket.call, ticket.run, key.scope
     window, resends = (ticket.window, True) if is_kept else (0.0, False)
     if scope is not None:
-        request = request_in_scope(key.scope, ticket.principal, call, scope.name)
+        request = request_in_scope(of_run, ticket.principal, call, scope.name)
         # Apart from what the run sends outside of the scope; the same whatever runs it.
         of_scope = context.RunRef(key.root_id, "keyguard", execution=scope.entry)
-        ticket.slot = _Slot(armed.slots, key.scope, request, of_scope)
-        return Identity(request, ticket.slot.n, fingerprint=fingerprint(call), window=window, resends=resends)
+        ticket.slot = slot = Slot(armed.slots, of_run, request, of_scope)
+        return Identity(request, slot.n, fingerprint=fingerprint(call), window=window, resends=resends)
     assert run is not None
-    request = request_of(key.scope, ticket.principal, canonical(call))
-    ticket.slot = _Slot(armed.slots, key.scope, request, run)
-    return Identity(request, ticket.slot.n, run.entry, run.unit, run.attempt, run.task, run.persists, window=window, resends=resends)
-
-
-class _Slot:
-    """A number that a call has taken among identical ones."""
-
-    def __init__(self, slots: Slots, scope: str, request: str, run: context.RunRef) -> None:
-        self._slots, self._place = slots, (scope, request, run)
-        self.n = slots.number(scope, request, run)
-
-    def moved(self, to: int) -> None:
-        """Learn which number the ledger gave instead."""
-        self._slots.moved(*self._place, self.n, to)
-        self.n = to
-
-    def give_back(self) -> None:
-        """Let the unit's next identical request have it."""
-        self._slots.give_back(*self._place, self.n)
+    request = request_of(of_run, ticket.principal, canonical(call))
+    ticket.slot = slot = Slot(armed.slots, of_run, request, run)
+    return Identity(request, slot.n, run.entry, run.unit, run.attempt, run.task, run.persists, "", window, resends)

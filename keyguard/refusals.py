@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 HEADER = "x-keyguard-refusal"
 # By which a proxy says that it could not decide, or does not forward; nothing was sent then either.
 ERROR_HEADER = "x-keyguard-error"
+# By which a proxy says that an answer is the vendor's, passed on: what has none of the three is of something else on the way.
+FORWARDED_HEADER = "x-keyguard-forwarded"
 # Where the body of an answer says it, to SDKs whose errors keep no headers.
 DETAILS = "keyguard"
 STATUS, REASON = 403, "Forbidden"

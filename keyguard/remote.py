@@ -24,6 +24,8 @@ Dialect = Literal["keyguard", "vault", "v1"]
 _AMOUNTS = ("run_usd_cap", "daily_usd_cap", "call_usd_cap", "refund_usd_cap")
 _PLAIN = ("max_calls", "max_emails", "allowed_endpoints", "rules", "agent_run_label", "mode", "vendor")
 _HOUR, _MINUTE = 3600, 60
+# A proxy's key has a cap; a policy without one, or that only observes, is to be stopped by none.
+_UNCAPPED = 1_000_000_000.0
 
 
 @frozen
@@ -62,6 +64,8 @@ def _own(key: VaultKey) -> dict[str, Any]:
     found: dict[str, Any] = {name: to_usd(stored[name]) for name in _AMOUNTS if stored.get(name) is not None}
     found |= {name: stored[name] for name in _PLAIN if stored.get(name) is not None}
     unpriced = stored.get("unpriced", "refuse")
+    if not found.keys() & {"run_usd_cap", "daily_usd_cap"}:
+        found["run_usd_cap"] = _UNCAPPED
     found |= {"unpriced": to_usd(unpriced) if isinstance(unpriced, int) else unpriced, "name": key.policy_name}
     # Only what a later install narrows it to; a key that travels has a budget of its own there too.
     return found if key.run_id is None else {**found, "run_id": key.run_id}
@@ -70,10 +74,9 @@ def _own(key: VaultKey) -> dict[str, Any]:
 def _public(policy: Policy, vendor: str) -> dict[str, Any]:
     """Return the five fields of the public form, of which one is the vendor and one the time."""
     found: dict[str, Any] = {"vendor": vendor}
-    caps = [cap for cap in (policy.run_usd_cap, policy.daily_usd_cap) if cap is not None]
-    if caps and policy.mode == "enforce":
-        # Of this key alone, which is the run's: on no day can it be more than the run has. What the day's runs share is counted here.
-        found["daily_usd_cap"] = to_usd(min(caps))
+    caps = [cap for cap in (policy.run_usd_cap, policy.daily_usd_cap) if cap is not None and policy.mode == "enforce"]
+    # Of this key alone, which is the run's: on no day can it be more than the run has. What the day's runs share is counted here.
+    found["daily_usd_cap"] = to_usd(min(caps)) if caps else _UNCAPPED
     if policy.allowed_endpoints is not None and policy.mode == "enforce":
         found["allowed_endpoints"] = [item for entry in policy.allowed_endpoints for item in _endpoint(entry, vendor)]
     if policy.agent_run_label is not None:

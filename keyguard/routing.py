@@ -20,7 +20,7 @@ from keyguard.errors import (
     UnknownKey,
 )
 from keyguard.model import to_money
-from keyguard.refusals import ERROR_HEADER, HEADER, refusal_of, said_in
+from keyguard.refusals import ERROR_HEADER, FORWARDED_HEADER, HEADER, refusal_of, said_in
 from keyguard.vendors import claimant, vendor_named
 
 if TYPE_CHECKING:
@@ -94,7 +94,10 @@ class Route:
 
     def wants_body(self, status: int, headers: Mapping[str, str]) -> bool:
         """Say whether only an answer's body tells who speaks."""
-        return not self.marks and (status in _BLOCKS or status >= _SERVER_ERROR) and "json" in headers.get("content-type", "")
+        if self.marks:
+            return False
+        kind = headers.get("content-type", "")
+        return "html" in kind or ((status in _BLOCKS or status >= _SERVER_ERROR) and "json" in kind)
 
     def denied(self, status: int, headers: Mapping[str, str], body: bytes | None) -> Denial | None:
         """
@@ -105,11 +108,13 @@ class Route:
             headers: Found by lower-cased names.
             body: Where `wants_body`; else it may be None.
         """
-        if "html" in headers.get("content-type", ""):
-            # Every vendor's API answers JSON: this is of something on the way, and nobody knows what it did with the request.
-            return Denial(ProxyUnavailable(f"what {self.netloc} answered (HTTP {status}, a web page) is not {self.vendor}'s answer, and no "
+        is_known = FORWARDED_HEADER in headers if self.marks else "html" not in headers.get("content-type", "") or said_in(body) is not None
+        found = _marked(headers) or (None if self.marks or not is_known else _by_form(self.vendor, status, body))
+        if found is None and not is_known and not any(name in headers for name in MARKS):
+            # This is of something else on the way, and nobody knows what it did with the request. (Every vendor's API answers JSON.)
+            return Denial(ProxyUnavailable(f"what {self.netloc} answered (HTTP {status}) is not {self.vendor}'s answer, and no "
                                            "proxy's; whether the call was executed is not known. Try again"), unsent=False)  # fmt: skip
-        return _marked(headers) or (None if self.marks else _by_form(self.vendor, status, body))
+        return found
 
 
 def netloc_of(url: str) -> str:

@@ -146,6 +146,11 @@ def put_in_force(settings: Settings) -> None:
     context.set_state_poll(settings.state_poll_seconds)
 
 
+def is_proxy(url: str) -> bool:
+    """Say whether a backend's URL is a proxy's, and not a ledger's."""
+    return url.partition("://")[0] in {"http", "https"}
+
+
 def default_url() -> str:
     """Return the URL of the user's default SQLite ledger."""
     return f"sqlite:///{platformdirs.user_data_path('keyguard') / 'ledger.db'}"

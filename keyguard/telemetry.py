@@ -162,6 +162,9 @@ def _add_money(found: dict[str, Any], ticket: Ticket) -> None:
     decision, outcome, receipt = ticket.decision, ticket.outcome, ticket.receipt
     if isinstance(ticket.refusal, KeyguardError):
         found[REFUSAL_REASON] = ticket.refusal.reason
+        if is_refused(ticket):
+            # What the ledger in front of a proxy has held meanwhile is nobody's money.
+            return
     if decision is not None and decision.granted:
         reservation_id = ticket.closing.reservation_id if ticket.closing is not None else ticket.reservation_id
         if reservation_id is not None:

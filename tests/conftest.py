@@ -49,7 +49,9 @@ def clean_environment() -> Iterator[None]:
     # Not the `monkeypatch` fixture: what a test patches must be undone before the plugin disarms after it.
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith(("STRIPE_", "OTEL_")) or (name.startswith("KEYGUARD_") and name != "KEYGUARD_URL"):
+            if name.startswith(("STRIPE_", "OTEL_")) or (
+                name.startswith(("KEYGUARD_", "KEYBRAKE_")) and name not in {"KEYGUARD_URL", "KEYGUARD_FRONT_LEDGER"}
+            ):
                 patch.delenv(name)
         yield
 

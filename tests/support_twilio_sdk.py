@@ -61,7 +61,7 @@ def _made_in(module: Path, product: str, folder: Path) -> Iterator[Made]:
     if "self._uri" not in text:
         return
     classes = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
-    bodies = frozenset(key for one in classes for part in ast.walk(one) if isinstance(part, ast.ClassDef) for key in _keys_of_body(part))
+    bodies = frozenset(key for one in classes for part in _with_inner(one) for key in _keys_of_body(part))
     version = module.relative_to(folder).parts[0].removesuffix(".py")
     for owner in classes:
         # The awaited twins make the same requests.
@@ -71,6 +71,13 @@ def _made_in(module: Path, product: str, folder: Path) -> Iterator[Made]:
         for function in functions if uri is not None else []:
             for method in _methods(function):
                 yield Made(method, product, f"/{_version(folder, version)}/{_ID.sub('*', uri or '').strip('/')}", _fields(function, bodies))
+
+
+def _with_inner(owner: ast.ClassDef) -> Iterator[ast.ClassDef]:
+    yield owner
+    for node in owner.body:
+        if isinstance(node, ast.ClassDef):
+            yield from _with_inner(node)
 
 
 @cache

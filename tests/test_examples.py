@@ -1,4 +1,8 @@
-"""The examples, run as users run them: a process of its own, a real Prefect, a Stripe stand-in over HTTP."""
+"""
+The examples, run as users run them: a process of its own, a real Prefect, a Stripe stand-in over HTTP.
+
+The plain run has the first, with Prefect, and the fourth, without.
+"""
 
 from __future__ import annotations
 
@@ -48,16 +52,12 @@ def test_the_first_example_stops_at_its_budget(standin: str, prefect_server: str
     assert "$60.00" in done.stderr
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("refunds_usd", "refunded", "ended"),
     [
-        pytest.param("40", 2, ""),
-        pytest.param(
-            "20",
-            1,
-            "1 orders are paid and neither shipped nor refunded: refunds.create for $20.00 would pass the refund cap",
-            marks=pytest.mark.ci,
-        ),
+        ("40", 2, ""),
+        ("20", 1, "1 orders are paid and neither shipped nor refunded: refunds.create for $20.00 would pass the refund cap"),
     ],
     ids=["all refunds fit", "one refund is refused"],
 )
@@ -75,6 +75,7 @@ def test_what_was_not_shipped_is_paid_back(prefect_server: str, tmp_path: Path, 
     assert ended in done.stderr
 
 
+@pytest.mark.ci
 def test_messages_stop_at_their_budget_and_at_the_border(tmp_path: Path) -> None:
     """Two cents and a half, and a message of one segment costs more than one: one is sent; a British number is not asked for at all."""
     twilio = Twilio()
@@ -90,6 +91,7 @@ def test_messages_stop_at_their_budget_and_at_the_border(tmp_path: Path) -> None
     assert (again.returncode, again.stdout[:13]) == (0, "at most $0.01"), again.stderr
 
 
+@pytest.mark.ci
 def test_a_mailing_stops_at_its_budget_and_is_sent_once(tmp_path: Path) -> None:
     """A fifth of a cent is two recipients; another run that mails all four sends two, because the first two are replayed."""
     resend = Resend()
@@ -122,6 +124,7 @@ def test_any_api_stops_at_its_budget(tmp_path: Path) -> None:
     assert (long.returncode, "v1.speech.post for $0.02" in long.stderr) == (1, True)
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(find_spec("openai") is None, reason="the SDK on httpx2 needs Python 3.11")
 def test_a_language_model_stops_at_its_budget(tmp_path: Path) -> None:
     """Each answer holds eight tenths of a cent and costs a hundredth; what the fourth would hold does not fit any more."""
@@ -135,8 +138,9 @@ def test_a_language_model_stops_at_its_budget(tmp_path: Path) -> None:
     assert (more.returncode, more.stdout) == (0, "Money is not free.\nspent $0.000111\n"), more.stderr
 
 
-def test_every_example_is_tested_here(request: pytest.FixtureRequest) -> None:
-    """A new example needs a test that runs it."""
-    source = Path(request.path).read_text(encoding="utf-8")
+def test_every_example_is_tested(request: pytest.FixtureRequest) -> None:
+    """A new example needs a test that runs it: here, or among those that go through a proxy."""
+    here = Path(request.path)
+    source = here.read_text(encoding="utf-8") + (here.parent / "remote" / here.name).read_text(encoding="utf-8")
 
     assert [path.name for path in EXAMPLES.glob("*.py") if path.name not in source] == []

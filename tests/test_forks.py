@@ -498,7 +498,8 @@ def _pooled(server: StripeServer, url: str, method: str, arms: str, **environmen
     return charged, refused, server.total // 100, spent // 100, held + doubt
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+# In the plain run spawned ones have a key in the environment, below.
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.ci), "forkserver"])
 def test_workers_that_install_share_the_named_runs_cap(server: StripeServer, url: str, method: str) -> None:
     """Processes, a pool and an executor at once, 60 charges wanted by the run of KEYGUARD_RUN_ID: 30 reach the server, 30 are refused."""
     assert _pooled(server, url, method, "worker", KEYGUARD_RUN_ID="run-1") == (30, 30, 30, 30, 0)
@@ -509,7 +510,7 @@ def test_forked_workers_inherit_the_run(server: StripeServer, url: str) -> None:
     assert _pooled(server, url, "fork", "parent", KEYGUARD_RUN_ID="run-1") == (30, 30, 30, 30, 0)
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.ci), "forkserver"])
 def test_new_interpreters_that_do_not_install_are_not_guarded(server: StripeServer, url: str, method: str) -> None:
     """What README says is not guaranteed: neither the parent's install nor the environment reaches a process that does not."""
     assert _pooled(server, url, method, "parent", KEYGUARD_RUN_ID="run-1") == (60, 0, 60, 0, 0)

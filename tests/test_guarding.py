@@ -18,6 +18,7 @@ import pytest
 import keyguard
 from keyguard import context
 from keyguard.errors import ConfigurationError, KeyExpired, Unattributed, UnknownKey
+from tests.support_alike import alike
 from tests.support_forks import charge
 from tests.support_stripe_server import StripeServer
 
@@ -214,21 +215,8 @@ def test_a_guarded_closure_can_be_sent_by_value() -> None:
 
 def test_two_functions_of_one_name_have_different_code() -> None:
     """Prefect names a task by its function's name and code: guarded ones of one name are told apart as they were."""
-
-    def named(number: int) -> Any:
-        if number == 1:
-
-            def same() -> int:
-                return 1
-        else:
-
-            def same() -> int:
-                return 2
-
-        return keyguard.guarded(same)
-
-    assert named(1).__code__ == named(1).__code__
-    assert named(1).__code__ != named(2).__code__
+    assert keyguard.guarded(alike(1)).__code__ == keyguard.guarded(alike(1)).__code__
+    assert keyguard.guarded(alike(1)).__code__ != keyguard.guarded(alike(2)).__code__
 
 
 # -- processes that nobody armed -----------------------------------------------------------------------

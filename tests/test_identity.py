@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyguard.context import RunRef
-from keyguard.identity import Slots, canonical, key_for, payee_of, principal_of, request_of, verdict
+from keyguard.identity import canonical, key_for, payee_of, principal_of, request_of, verdict
 from keyguard.model import Call, Identity
+from keyguard.slots import Slots
 
 CALL = Call("stripe", "POST", "https", "api.stripe.com", "/v1/charges", body=(("amount", "100"), ("currency", "usd")), account="acct_1")
 RUN = RunRef("run-1", "prefect", execution="e1")

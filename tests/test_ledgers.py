@@ -22,6 +22,12 @@ class TestSqliteProcess(LedgerContract):
         """Return a file whose commits need no sync."""
         return SqliteFile(folder, "process")
 
+    # The plain run has it in memory: the books are the same code.
+    @pytest.mark.ci
+    def test_ledger_behaves_like_the_plain_model(self, tmp_path: Path) -> None:
+        """Whatever happens in whatever order, decisions and figures are those of a dict."""
+        super().test_ledger_behaves_like_the_plain_model(tmp_path)
+
 
 # The same code as of the other file, but for its syncs.
 @pytest.mark.ci
@@ -31,6 +37,12 @@ class TestSqlitePower(LedgerContract):
     def ledger_factory(self, folder: Path) -> LedgerPlace:
         """Return a file whose reserves are synced before they are acknowledged."""
         return SqliteFile(folder, "power")
+
+    # .ci/run has it on the file without syncs.
+    @pytest.mark.slow
+    def test_ledger_behaves_like_the_plain_model(self, tmp_path: Path) -> None:
+        """Whatever happens in whatever order, decisions and figures are those of a dict."""
+        super().test_ledger_behaves_like_the_plain_model(tmp_path)
 
 
 class TestSqliteMemory(LedgerContract):

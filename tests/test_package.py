@@ -34,6 +34,7 @@ RUNGS = {
     "context": 1,
     "policy": 1,
     "identity": 1,
+    "slots": 1,
     "inheriting": 1,
     "narrowing": 1,
     "remote": 1,

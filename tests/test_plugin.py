@@ -116,8 +116,9 @@ def test_argument():
 
 def test_the_environment_is_put_back() -> None:
     """A pytest.main() inside a process leaves KEYGUARD_URL as it was."""
-    script = "import os, pytest; pytest.main(['--version']); print('left', 'KEYGUARD_URL' in os.environ)"
-    env = {name: value for name, value in os.environ.items() if name != "KEYGUARD_URL"}
+    names = "{'KEYGUARD_URL', 'KEYGUARD_FRONT_LEDGER'}"
+    script = f"import os, pytest; pytest.main(['--version']); print('left', bool({names} & set(os.environ)))"
+    env = {name: value for name, value in os.environ.items() if name not in {"KEYGUARD_URL", "KEYGUARD_FRONT_LEDGER"}}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
 
     assert "left False" in done.stdout

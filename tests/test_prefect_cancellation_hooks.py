@@ -25,6 +25,13 @@ FLOW = SimpleNamespace(name="billing-flow", id=None)
 CANCELLING, CRASHED = SimpleNamespace(name="Cancelling"), SimpleNamespace(name="Crashed")
 
 
+@pytest.fixture(autouse=True)
+def none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The default ledger, which does not exist: a hook looks there last, and the user's own must not be asked."""
+    monkeypatch.setattr("keyguard.prefect.hooks.default_url", lambda: f"sqlite:///{tmp_path}/none.db")
+    return tmp_path / "none.db"
+
+
 def ledger_with(path: Path, run_id: str) -> str:
     """Make a ledger that knows a run; returns its URL."""
     url = f"sqlite:///{path}"
@@ -44,19 +51,20 @@ def revocations(url: str) -> list[str]:
 
 
 @pytest.mark.parametrize("place", ["label", "environment", "default"])
-def test_a_process_that_installed_nothing_finds_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+def test_a_process_that_installed_nothing_finds_the_ledger(tmp_path: Path, none: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """Called by keyword as the runner does, twice: by the run's label, `KEYGUARD_URL`, or the default place; audited once, with who."""
     run = flow_run()
     url = ledger_with(tmp_path / "ledger.db", str(run.id))
     monkeypatch.setenv("KEYGUARD_URL", url if place == "environment" else "")
-    monkeypatch.setattr("keyguard.prefect.hooks.default_url", lambda: url if place == "default" else f"sqlite:///{tmp_path}/none.db")
+    if place == "default":
+        monkeypatch.setattr("keyguard.prefect.hooks.default_url", lambda: url)
     if place == "label":
         run.labels["keyguard.ledger"] = url
     for _ in range(2):
         revoke_on_cancellation(flow=FLOW, flow_run=run, state=CANCELLING)
 
     assert revocations(url) == ["Prefect's on_cancellation hook (Cancelling)"]
-    assert not (tmp_path / "none.db").exists()
+    assert not none.exists()
 
 
 def test_a_crash_revokes_in_what_is_armed_here(tmp_path: Path) -> None:
@@ -116,7 +124,6 @@ def test_a_hook_never_raises_into_prefect(tmp_path: Path, monkeypatch: pytest.Mo
     """No ledger anywhere, one that cannot be read, and arguments that are none: a line each that says what to do, and no error."""
     broken = tmp_path / "broken.db"
     broken.write_bytes(b"no ledger at all " * 300)
-    monkeypatch.setattr("keyguard.prefect.hooks.default_url", lambda: f"sqlite:///{tmp_path}/none.db")
     run = flow_run()
     nothing: Any = None
     with caplog.at_level(logging.WARNING, logger="prefect.flow_runs"):

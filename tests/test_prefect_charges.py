@@ -110,7 +110,7 @@ def test_lost_answers_are_charged_once_and_counted_once(
     assert (of_run(url, state).spent, of_run(url, state).doubt) == (truth.charged(), 0)
 
 
-@pytest.mark.parametrize("failures", [0, 1, 2])
+@pytest.mark.parametrize("failures", [pytest.param(0, marks=pytest.mark.ci), pytest.param(1, marks=pytest.mark.ci), 2])
 def test_what_is_tried_again_as_a_whole_charges_once(flows: Any, double: VendorDouble, url: str, failures: int) -> None:
     """A subflow with retries, a task that calls tasks: every task run in them is new in a further try, and each charge is the same."""
     state = ended(flows.in_parts, double.url, url, failures)

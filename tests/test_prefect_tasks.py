@@ -15,6 +15,7 @@ import pytest
 import keyguard
 from keyguard.errors import SpendCapExceeded
 from keyguard.prefect import labels
+from tests.support_alike import alike
 from tests.support_forks import charge
 from tests.support_prefect import in_flow
 from tests.support_stripe_server import StripeServer
@@ -74,21 +75,10 @@ def test_it_takes_every_form_and_keyword_of_prefects() -> None:
 
 def test_two_tasks_of_one_name_keep_different_keys() -> None:
     """Task workers find a task by its name and code: two guarded functions of one name are two."""
+    task = keyguard.prefect.task
 
-    def named(number: int) -> Any:
-        if number == 1:
-
-            def same() -> int:
-                return 1
-        else:
-
-            def same() -> int:
-                return 2
-
-        return keyguard.prefect.task(same)
-
-    assert named(1).task_key == named(1).task_key
-    assert named(1).task_key != named(2).task_key
+    assert task(alike(1)).task_key == task(alike(1)).task_key
+    assert task(alike(1)).task_key != task(alike(2)).task_key
 
 
 def test_a_task_can_be_pickled_and_keeps_its_class() -> None:

@@ -2,6 +2,11 @@
 
 The ledger in front counts every call, names its charges, and keeps the doubts and the proxy's keys, so that worker processes use them too.
 It also judges the caps, unless the proxy says that it judges those of runs itself: then its word holds, and the totals are compared.
+
+What differs from calls without a proxy: an answer that is lost between vendor and proxy is the proxy's 502, and no broken connection.
+Of an error that the vendor keeps under a key, the SDK's own next try is told `AlreadyCharged`, because the proxy asks in between. A read
+that finds out what a call costs must be on the proxy's allowlist: who could say that his read is one would read anything. And what
+other machines spend of a run is counted there alone.
 """
 
 from __future__ import annotations
@@ -43,14 +48,24 @@ def open_proxy(url: str, ledger: Ledger, settings: Settings) -> KeybrakeBackend:
     Make the backend of a proxy.
 
     Raises:
-        ConfigurationError: a URL that is none of a proxy, or by which vault keys would go over the network in clear.
+        ConfigurationError: as `check_url`.
+    """
+    check_url(url)
+    return KeybrakeBackend(ledger, url.rstrip("/"), api_of(url.rstrip("/"), settings))
+
+
+def check_url(url: str) -> None:
+    """
+    Let the URL of a proxy pass.
+
+    Raises:
+        ConfigurationError: it is none, or vault keys would go over the network in clear.
     """
     parts = urlsplit(url)
     if not parts.hostname or parts.username or parts.query or parts.fragment:
         raise ConfigurationError(f"the URL of a proxy is scheme, host, port and path alone, such as https://proxy.example.com; got {url!r}")
     if parts.scheme == "http" and not _is_here(parts.hostname):
         raise ConfigurationError(f"vault keys would go to {parts.netloc} in clear: use https (http is for proxies on this machine)")
-    return KeybrakeBackend(ledger, url.rstrip("/"), api_of(url.rstrip("/"), settings))
 
 
 def api_of(base: str, settings: Settings) -> Api:
@@ -238,7 +253,7 @@ def _figures(own: Usage, said: dict[str, Any]) -> Usage | None:
         return None
     try:
         found: dict[str, Any] = {name: None if said[key] is None else to_money(said[key]) for name, key in names.items()}
-        return replace(own, **found)
+        return replace(own, **{**found, "cap": None if own.cap is None else found["cap"]})
     except ValueError:
         return None
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from keyguard import context, patches
-from keyguard.cli.figures import opened
+from keyguard.cli.figures import ledger_url, opened
 from keyguard.errors import ConfigurationError, KeyguardError
 from keyguard.model import TOKEN_PREFIX
-from keyguard.settings import default_url, load_policy, load_settings, pinned_rates
+from keyguard.settings import is_proxy, load_policy, load_settings, pinned_rates
 from keyguard.vendors import brought_by, claimed_hosts, known_vendors, vendor_named
 
 if TYPE_CHECKING:
@@ -181,8 +181,27 @@ def _policy(path: str | None) -> tuple[Policy | None, list[Finding]]:
     return policy, found
 
 
+def _proxy(settings: Settings, url: str) -> Findings:
+    """Say whether a proxy answers, and whether keys can be asked for."""
+    # It brings an HTTP client.
+    from keyguard.backends.keybrake import api_of, check_url
+
+    try:
+        check_url(url)
+        dialect = api_of(url.rstrip("/"), settings).dialect
+    except KeyguardError as error:
+        yield Finding("problem", "proxy", f"{url}: {error}")
+        return
+    words = "a keyguard proxy, which judges the caps of runs" if dialect == "keyguard" else "Keybrake's public form: caps are judged here"
+    yield Finding("ok", "proxy", f"{url} answers; {words}")
+    if settings.api_key is None:
+        yield Finding("problem", "proxy", "KEYBRAKE_API_KEY is not set, so no key can be asked for")
+
+
 def _ledger(settings: Settings, ledger: str | None, *, is_verified: bool) -> Findings:
-    url = ledger or settings.url or default_url()
+    asked, url = ledger or settings.url, ledger_url(settings, ledger)
+    if is_proxy(asked):
+        yield from _proxy(settings, asked)
     missing = _missing_file(url)
     if missing is not None:
         yield missing
@@ -229,7 +248,7 @@ def _missing_file(url: str) -> Finding | None:
 def _policies_for_tests(policy: Policy | None, settings: Settings, ledger: str | None) -> list[str]:
     """Return the names of policies that are meant for tests, by their name or label: the file's, and those of active keys."""
     found = [policy] if policy is not None else []
-    if _missing_file(ledger or settings.url or default_url()) is None:
+    if _missing_file(ledger_url(settings, ledger)) is None:
         try:
             with opened(ledger) as book:
                 found += [key.policy for key, _ in book.runs(limit=_KEYS_LOOKED_AT) if key.state == "active"]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from keyguard.errors import ConfigurationError
 from keyguard.ledgers import open_ledger
 from keyguard.model import Money, show, to_money, to_usd
-from keyguard.settings import default_url, load_settings
+from keyguard.settings import default_url, is_proxy, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from keyguard.ledgers import Ledger
     from keyguard.model import Usage, VaultKey
     from keyguard.remote import RemoteKey
+    from keyguard.settings import Settings
 
 
 @contextmanager
@@ -33,10 +34,7 @@ def opened(url: str | None) -> Generator[Ledger]:
         ConfigurationError: there is no ledger at that place; looking must not make one.
     """
     settings = load_settings()
-    wanted = url or settings.url or default_url()
-    if urlsplit(wanted).scheme in {"http", "https"}:
-        # A proxy's: the ledger in front of it, which has the runs of this machine.
-        wanted = settings.front_ledger or default_url()
+    wanted = ledger_url(settings, url)
     parts = urlsplit(wanted)
     if parts.scheme.startswith("sqlite"):
         _check_file(wanted, parts.path)
@@ -45,6 +43,12 @@ def opened(url: str | None) -> Generator[Ledger]:
         yield ledger
     finally:
         ledger.shut()
+
+
+def ledger_url(settings: Settings, url: str | None) -> str:
+    """Return where the ledger is that is asked for; of a proxy the one in front of it, which has the runs of this machine."""
+    wanted = url or settings.url or default_url()
+    return settings.front_ledger or default_url() if is_proxy(wanted) else wanted
 
 
 def _check_file(url: str, path: str) -> None:

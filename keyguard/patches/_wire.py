@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from keyguard import context
-from keyguard.errors import EndpointNotAllowed
+from keyguard.errors import EndpointNotAllowed, Refused
 from keyguard.model import TOKEN_PREFIX, Attempt, Call
 from keyguard.patches._headers import credential_of, form_pairs, is_carrying, read_body, with_credential, with_vault_key
 from keyguard.vendors import account_of, claimant, known_vendors, vendor_named
@@ -214,7 +214,7 @@ def wants_body(ticket: Ticket, status: int, headers: Mapping[str, str]) -> bool:
     return ticket.route is not None and ticket.route.wants_body(status, headers)
 
 
-def stop(ticket: Ticket, ended: Callable[[Attempt], None], status: int, headers: Mapping[str, str], body: bytes | None) -> None:
+def stop(ticket: Ticket, ended: Callable[[Attempt], None], status: int, headers: Mapping[str, str], body: bytes | None) -> bool:
     """
     Let a vendor's answer pass; where a proxy said something in its place, report the attempt so.
 
@@ -225,16 +225,22 @@ def stop(ticket: Ticket, ended: Callable[[Attempt], None], status: int, headers:
         headers: Found by lower-cased names.
         body: Where `wants_body`; else it may be None.
 
+    Returns:
+        Whether the attempt is reported: the answer of a proxy to a client that wants a refusal as an answer (`on_refused="response"`).
+
     Raises:
         KeyguardError: what the proxy said.
     """
     if ticket.route is None or context.is_silent(ended):
-        return
+        return False
     denial = ticket.route.denied(status, headers, body)
-    if denial is not None:
-        ended(Attempt(error=type(denial.error).__name__, unsent=denial.unsent))
-        ticket.refusal = denial.error
-        raise denial.error
+    if denial is None:
+        return False
+    ended(Attempt(error=type(denial.error).__name__, unsent=denial.unsent))
+    ticket.refusal = denial.error
+    if isinstance(denial.error, Refused) and getattr(vendor_named(ticket.call.vendor), "on_refused", "raise") == "response":
+        return True
+    raise denial.error
 
 
 def text(value: Any) -> str:

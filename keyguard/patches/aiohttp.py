@@ -248,8 +248,8 @@ async def send(ticket: context.Ticket, _connect: Callable[..., Any], _connector:
                 raise
             headers = Lowered(response.headers)
             body = await response.read() if wants_body(ticket, response.status, headers) else None
-            stop(ticket, ended, response.status, headers, body)
-            _answered(ticket, ended, response)
+            if not stop(ticket, ended, response.status, headers, body):
+                _answered(ticket, ended, response)
             return response
 
 

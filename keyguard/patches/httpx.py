@@ -186,8 +186,8 @@ def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, arg
             ended(Attempt(error=type(error).__name__, unsent=_tries_once(instance, request) and is_unsent(error, handled)))
             raise
         body = response.read() if wants_body(ticket, response.status_code, response.headers) else None
-        stop(ticket, ended, response.status_code, response.headers, body)
-        _answered(ticket, ended, instance, response)
+        if not stop(ticket, ended, response.status_code, response.headers, body):
+            _answered(ticket, ended, instance, response)
         return response
 
 
@@ -201,8 +201,8 @@ async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: A
             ended(Attempt(error=type(error).__name__, unsent=_tries_once(instance, request) and is_unsent(error, handled)))
             raise
         body = await response.aread() if wants_body(ticket, response.status_code, response.headers) else None
-        stop(ticket, ended, response.status_code, response.headers, body)
-        _answered(ticket, ended, instance, response)
+        if not stop(ticket, ended, response.status_code, response.headers, body):
+            _answered(ticket, ended, instance, response)
         return response
 
 

@@ -184,8 +184,8 @@ def send(retries: Any, ticket: context.Ticket, _wrapped: Any, instance: Any, arg
                 # From which the session reads where a redirect leads.
                 response.url = meant
             body = response.content if wants_body(ticket, response.status_code, Lowered(response.headers)) else None
-            stop(ticket, ended, response.status_code, Lowered(response.headers), body)
-            _answered(ticket, ended, response)
+            if not stop(ticket, ended, response.status_code, Lowered(response.headers), body):
+                _answered(ticket, ended, response)
             return response
     following.prepare(request)
     return _guarded(instance, following.retries, args, kwargs)

@@ -27,8 +27,9 @@ def retry_unless_refused(task: Any, task_run: Any, state: Any) -> bool:
     Tell Prefect not to retry a task that keyguard refused; any other failure may be retried.
 
     For sync and async tasks: `@task(retries=3, retry_condition_fn=retry_unless_refused)`. The refusal is found
-    behind `raise … from`, in exception groups, in results and states, and in the 403 that a vendor registered with
-    `on_refused="response"` gives for it. While keyguard is armed its patch of Prefect's engine (keyguard.prefect.engine) does the same
+    behind `raise … from`, in exception groups, in results and states, in the 403 that a vendor registered with
+    `on_refused="response"` gives for it, and in what a vendor's SDK makes of the refusal of a `keyguard proxy`, with nothing
+    installed here. While keyguard is armed its patch of Prefect's engine (keyguard.prefect.engine) does the same
     for every task, and for flows, so this is for where that log line says that it cannot.
     """
     refusal = find_refusal(state.data)

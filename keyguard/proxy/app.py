@@ -30,6 +30,7 @@ from keyguard.proxy.forward import Forwarder
 from keyguard.proxy.gate import Gate
 from keyguard.proxy.inquiring import inquirer
 from keyguard.proxy.limits import Room
+from keyguard.proxy.methods import others
 from keyguard.proxy.openapi import document
 from keyguard.proxy.secrets import Secrets
 from keyguard.proxy.settings import ProxySettings, import_all, load_proxy_settings
@@ -91,14 +92,14 @@ def create_app(wanted: ProxySettings | None = None) -> Starlette:
             return JSONResponse({"status": "the ledger is not available"}, 503)
         return JSONResponse({"status": "ready"})
 
+    own = [
+        Route("/healthz", _alive, methods=["GET"]),
+        Route("/readyz", ready, methods=["GET"]),
+        Route("/openapi.json", _described, methods=["GET"]),
+        *Vault(backend, Admins(found.tokens()), secrets, found, room).routes(),
+    ]
     return Starlette(
-        routes=[
-            Route("/healthz", _alive, methods=["GET"]),
-            Route("/readyz", ready, methods=["GET"]),
-            Route("/openapi.json", _described, methods=["GET"]),
-            *Vault(backend, Admins(found.tokens()), secrets, found, room).routes(),
-            Mount("/", Forwarder(handler, backend, client, found, room)),
-        ],
+        routes=[*own, *others(own), Mount("/", Forwarder(handler, backend, client, found, room))],
         lifespan=lifespan,
         middleware=[Middleware(Gate, max_head_bytes=found.max_head_bytes), Middleware(Traced)],
     )

@@ -10,7 +10,7 @@ import httpx
 
 from keyguard.drivers import whole
 from keyguard.errors import BackendError, ConfigurationError, ProxyUnavailable, Refused, UnknownKey
-from keyguard.model import TOKEN_PREFIX
+from keyguard.model import METHODS, TOKEN_PREFIX
 from keyguard.patches._headers import is_carrying
 from keyguard.patches._wire import credential_in, with_secret
 from keyguard.patches.httpx import aread, asend_once
@@ -64,6 +64,9 @@ class Forwarder:
             response = plain(error.status, _CODES[error.status], str(error), may_retry=error.status in {408, 503})
             # What it had to say is not all read, and whoever wrote it may mean something else by it: nothing more is read from here.
             response.headers["connection"] = "close"
+            if error.status == 405:
+                # RFC 9110, 15.5.6: a 405 says which methods there are.
+                response.headers["allow"] = ", ".join(sorted(METHODS - {"*"}))
         except Refused as error:
             response = denial(error)
         except InDoubt as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from keyguard.refusals import FORWARDED_HEADER
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -36,10 +38,11 @@ def upwards(headers: Headers) -> Headers:
 
 
 def downwards(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Return the headers of an answer as the client gets them."""
+    """Return the headers of an answer as the client gets them, and one by which it knows that the vendor has given it."""
     lowered = [(name.lower(), value) for name, value in headers]
     drop = _HOP_BY_HOP | _THEIRS | _named(lowered)
-    return [(name, value) for name, value in lowered if name not in drop and not name.startswith(_RESERVED)]
+    kept = [(name, value) for name, value in lowered if name not in drop and not name.startswith(_RESERVED)]
+    return [*kept, (FORWARDED_HEADER.encode(), b"1")]
 
 
 def _named(headers: Headers) -> set[bytes]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from keyguard import __version__
+from keyguard.model import LARGEST_USD
 from keyguard.proxy.issuing import ALIASES
+from keyguard.proxy.showing import LAST_ROW, MOST_ROWS
 from keyguard.vendors import known_vendors
 
-_USD = {"type": "number", "description": "US dollars"}
+_USD: dict[str, Any] = {"type": "number", "minimum": 0, "maximum": LARGEST_USD, "description": "US dollars, with six decimals at most."}
+_CAP: dict[str, Any] = {**_USD, "minimum": 0.000001}
 _FIELDS: dict[str, dict[str, Any]] = {
     "vendor": {"type": "string", "description": "The only vendor that the key is for; without it, any that the proxy has a secret of."},
-    "daily_usd_cap": {**_USD, "description": "US dollars that keys of this name (else of this label) may spend in one UTC day."},
-    "run_usd_cap": {**_USD, "description": "US dollars that the run, or without a run the key, may spend."},
+    "daily_usd_cap": {**_CAP, "description": "US dollars that keys of this name (else of this label) may spend in one UTC day."},
+    "run_usd_cap": {**_CAP, "description": "US dollars that the run, or without a run the key, may spend."},
     "call_usd_cap": {**_USD, "description": "US dollars that one call may cost."},
     "refund_usd_cap": {**_USD, "description": "US dollars of own charges that may be refunded; without it, what was charged."},
     "max_calls": {"type": "integer", "minimum": 1},
@@ -32,7 +35,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "on_doubt": {"enum": ["resend", "refuse"]},
     "idempotency": {"enum": ["derive", "off"]},
 }  # fmt: skip
-_KEY_ID = {"name": "key_id", "in": "path", "required": True, "schema": {"type": "string"}}
+_KEY_ID = {"name": "key_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 _TEXT = {"type": ["string", "null"]}
 _AMOUNT = {"type": ["number", "null"]}
 _HANDLE: dict[str, Any] = {
@@ -90,12 +93,20 @@ _SCHEMAS: dict[str, Any] = {
 }  # fmt: skip
 
 
-_CHANGE = {"type": "object", "additionalProperties": False, "required": ["run_usd_cap"], "properties": {"run_usd_cap": _USD}}
+_CHANGE = {"type": "object", "additionalProperties": False, "required": ["run_usd_cap"], "properties": {"run_usd_cap": _CAP}}
+# What the vendors read; others are forwarded as well.
+_MEDIA = ("application/x-www-form-urlencoded", "application/json")
 _DENIALS = {
     400: "not forwardable", 401: "no vault key, or an unknown, revoked or expired one", 403: "refused by the policy", 408: "too slow",
     413: "too long", 429: "a cap would be passed", 431: "too long a head", 502: "the vendor did not answer: in doubt",
     503: "nobody can decide, or too much is under way",
 }  # fmt: skip
+
+
+_QUERIES: dict[str, dict[str, Any]] = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": MOST_ROWS},
+    "after": {"type": "integer", "minimum": 0, "maximum": LAST_ROW},
+}
 
 
 def _ref(name: str) -> dict[str, Any]:
@@ -113,7 +124,7 @@ def _does(
 
 
 def _query(*names: str) -> list[dict[str, Any]]:
-    return [{"name": name, "in": "query", "schema": {"type": "string"}} for name in names]
+    return [{"name": name, "in": "query", "schema": _QUERIES.get(name, {"type": "string", "minLength": 1})} for name in names]
 
 
 def document() -> dict[str, Any]:
@@ -124,7 +135,7 @@ def document() -> dict[str, Any]:
         "post": _does("Issue a key, or find a run's again", {"201": _ref("Issued"), "200": _ref("Issued")},
                       body={"$ref": "#/components/schemas/Wanted"}, statuses=unread),
         "get": _does("The latest keys, with their figures", {"200": anything}, parameters=_query("limit"), statuses=(400, 422)),
-        "delete": _does("Revoke by run, label or policy", {"200": anything},
+        "delete": _does("Revoke by run, label or policy, of which one is named", {"200": anything},
                         parameters=_query("run_id", "agent_run_id", "label", "agent_run_label", "policy"), statuses=(400, 404, 422)),
     }  # fmt: skip
     key = {
@@ -168,12 +179,18 @@ def document() -> dict[str, Any]:
 
 def _forwarding(vendor: str) -> dict[str, Any]:
     """Describe the forwarding of a vendor's calls: its path is the vendor's own, `HOST/...` where that is another than the main one."""
-    path = {"name": "path", "in": "path", "required": True, "schema": {"type": "string"}, "x-greedy": True}
+    path = {
+        "name": "path", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}, "x-greedy": True,
+        "description": "Its slashes are slashes: dot segments, and encoded dots, slashes and backslashes, are 400.",
+    }  # fmt: skip
+    either = {"anyOf": [{"$ref": "#/components/schemas/Problem"}, {"description": "What the vendor itself says with this status."}]}
     responses = {
-        str(status): {"description": f"{text}; or the vendor's own answer", **_ref("Problem")} for status, text in _DENIALS.items()
+        str(status): {"description": f"{text}; or the vendor's own answer", "content": {"application/json": {"schema": either}}}
+        for status, text in _DENIALS.items()
     }
     one = {
         "summary": f"Forward a call to {vendor}", "security": [{"vault_key": []}, {"vault_key_basic": []}],
         "responses": {"default": {"description": "the vendor's own answer, untouched"}, **responses},
     }  # fmt: skip
-    return {"parameters": [path], **dict.fromkeys(("get", "post", "put", "patch", "delete"), one)}
+    written = {**one, "requestBody": {"content": {media: {"schema": {"type": "object"}} for media in _MEDIA}}}
+    return {"parameters": [path], **dict.fromkeys(("get", "delete"), one), **dict.fromkeys(("post", "put", "patch"), written)}

@@ -5,6 +5,7 @@ What a call cost stands in its answer, so one that has money hanging on it is re
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -21,18 +22,22 @@ if TYPE_CHECKING:
     from keyguard.proxy.settings import ProxySettings
 
 _logger = logging.getLogger("keyguard")
+# How long an answer is passed on before anybody looks whether its client is still there.
+_UNWATCHED_SECONDS = 0.1
 
 
 async def relay(response: httpx.Response, ticket: Ticket, mask: Mask, receive: Receive, send: Send, settings: ProxySettings) -> None:
     """Pass an answer on: untouched but for a secret, and for what belongs to one connection alone."""
+    reading = anyio.CancelScope()
+    client = _Client(send, settings, reading, is_awaited=ticket.tail is not None)
+    # Most answers are whole before that, and a task that is begun for nothing costs more than passing them on.
+    watching = asyncio.get_running_loop().call_later(_UNWATCHED_SECONDS, client.watch, receive)
     try:
-        async with anyio.create_task_group() as group:
-            with anyio.CancelScope() as reading:
-                client = _Client(send, settings, reading, is_awaited=ticket.tail is not None)
-                group.start_soon(client.watch, receive)
-                await _pass_on(response, mask, client)
-            group.cancel_scope.cancel()
+        with reading:
+            await _pass_on(response, mask, client)
     finally:
+        watching.cancel()
+        client.unwatch()
         # Closes the hold of an answer that was left before its end, whatever ends this.
         with anyio.CancelScope(shield=True):
             await response.aclose()
@@ -59,14 +64,23 @@ class _Client:
     def __init__(self, send: Send, settings: ProxySettings, reading: anyio.CancelScope, *, is_awaited: bool) -> None:
         self._send, self._settings, self._reading, self._is_awaited = send, settings, reading, is_awaited
         self._is_gone = False
+        self._watching: asyncio.Task[None] | None = None
 
     async def send(self, message: dict[str, object]) -> None:
         """Pass one part on; to somebody who is gone, nothing."""
         if not self._is_gone:
             await self._send(message)
 
-    async def watch(self, receive: Receive) -> None:
-        """Wait until the client leaves; stop reading then, or soon where the answer says what was paid."""
+    def watch(self, receive: Receive) -> None:
+        """Begin to wait until the client leaves; reading stops then, or soon where the answer says what was paid."""
+        self._watching = asyncio.get_running_loop().create_task(self._watch(receive))
+
+    def unwatch(self) -> None:
+        """Wait no more."""
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         self._is_gone = True

@@ -16,6 +16,8 @@ CAPABILITIES: dict[str, Any] = {
     "usage": True, "audit": True, "raise": True, "revoke_by": ["key_id", "run_id", "label", "policy"], "dialects": ["vault", "v1"],
     "streams": True,
 }  # fmt: skip
+# Of one answer's list, and the last place in the audit log that can be asked for.
+MOST_ROWS, LAST_ROW = 500, 2**62
 # Of the policy, in dollars.
 _AMOUNTS = frozenset({"run_usd_cap", "daily_usd_cap", "call_usd_cap", "refund_usd_cap"})
 

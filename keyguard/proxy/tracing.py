@@ -45,7 +45,7 @@ class Traced:
         carrier = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if _is_carried(name, value)}
         method, route = scope["method"] if scope["method"] in METHODS else "_OTHER", _route(scope["path"])
         with _tracer.start_as_current_span(
-            f"{method} {route}", context=_propagator.extract(carrier), kind=SpanKind.SERVER, record_exception=False,
+            f"{method} {route}", context=_propagator.extract(carrier) if carrier else None, kind=SpanKind.SERVER, record_exception=False,
             set_status_on_exception=False, attributes={METHOD: method, "http.route": route},
         ) as span:  # fmt: skip
 

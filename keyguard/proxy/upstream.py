@@ -25,13 +25,17 @@ class StandingIn(httpx.AsyncHTTPTransport):
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(**options)
         self._base = httpx.URL(url)
+        self._prefix = self._base.raw_path.rstrip(b"/")
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request."""
-        prefix = self._base.raw_path.rstrip(b"/")
-        url = self._base.copy_with(raw_path=prefix + request.url.raw_path)
-        moved = httpx.Request(request.method, url, headers=request.headers, stream=request.stream, extensions=request.extensions)
-        return await super().handle_async_request(moved)
+        meant = request.url
+        # In its place for as long as it is sent: a second request would be all its headers and its body once more.
+        request.url = self._base.copy_with(raw_path=self._prefix + meant.raw_path)
+        try:
+            return await super().handle_async_request(request)
+        finally:
+            request.url = meant
 
 
 def client_for(settings: ProxySettings, hosts: Mapping[str, str]) -> httpx.AsyncClient:

@@ -18,7 +18,7 @@ from keyguard.proxy.denials import denial, plain
 from keyguard.proxy.issuing import read_json, wanted
 from keyguard.proxy.limits import ClientGone, read_body
 from keyguard.proxy.routing import Misdirected
-from keyguard.proxy.showing import CAPABILITIES, day_of, handle
+from keyguard.proxy.showing import CAPABILITIES, LAST_ROW, MOST_ROWS, day_of, handle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     Answering = Callable[[Request, str], Awaitable[Response]]
 
-_MOST = 500
 _CODES = {400: "bad_request", 401: "unauthorized", 404: "not_found", 408: "timeout", 413: "too_large", 422: "invalid", 503: "busy"}
 
 
@@ -111,7 +110,7 @@ class Vault:
         return said, 201 if is_new else 200
 
     async def _list(self, request: Request, _who: str) -> Response:
-        limit = _number(request, "limit", 50, most=_MOST)
+        limit = _number(request, "limit", 50, most=MOST_ROWS)
         ledger = self._backend.ledger
 
         def read() -> list[dict[str, Any]]:
@@ -175,8 +174,12 @@ class Vault:
         return JSONResponse({"revoked": count, **target})
 
     async def _audit(self, request: Request, _who: str) -> Response:
-        after, limit = _number(request, "after", 0, most=2**62, least=0), _number(request, "limit", 100, most=_MOST)
-        scope = await whole(partial(self._scope, request.query_params.get("key_id"), request.query_params.get("run_id")))
+        after, limit = _number(request, "after", 0, most=LAST_ROW, least=0), _number(request, "limit", 100, most=MOST_ROWS)
+        named = {name: request.query_params[name] for name in ("key_id", "run_id") if name in request.query_params}
+        if len(named) > 1 or "" in named.values():
+            # An empty name is no wish to see everybody's.
+            raise Misdirected("key_id, run_id: one of them at most, and not empty", status=422)
+        scope = await whole(partial(self._scope, **named))
 
         def read() -> list[dict[str, Any]]:
             return list(islice(self._backend.ledger.entries(scope, after=after), limit))
@@ -188,7 +191,7 @@ class Vault:
             json.dumps({"entries": entries, "next": entries[-1]["seq"] if len(entries) == limit else None}), media_type="application/json"
         )
 
-    def _scope(self, key_id: str | None, run_id: str | None) -> str | None:
+    def _scope(self, key_id: str | None = None, run_id: str | None = None) -> str | None:
         return self._known(key_id).scope if key_id else f"run:{run_id}" if run_id else None
 
     def _known(self, key_id: str) -> VaultKey:

@@ -15,6 +15,41 @@ if TYPE_CHECKING:
 HANG_UP = "keyguard.hang_up"
 
 
+class Gathering:
+    """
+    A transport that sends what is written within one turn of the loop at once: an answer's head with what is there of its body.
+
+    Args:
+        transport: Asyncio's own; whatever is not here is its.
+        loop: Its loop.
+    """
+
+    __slots__ = ("_loop", "_parts", "_transport")
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send, at the end of this turn."""
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        """Send what is left, and close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts:
+            parts, self._parts = self._parts, []
+            self._transport.write(b"".join(parts))
+
+
 class BoundedProtocol(H11Protocol):
     """
     uvicorn's protocol, which by itself waits for ever for a request to begin.
@@ -36,6 +71,8 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin, or end at once where there are too many."""
         super().connection_made(transport)
+        gathering: Any = Gathering(transport, self.loop)
+        self.transport = gathering
         if len(self.connections) > self._most:
             transport.abort()
         else:

@@ -33,7 +33,8 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 def schema(reference: Any) -> dict[str, Any]:
-    """Return a schema that a reference names, with what it is made of put together."""
+    """Return a schema that a reference names, with what it is made of put together; of alternatives, the proxy's own."""
+    reference = reference.get("anyOf", [reference])[0]
     found = document()["components"]["schemas"][reference["$ref"].rpartition("/")[2]] if "$ref" in reference else reference
     parts = [schema(part) for part in found.get("allOf", [])]
     return {
@@ -103,7 +104,22 @@ def test_answers_are_the_documents(proxy: Proxy) -> None:
     check(proxy.ask("GET", "/readyz"), "/readyz", "get")
     check(proxy.call(key["token"], "GET", "/stripe/v1/customers/c"), "/stripe/{path}", "get")
     assert proxy.ask("GET", "/openapi.json").json() == document()
-    assert proxy.ask("PUT", "/vault/keys", {}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/vault/keys", "DELETE, GET, HEAD, POST"),
+        ("POST", "/v1/keys/x", "DELETE, GET, HEAD, PATCH"),
+        ("TRACE", "/healthz", "GET, HEAD"),
+        ("TRACE", "/stripe/v1/charges", "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"),
+    ],
+)
+def test_methods_that_are_not_there(proxy: Proxy, method: str, path: str, allowed: str) -> None:
+    """A method that a path does not have is 405, and is told which there are; nothing is forwarded."""
+    answer = proxy.ask(method, path)
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
 
 
 @pytest.mark.usefixtures("environment")

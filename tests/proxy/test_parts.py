@@ -58,6 +58,10 @@ def test_secret_is_covered_wherever_it_is_cut(pieces: list[bytes], data: Any) ->
     assert passed == text.replace(SECRET.encode(), b"*" * len(SECRET))
 
 
+# By which a client knows that the vendor has given an answer.
+FORWARDED = (b"x-keyguard-forwarded", b"1")
+
+
 def test_mask_holds_back_nothing_else() -> None:
     """A part is held back only as far as it may be the beginning of the secret."""
     mask = Mask([SECRET])
@@ -192,12 +196,12 @@ def test_headers_of_one_connection() -> None:
     headers = [(b"connection", b"X-One, close"), (b"x-one", b"1"), (b"x-two", b"2"), (b"keep-alive", b"5")]
 
     assert upwards(headers) == [(b"x-two", b"2"), (b"accept-encoding", b"identity")]
-    assert downwards([(name.title(), value) for name, value in headers]) == [(b"x-two", b"2")]
+    assert downwards([(name.title(), value) for name, value in headers]) == [(b"x-two", b"2"), FORWARDED]
 
 
 def test_vendor_cannot_say_that_keyguard_refused() -> None:
     """The header by which a refusal is known comes from the proxy alone: a vendor that sends it is not passed on."""
-    assert downwards([(b"X-Keyguard-Refusal", b"{}"), (b"X-Request-Id", b"r")]) == [(b"x-request-id", b"r")]
+    assert downwards([(b"X-Keyguard-Refusal", b"{}"), (b"X-Request-Id", b"r")]) == [(b"x-request-id", b"r"), FORWARDED]
 
 
 # -- denials -----------------------------------------------------------------------------------------

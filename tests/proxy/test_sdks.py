@@ -16,7 +16,7 @@ from twilio.http.async_http_client import AsyncTwilioHttpClient
 from twilio.rest import Client
 
 from keyguard import refusal_of
-from keyguard.errors import EndpointNotAllowed, IdentityConflict, KeyExpired, KeyRevoked, SpendCapExceeded, UnknownKey
+from keyguard.errors import AlreadyCharged, EndpointNotAllowed, IdentityConflict, KeyExpired, KeyRevoked, SpendCapExceeded, UnknownKey
 from keyguard.testing.double import Fault
 from tests.proxy.support import ADMIN, PAY, STRIPE_SECRET, USD, Proxy
 from tests.support_twilio_clients import MESSAGE, TO, pointed
@@ -245,9 +245,14 @@ def test_sdk_retry_is_one_charge(proxy: Proxy, double: VendorDouble, fault: Any)
     """An answer that is lost between vendor and proxy: the SDK tries again with its key, and the charge is made once and counted once."""
     key, before = proxy.issue(run_usd_cap=3), charged(double)
     double.script(Fault(fault))
-    if fault in {"error_after", "truncate"}:
+    if fault == "error_after":
+        # The vendor keeps its error under the key: it was asked at once, and the next try is told that the charge was made.
+        with pytest.raises(stripe.PermissionError) as refused:
+            proxy.stripe(key["token"], max_network_retries=2).v1.payment_intents.create(PAY)
+        assert isinstance(refusal_of(refused.value), AlreadyCharged)
+    elif fault == "truncate":
         # Half of a body is no reason to try again, to the SDK; as without a proxy.
-        with pytest.raises(stripe.APIError if fault == "error_after" else stripe.APIConnectionError):
+        with pytest.raises(stripe.APIConnectionError):
             proxy.stripe(key["token"], max_network_retries=2).v1.payment_intents.create(PAY)
     else:
         assert proxy.stripe(key["token"], max_network_retries=2).v1.payment_intents.create(PAY).status == "succeeded"

@@ -41,7 +41,7 @@ class RecordingProxy:
         seen: The vendors' calls that arrived.
         managed: The other ones.
         answers: What is answered to calls, by their path at the proxy; the longest beginning counts.
-        issued: What is answered to whoever asks for a key.
+        issued: What is answered to whoever asks for a key; `issuing` answers instead, where it is set.
     """
 
     def __init__(self, **issued: Any) -> None:
@@ -49,6 +49,7 @@ class RecordingProxy:
         self.managed: list[Arrived] = []
         self.answers: dict[str, Answered | Callable[[Arrived], Answered]] = {}
         self.issued: Answered = Answered(201, issued or {"vault_key": KEY, "key_id": "k1"})
+        self.issuing: Callable[[Arrived], Answered] | None = None
         self.health = Answered(404, {"error": "Not found"})
 
     def __enter__(self) -> RecordingProxy:
@@ -77,7 +78,9 @@ class RecordingProxy:
             return self.health
         if path.startswith(("/vault/", "/v1/keys")):
             self.managed.append(request)
-            return self.issued if request.method == "POST" else Answered()
+            if request.method != "POST":
+                return Answered()
+            return self.issued if self.issuing is None else self.issuing(request)
         self.seen.append(request)
         found = self.answers.get(max((name for name in self.answers if path.startswith(name)), key=len, default=""), Answered())
         return found(request) if callable(found) else found

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 import resend
 import stripe
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from twilio.rest import Client
 
 import keyguard
+from keyguard import telemetry
 from keyguard.errors import KeyguardError
 from tests.proxy.support import ADMIN, RESEND_SECRET, STRIPE_SECRET, TWILIO_SECRET
 from tests.support_twilio_clients import MESSAGE, pointed
@@ -49,6 +53,10 @@ class World:
         self.kind, self.double, self.proxy, self.run = kind, double, proxy, run
         self._patch = patch
         self._from, self._first = len(double.truth.rows()), len(double.requests())
+        self._exporter = InMemorySpanExporter()
+        self._tracers = TracerProvider()
+        self._tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
+        patch.setattr(telemetry, "_tracer", self._tracers.get_tracer("keyguard"))
         self.installed: keyguard.Installation
 
     # -- clients: the same code in every set-up; without a proxy they are pointed to the double ---------------
@@ -129,10 +137,36 @@ class World:
         return [one["headers"].get("idempotency-key", "") for one in found if one["method"] != "GET"]
 
     @property
+    def spans(self) -> list[tuple[str, dict[str, Any]]]:
+        """The calls' spans, without what is of one reservation, one stand-in's address or one run's name alone."""
+        left = {telemetry.RESERVATION_ID, telemetry.ADDRESS, telemetry.PORT, telemetry.RUN_ID, telemetry.REQUEST_ID}
+        return [
+            (span.name, {name: value for name, value in (span.attributes or {}).items() if name not in left})
+            for span in self._exporter.get_finished_spans()
+        ]
+
+    @property
     def totals(self) -> dict[str, int]:
         """The run's figures, in micro-USD, and its calls."""
         usage = self.installed.usage()
         return {"spent": usage.spent, "held": usage.held, "doubt": usage.doubt, "refunded": usage.refunded, "overrun": usage.overrun}
+
+
+@contextlib.contextmanager
+def behind(kind: Kind, proxy: Proxy, folder: Path, *, run: str, **policy: Any) -> Iterator[keyguard.Installation]:
+    """Send a run's calls through a proxy, for the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("KEYGUARD_", "KEYBRAKE_"))]:
+            patch.delenv(name)
+        patch.setenv("KEYBRAKE_API_KEY", ADMIN)
+        patch.setenv("KEYGUARD_FRONT_LEDGER", f"sqlite:///{folder / f'{kind}.db'}")
+        patch.setenv("KEYGUARD_DIALECT", "keyguard" if kind == "remote" else "vault")
+        patch.setattr(stripe, "default_http_client", None)
+        try:
+            with keyguard.run(run, replay=True):
+                yield keyguard.install(proxy.url, **policy)
+        finally:
+            keyguard.uninstall()
 
 
 @contextlib.contextmanager
@@ -142,21 +176,18 @@ def armed(
     """Guard a run in one set-up, for the block; its retries can be told. The double stands for one vendor."""
     run = run or f"run-{next(_numbers)}"
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        for name in [name for name in os.environ if name.startswith(("KEYGUARD_", "KEYBRAKE_"))]:
-            patch.delenv(name)
+        world = World(kind, double, proxy, patch, run)
         patch.setattr(stripe, "max_network_retries", 0)
         patch.setattr(stripe, "default_http_client", None)
-        url = f"sqlite:///{folder / f'{kind}.db'}"
         if kind == "local":
+            for name in [name for name in os.environ if name.startswith(("KEYGUARD_", "KEYBRAKE_"))]:
+                patch.delenv(name)
             for name, secret in SECRETS.items():
                 patch.setenv(name, secret)
             patch.setenv("KEYGUARD_VENDOR_HOSTS", f"{vendor}={double.host}")
+            stack.callback(keyguard.uninstall)
+            stack.enter_context(keyguard.run(run, replay=True))
+            world.installed = keyguard.install(f"sqlite:///{folder / 'local.db'}", **policy)
         else:
-            patch.setenv("KEYBRAKE_API_KEY", ADMIN)
-            patch.setenv("KEYGUARD_FRONT_LEDGER", url)
-            patch.setenv("KEYGUARD_DIALECT", "keyguard" if kind == "remote" else "vault")
-        stack.callback(keyguard.uninstall)
-        stack.enter_context(keyguard.run(run, replay=True))
-        world = World(kind, double, proxy, patch, run)
-        world.installed = keyguard.install(url if kind == "local" else proxy.url, **policy)
+            world.installed = stack.enter_context(behind(kind, proxy, folder, run=run, **policy))
         yield world

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
+import threading
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -304,6 +306,24 @@ def test_a_proxy_that_talks_nonsense_leaves_a_doubt(status: int, body: Any, kind
         assert (usage.spent, usage.held, usage.doubt) == (0, 0, 2 * USD)
 
 
+def test_what_is_on_the_way_to_a_proxy_of_ours_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy of ours marks each answer that it passes on: what looks like the vendor's own without the mark leaves a doubt."""
+    monkeypatch.setenv("KEYGUARD_DIALECT", "keyguard")
+    intent = {"id": "pi_1", "object": "payment_intent", "amount": 200, "amount_received": 200, "currency": "usd", "status": "succeeded"}
+    with RecordingProxy() as proxy, keyguard.run("r1"):
+        proxy.answers["/"] = Answered(200, intent)
+        installed = keyguard.install(proxy.url, run_usd_cap=50)
+        with pytest.raises(ProxyUnavailable, match="is not stripe's answer"):
+            pay()
+        before = installed.usage()
+        # Whatever the vendor calls its JSON.
+        proxy.answers["/"] = Answered(200, {**intent, "id": "pi_2"}, {"x-keyguard-forwarded": "1", "Content-Type": "text/html"})
+        pay(description="2")
+
+        assert (before.spent, before.doubt) == (0, 2 * USD)
+        assert (installed.usage().spent, installed.usage().doubt) == (2 * USD, 2 * USD)
+
+
 @pytest.mark.parametrize(
     ("issued", "error", "words"),
     [
@@ -327,6 +347,59 @@ def test_a_key_that_cannot_be_had_stops_the_call(issued: Answered, error: type[E
             pay()
 
         assert proxy.seen == []
+
+
+def test_a_key_that_has_ended_is_asked_for_anew(tmp_path: Path) -> None:
+    """A proxy may let its key end before the run does: the next call gets another, and the run's money counts on."""
+    with (
+        RecordingProxy(vault_key="vault_key_short_0123456789", key_id="k1", expires_at="2020-01-01T00:00:00Z") as proxy,
+        keyguard.run("r1"),
+    ):
+        numbers = itertools.count()
+        intent = {"object": "payment_intent", "amount": 200, "amount_received": 200, "currency": "usd", "status": "succeeded"}
+        proxy.answers["/"] = lambda _request: Answered(200, {**intent, "id": f"pi_{next(numbers)}"})
+        installed = keyguard.install(proxy.url, run_usd_cap=5)
+        pay()
+        proxy.issued = Answered(200, {"token": "vault_key_long_0123456789", "id": "k2", "expires_at": 4_000_000_000})
+        pay(description="2")
+        with pytest.raises(SpendCapExceeded):
+            pay(description="3")
+
+        assert [one.headers["authorization"].removeprefix("Bearer ") for one in proxy.seen] == [
+            "vault_key_short_0123456789", "vault_key_long_0123456789",
+        ]  # fmt: skip
+        assert [(one.method, one.target) for one in proxy.managed] == [
+            ("POST", "/vault/keys"), ("POST", "/vault/keys"), ("DELETE", "/vault/keys/k1"),
+        ]  # fmt: skip
+        assert installed.usage().spent == 4 * USD
+
+
+def test_a_proxy_that_is_slow_is_waited_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To issue a key it has some seconds; for a call it has the client's own, and then nobody knows what became of it."""
+    monkeypatch.setenv("KEYGUARD_REMOTE_SECONDS", "0.2")
+    released = threading.Event()
+
+    def late(_request: object) -> Answered:
+        released.wait(30)
+        return Answered()
+
+    with RecordingProxy() as proxy, keyguard.run("r1"):
+        proxy.issuing = late
+        installed = keyguard.install(proxy.url, run_usd_cap=50)
+        with pytest.raises(ProxyUnavailable, match="could not be asked"):
+            pay()
+        before = installed.usage()
+        proxy.issuing, proxy.answers["/"] = None, late
+        monkeypatch.setattr(stripe, "default_http_client", stripe.RequestsClient(timeout=0.2))
+        monkeypatch.setenv("KEYGUARD_REMOTE_SECONDS", "30")
+        keyguard.uninstall()
+        installed = keyguard.install(proxy.url, run_usd_cap=50)
+        with pytest.raises(stripe.APIConnectionError):
+            pay()
+        released.set()
+
+        assert (before.spent, before.held, before.doubt) == (0, 0, 0)
+        assert installed.usage().doubt == 2 * USD
 
 
 def test_the_management_secret_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

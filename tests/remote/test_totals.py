@@ -15,28 +15,13 @@ from typer.testing import CliRunner
 
 import keyguard
 from keyguard.cli import app
-from keyguard.errors import KeyRevoked, SpendCapExceeded
+from keyguard.errors import EndpointNotAllowed, KeyRevoked, SpendCapExceeded
 from keyguard.testing.double import Fault, VendorDouble
 from tests.proxy.support import PAY, USD, Proxy
 from tests.remote.support import KINDS, armed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture(scope="module")
-def double() -> Iterator[VendorDouble]:
-    """The vendors."""
-    with VendorDouble() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def proxy(double: VendorDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """The proxy before them."""
-    with Proxy(tmp_path_factory.mktemp("proxy"), double.url) as found:
-        yield found
 
 
 def ran(*words: str) -> Any:
@@ -168,3 +153,21 @@ def test_a_key_without_a_run_has_its_own_budget_there(double: VendorDouble, prox
 
     assert (refused.value.cap, refused.value.spent) == (3 * USD, 2 * USD)
     assert run not in spent
+
+
+def test_a_quote_read_is_on_the_proxys_list(double: VendorDouble, proxy: Proxy, tmp_path: Path) -> None:
+    """A call whose amount only a read can say needs that read on the list there: the message says which, and nothing is sent."""
+    with armed("remote", double, proxy, tmp_path, run_usd_cap=50) as world:
+        client = world.stripe().v1
+        made = client.payment_intents.create({**PAY, "capture_method": "manual"}).id
+    endpoints = ["POST /v1/payment_intents/*/capture"]
+    with armed("remote", double, proxy, tmp_path, run_usd_cap=50, allowed_endpoints=endpoints) as world:
+        with pytest.raises(EndpointNotAllowed, match=rf"did not let GET /v1/payment_intents/{made} find it") as refused:
+            world.stripe().v1.payment_intents.capture(made)
+
+        assert (refused.value.operation, refused.value.run_id) == ("payment_intents.capture", world.run)
+        assert world.sent == []
+    with armed("remote", double, proxy, tmp_path, run_usd_cap=50, allowed_endpoints=[*endpoints, "GET /v1/payment_intents/*"]) as world:
+        world.stripe().v1.payment_intents.capture(made)
+
+        assert world.totals["spent"] == 2 * USD

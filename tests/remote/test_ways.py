@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import itertools
+import json
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -273,3 +274,21 @@ def test_a_local_token_is_exchanged_and_a_strange_one_refused(proxy: RecordingPr
             client.post("https://api.stripe.com/v1/payment_intents", data=PAY, auth=("vault_key_of_somebody_0123456789", ""))
 
     assert [basic(one.headers["authorization"]) for one in proxy.seen] == [f"{KEY}:"]
+
+
+def test_a_vendor_that_wants_answers_gets_the_proxys(proxy: RecordingProxy) -> None:
+    """For a vendor registered with `on_refused="response"` a denial is the answer itself, and nothing stays counted."""
+    said = {"error": "EndpointNotAllowed", "message": "no"}
+    try:
+        keyguard.vendors.register("things", hosts=["api.things.test"], operations={"POST /v1/things": 1}, on_refused="response")
+        proxy.answers["/things/v1/things"] = Answered(403, {"error": "no"}, {"x-keyguard-refusal": json.dumps(said)})
+        with httpx.Client(trust_env=False) as client:
+            answer = client.post("https://api.things.test/v1/things", headers={"authorization": "Bearer of-nobody"})
+        usage = keyguard.install(proxy.url, run_usd_cap=100, unpriced="allow").usage()
+    finally:
+        keyguard.vendors.unregister("things")
+
+    assert answer.status_code == 403
+    assert isinstance(keyguard.refusal_of(answer), EndpointNotAllowed)
+    assert (usage.spent, usage.held, usage.doubt) == (0, 0, 0)
+    assert proxy.targets == ["POST /things/v1/things"]

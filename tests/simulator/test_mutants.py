@@ -23,11 +23,14 @@ SOON = {
     "settle-twice": 85,
     "overrun-capped-at-hold": 5,
     "refund-gives-cap-back": 4,
+    "refund-counted-again": 320,
     "ledger-clock-goes-back": 5,
     "window-ignored": 46,
     "attempt-of-a-revoked-key": 2,
     "cap-off-by-one": 12,
 }
+# It needs a refund under the caller's own key, in an execution a day after the one that made it: one of some hundred seeds has that.
+RARE = {"refund-counted-again"}
 # Which promise each of them breaks first is luck; that money is miscounted, or a wrong call let through or stopped, is not.
 PROMISES = {"I1", "I2", "I3", "I4", "I5", "I6", "I7", "once", "clock", "unexpected"}
 
@@ -57,7 +60,7 @@ def test_a_planted_mistake_is_found(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", [name for name in MUTANTS if name not in RARE])
 def test_a_planted_mistake_is_found_from_seed_0_within_a_minute(name: str) -> None:
     """As who knows nothing of the seeds would search."""
     assert _search(name, range(1000), 60) is not None

@@ -81,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         self._deliver(delivery)
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815 -- the standard library's names
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _answer  # noqa: N815 -- the standard library's names
 
     def _deliver(self, delivery: Delivery) -> None:
         answer, fault = delivery.answer, delivery.fault

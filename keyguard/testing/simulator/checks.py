@@ -24,8 +24,13 @@ _FIGURES = "SELECT scope, win, cap, spent, held, doubt FROM bucket WHERE scope I
 _NOTHING = (None, 0, 0, 0)
 # What is counted above what is right, and is not reported.
 TOLERATED = frozenset({
-    # An older answer raises what is held for an open intent, until it is final: no answer of Stripe's says which of two is the older one,
-    # so the larger amount holds.
+    # An answer that comes late, or again under a caller's own key, may raise what is held for an open intent to what it once was, until
+    # the next answer about it, or its end. Nothing in two answers says which of them is the older one. A PaymentIntent has `created`, and
+    # no time or number of its last change (docs.stripe.com/api/payment_intents/object, read 2026-11-26). `Date` says when an answer was
+    # written, not when its request was executed, and of two requests that overlap the one that was executed first may be answered
+    # last. `Idempotent-Replayed` says that an answer is not new, but not that what is known is newer: where the first answer was lost, it
+    # is the only one that tells of a raise. A read in between would tell, and costs a request for each answer. So the larger amount
+    # holds: the cap may refuse too early by the difference, and is never passed; a lower one that were wrong would be spent twice.
     "stale answer",
 })  # fmt: skip
 

@@ -41,6 +41,7 @@ class Fleet(World):
         self.executions: list[Execution] = []
         self.plans: list[tuple[Plan, int]] = []
         self.kept: set[str] = set()
+        self.given_back: dict[str, tuple[str, int]] = {}
         # By run and child: what the child pays from.
         self.budgets: dict[tuple[str, str], str] = {}
 
@@ -117,6 +118,7 @@ class Fleet(World):
             self._paid_by_others,
             partial(self._made, {}),
             partial(self._go_on, plan),
+            self.given_back,
         )
         execution = Execution(plan, process, token, flow)
         self.executions.append(execution)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from keyguard.model import Closing, Order
 
 _of = {name: vars(owner)[name] for owner, names in {
-    Closes: ("_closed", "_settle", "_buy", "_after_the_end"),
+    Closes: ("_closed", "_settle", "_buy", "_after_the_end", "_give_back"),
     Holds: ("change",),
     Log: ("begin", "append"),
     LedgerBackend: ("find", "reserve"),
@@ -91,6 +91,11 @@ def _refund_gives_back(self: Closes, hold: Hold, outcome: Outcome, detail: dict[
     _of["_settle"](self, hold, outcome, detail)
     if hold.pot == "refund":
         self._holds._log.execute("UPDATE bucket SET spent = max(0, spent - ?) WHERE scope = ?", (outcome.cost, hold.scope))
+
+
+def _refund_as_new(self: Closes, *args: Any) -> None:
+    with replaced(Objects, "find", lambda *_: None):
+        _of["_give_back"](self, *args)
 
 
 def _free_the_dead(self: Closes, owners: Owners) -> None:
@@ -185,6 +190,7 @@ MUTANTS = {mutant.name: mutant for mutant in (
         replacing(reserving, "verdict", lambda identity, first, state, at, _now: verdict(identity, first, state, at, at)),
     ),
     Mutant("refund-gives-cap-back", "a refund lets the run spend again", replacing(Closes, "_settle", _refund_gives_back)),
+    Mutant("refund-counted-again", "a refund that is replayed is counted once more", replacing(Closes, "_give_back", _refund_as_new)),
     Mutant("dead-owner-releases", "what a killed process held is free", replacing(Closes, "doubt_the_dead", _free_the_dead)),
     Mutant("replay-counted-twice", "the answer of a repeated request is booked again", replacing(Closes, "_after_the_end", _count_replays)),
     Mutant("ledger-clock-goes-back", "the ledger's time is the machine's", replacing(Log, "begin", _begin_at_the_clock)),

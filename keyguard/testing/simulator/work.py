@@ -107,10 +107,16 @@ def task(thread: Thread, job: Job, flow: Flow) -> Running:
 
 
 class Flow:
-    """What the bodies of one execution's tasks share: the intents that it made. Keeps nothing over a restart, as a real one."""
+    """
+    What the bodies of one execution's tasks share: the intents that it made. Keeps nothing over a restart, as a real one.
 
-    def __init__(self, new_key: Any, begin: Any, others: Any, made: Any, go_on: Any) -> None:
+    Attributes:
+        given_back: What stands in the user's own database, whatever restarts: by task, which intent it gives back, and how many cents.
+    """
+
+    def __init__(self, new_key: Any, begin: Any, others: Any, made: Any, go_on: Any, given_back: dict[str, tuple[str, int]]) -> None:
         self.new_key, self.begin, self.others, self.made, self.go_on = new_key, begin, others, made, go_on
+        self.given_back = given_back
         self.paid: list[tuple[str, str, int]] = []
         self.open: list[tuple[str, str]] = []
 
@@ -172,11 +178,16 @@ def _intent(thread: Thread, job: Job, flow: Flow) -> Running:
 
 
 def _refund(thread: Thread, job: Job, flow: Flow) -> Running:
-    """Give back a part of what this execution charged before, to the same account."""
+    """Give back a part of what this execution charged before, to the same account; or, under a key of its own, what it gave back before."""
     paid = [one for one in flow.paid if one[0] == job.account]
-    if paid:
+    asked = flow.given_back.get(job.name)
+    if asked is None and paid:
         _, intent, amount = paid[int(job.turn * len(paid))]
-        yield from _post(thread, job, flow, "refund", "/v1/refunds", payment_intent=intent, amount=str(min(job.part, amount)))
+        asked = intent, min(job.part, amount)
+        if job.key:
+            flow.given_back[job.name] = asked
+    if asked is not None:
+        yield from _post(thread, job, flow, "refund", "/v1/refunds", payment_intent=asked[0], amount=str(asked[1]))
 
 
 def _foreign_refund(thread: Thread, job: Job, flow: Flow) -> Running:
