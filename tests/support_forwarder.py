@@ -20,6 +20,7 @@ class Forwarder:
         url: The same URL through this door.
         seen: Method and path of each request that came, in order.
         is_shut: Connections are dropped without an answer.
+        delay: Seconds that a request is kept before it is passed on.
     """
 
     def __init__(self, target: str) -> None:
@@ -29,6 +30,7 @@ class Forwarder:
         self.url = ""
         self.seen: list[str] = []
         self.is_shut = False
+        self.delay = 0.0
         self._came = threading.Condition()
 
     def __enter__(self) -> Forwarder:
@@ -44,6 +46,8 @@ class Forwarder:
                 if door.is_shut:
                     self.close_connection = True
                     return
+                if door.delay:
+                    threading.Event().wait(door.delay)
                 behind = HTTPConnection(door._behind)
                 # Unpacked, because what is packed would have to be told.
                 kept = {name: value for name, value in self.headers.items() if name.lower() not in {"host", "accept-encoding"}}

@@ -411,6 +411,18 @@ def test_an_api_that_is_away_stops_nobody_and_is_asked_less_and_less(
     assert len([message for message in caplog.messages if "Prefect's API does not say" in message]) == 1
 
 
+@pytest.mark.usefixtures("armed")
+def test_an_api_that_answers_slowly_is_asked_less(prefect_server: str, api: Any) -> None:
+    """Many processes that ask a busy server are not to keep it busy: it gets twenty times as long to rest as it took."""
+    with Forwarder(prefect_server) as door, at_work(door, api):
+        door.delay = 2 * PERIOD
+        assert why() is None
+        assert wait_for(lambda: polls(door) >= 1)
+        _tick.wait(12 * PERIOD)
+
+        assert polls(door) == 1
+
+
 def test_without_a_poll_nothing_is_watched(
     prefect_server: str, api: Any, monkeypatch: pytest.MonkeyPatch, watch: cancellation.Watch
 ) -> None:

@@ -43,6 +43,7 @@ PATIENT = {
     "PREFECT_API_REQUEST_TIMEOUT": "600",
     "PREFECT_CLIENT_MAX_RETRIES": "20",
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
+    "KEYGUARD_STATE_POLL_SECONDS": "10",
 }
 _OVER = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 _SHORT, _LONG = [pytest.mark.ci, pytest.mark.timeout(900)], [pytest.mark.slow, pytest.mark.timeout(3000)]

@@ -21,8 +21,10 @@ _log = logging.getLogger("keyguard")
 _LOOK_SECONDS = 0.1
 # Seconds for which the thread stays when no run is at work: in a pool's child one task comes after the other.
 _LINGER_SECONDS = 10.0
-# The longest rest between two requests that fail, seconds.
+# The longest rest between two requests that fail, or take long, seconds.
 _BACK_OFF_SECONDS = 10.0
+# The rest after an answer, in times that it took: an API that answers in 10 ms is asked once a second, a slow one less often.
+_REST = 20.0
 # Seconds that `end` waits for a request under way; the thread ends by itself after it.
 _ENDING_SECONDS = 2.0
 
@@ -44,7 +46,7 @@ class Poller:
     Looks ten times a second, and asks once a period (`context.state_poll`), while any run is at work in this process.
 
     The first request is made a period after the first call, so that short runs cause none. While the API does not answer, it is asked
-    less and less often.
+    less and less often; one that answers slowly is asked so seldom that it answers us for a twentieth of the time at most.
     """
 
     def __init__(self, watched: Watched) -> None:
@@ -106,6 +108,7 @@ class Poller:
         source = self._source
         if source is None:
             return _period()
+        begun = time.monotonic()
         try:
             states = self._client(source).ask(alive)
         except Exception as error:
@@ -120,7 +123,8 @@ class Poller:
         self._failures = 0
         if not told.is_set():
             self._watched.learn(alive, states)
-        return _period()
+        # Fifty processes that ask once a second are a load of their own for a small server that is busy already.
+        return max(_period(), min((time.monotonic() - begun) * _REST, _BACK_OFF_SECONDS))
 
     def _client(self, source: Source) -> Asker:
         # Of the same API the settings are read anew only when it has not answered: making a client takes longer than asking.
