@@ -32,6 +32,7 @@ def _run(script: str, tmp_path: Path, server: StripeServer, prefect: str = "") -
     path.write_text(head + script, encoding="utf-8")
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "KEYGUARD_"))}
     env |= {**ENVIRONMENT, "PREFECT_HOME": str(tmp_path / "prefect"), "KEYGUARD_URL": f"sqlite:///{tmp_path / 'ledger.db'}"}
+    env["KEYGUARD_FRONT_LEDGER"] = f"sqlite:///{tmp_path / 'front.db'}"
     if prefect:
         env["PREFECT_API_URL"] = prefect
     return subprocess.run([sys.executable, str(path)], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False)

@@ -241,6 +241,20 @@ class KeybrakeBackend(LedgerBackend):
         super().shut()
 
 
+def revoke_at_proxies(
+    ledger: Ledger, settings: Settings, *, by: str, key_id: str | None = None, run_id: str | None = None, policy: str | None = None
+) -> None:
+    """
+    Revoke what a ledger's keys have at proxies, where the ledger is in front of some.
+
+    Raises:
+        ConfigurationError: there is no management secret. ProxyUnavailable: a proxy could not be told.
+    """
+    remotes = ledger.remote_keys(key_id=key_id, run_id=run_id, policy=policy)
+    for proxy in dict.fromkeys(remote.proxy for remote in remotes):
+        open_proxy(proxy, ledger, settings).revoke(key_id=key_id, run_id=run_id, policy=policy, by=by)
+
+
 def _handles(remotes: Iterable[RemoteKey], proxy: str) -> list[str]:
     return list(dict.fromkeys(one.remote_id for one in remotes if one.remote_id and one.proxy == proxy))
 

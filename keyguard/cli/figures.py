@@ -164,8 +164,11 @@ def revoke(ledger: Ledger, target: tuple[str, str]) -> int:
     count = ledger.revoke(**names, by=person())
     if not count:
         raise ConfigurationError(f"no key of {kind} {name!r} in {ledger.url}; `keyguard status` lists what there is")
-    for proxy in _proxies(ledger.remote_keys(**names)):
-        proxied(proxy, ledger).revoke(**names, by=person())
+    if ledger.remote_keys(**names):
+        # It brings an HTTP client.
+        from keyguard.backends.keybrake import revoke_at_proxies
+
+        revoke_at_proxies(ledger, load_settings(), **names, by=person())
     return count
 
 

@@ -16,10 +16,12 @@ from urllib.parse import urlsplit
 from keyguard.install import ledgers_in_use
 from keyguard.ledgers import open_ledger
 from keyguard.prefect.labels import LEDGER_LABEL
-from keyguard.settings import default_url, load_settings
+from keyguard.settings import default_url, is_proxy, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from keyguard.ledgers import Ledger
 
 _log = logging.getLogger("keyguard")
 
@@ -62,19 +64,22 @@ def _revoked(run_id: str, flow_run: Any, by: str) -> Iterator[tuple[str, int]]:
     seen: set[str] = set()
     for ledger in ledgers_in_use():
         seen.add(ledger.url)
-        count = ledger.revoke(run_id=run_id, by=by)
+        count = _revoked_in(ledger, run_id, by)
         yield ledger.url, count
         if count:
             return
     settings = load_settings()
     # "env:NAME" where the URL holds a secret: then it is the setting's, or is not known here.
     label = str((getattr(flow_run, "labels", None) or {}).get(LEDGER_LABEL, ""))
-    for url in dict.fromkeys(("" if label.startswith("env:") else label, settings.url, default_url())):
+    front = settings.front_ledger or default_url()
+    named = ("" if label.startswith("env:") else label, settings.url, default_url())
+    # Of a proxy the ledger in front of it has the run, and says which keys it has there.
+    for url in dict.fromkeys(front if is_proxy(url) else url for url in named):
         if not url or url in seen or not _is_there(url):
             continue
         ledger = open_ledger(url, durability=settings.durability)
         try:
-            count = ledger.revoke(run_id=run_id, by=by)
+            count = _revoked_in(ledger, run_id, by)
         finally:
             ledger.shut()
         yield url, count
@@ -82,11 +87,22 @@ def _revoked(run_id: str, flow_run: Any, by: str) -> Iterator[tuple[str, int]]:
             return
 
 
+def _revoked_in(ledger: Ledger, run_id: str, by: str) -> int:
+    """Revoke here, and then at the proxies that the run's calls go through."""
+    count = ledger.revoke(run_id=run_id, by=by)
+    if ledger.remote_keys(run_id=run_id):
+        # It brings an HTTP client.
+        from keyguard.backends.keybrake import revoke_at_proxies
+
+        revoke_at_proxies(ledger, load_settings(), run_id=run_id, by=by)
+    return count
+
+
 def _is_there(url: str) -> bool:
     """Say whether a file of ours is there, without making one; other ledgers are asked."""
     parts = urlsplit(url)
     if not parts.scheme.startswith("sqlite"):
-        return parts.scheme not in {"http", "https"}
+        return True
     return bool(parts.path.strip("/")) and Path(parts.path[1:]).expanduser().exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -171,3 +172,20 @@ def test_a_quote_read_is_on_the_proxys_list(double: VendorDouble, proxy: Proxy, 
         world.stripe().v1.payment_intents.capture(made)
 
         assert world.totals["spent"] == 2 * USD
+
+
+def test_a_cancelled_flow_runs_key_ends_at_the_proxy(prefect_home: Path, double: VendorDouble, proxy: Proxy, tmp_path: Path) -> None:
+    """The runner's process has installed nothing: by the run's label, and the ledger in front, the hook revokes here and at the proxy."""
+    from keyguard.prefect import revoke_on_cancellation
+    from tests.support_prefect import flow_run
+
+    assert prefect_home.exists()
+    run = flow_run()
+    with armed("remote", double, proxy, tmp_path, run=str(run.id), run_usd_cap=50) as world:
+        world.stripe().v1.payment_intents.create(PAY)
+        keyguard.uninstall()
+        run.labels["keyguard.ledger"] = proxy.url
+        revoke_on_cancellation(SimpleNamespace(name="billing-flow", id=None), run, SimpleNamespace(name="Cancelling"))
+    (key,) = [key for key in proxy.ask("GET", "/vault/keys?limit=200").json()["keys"] if key["run_id"] == str(run.id)]
+
+    assert key["state"] == "revoked"
