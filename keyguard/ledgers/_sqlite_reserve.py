@@ -228,7 +228,9 @@ class Reserves:
         for leg in order.legs:
             # Outside the savepoint: a day's row that its undoing took away would still be remembered.
             self._budgets.row(leg)
-        also = self._also(open_hold, order, "usd", "email") if open_hold is not None else []
+        # Also where nothing is left to adopt, because an earlier try of it is in doubt: the object is still its maker's.
+        maker = open_hold or (self._holds.find(found.last_id) if found is not None and found.last_id else None)
+        also = self._also(maker, order, "usd", "email") if maker is not None else []
         mark, amount, adopted = self._log.mark(), quote.amount, 0
         self._log.execute("SAVEPOINT adopting")
         try:
@@ -237,12 +239,12 @@ class Reserves:
                 amount = max(amount, adopted)
                 self._holds.change(open_hold, "adopt", "A", open_hold.spent, 0, open_hold.doubt, {"by": order.reservation_id})
                 self._objects.reopen(place, found.object_id, None)
-            decision = self._booked(order, amount, adopted, n=n, generation=generation, also=also if adopted else ())
+            decision = self._booked(order, amount, adopted, n=n, generation=generation, also=also)
         except apsw.ConstraintError as error:
             self._log.execute("ROLLBACK TO adopting")
             self._log.back_to(mark)
             try:
-                decision = self._refused(order, amount, str(error), also if adopted else ())
+                decision = self._refused(order, amount, str(error), also)
             finally:
                 self._log.execute("RELEASE adopting")
             return decision

@@ -194,6 +194,19 @@ class ChildrenContract(ContractBase):
         assert (refused.granted, refused.scope, refused.cap, refused.held) == (False, f"run:{child.run_id}", 20, 20)
         assert both(child, till) == same((0, 20, 0))
 
+    def test_a_further_try_of_a_capture_in_doubt_is_on_its_maker_too(self, till: Till) -> None:
+        """The run's first try has taken the child's hold with it, and nobody knows what became of it: the next one is counted as far."""
+        child = open_child(till, run_usd_cap=40)
+        child.open_intent("pi_1", 20)
+        till.doubt(till.hold(20, object_id="pi_1"))
+        again = till.hold(20, object_id="pi_1")
+        refused = till.ask(1, object_id="pi_1")
+
+        assert both(child, till) == same((0, 20, 20))
+        assert (refused.granted, refused.scope) == (False, f"run:{child.run_id}")
+        till.settle(again, 0, Fact("pi_1", 20, 0, 20, status="succeeded"))
+        assert both(child, till) == same((20, 0, 20))
+
     def test_refunds_of_a_child_are_the_runs(self, ledger: Ledger) -> None:
         """What the run charged may be refunded in a child and the other way about; a child's own refund cap holds besides."""
         till = open_till(ledger, run_usd_cap=100)

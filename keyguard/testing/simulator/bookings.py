@@ -54,7 +54,7 @@ class Bookings(Checks):
         """Return the children's budgets of what an order adopts, or may be another attempt of."""
         run = self.runs[order.scope.removeprefix("run:")]
         thing = run.things.get((order.account, order.quote.object_id or "")) if order.quote.adopts else None
-        adopted = thing.holder.budgets if thing is not None and thing.told_open else frozenset[str]()
+        adopted = thing.holder.budgets if thing is not None else frozenset[str]()
         earlier = run.named.get(order.identity.request, ()) if order.identity is not None else ()
         return adopted.union(*(charge.budgets for charge in earlier if not charge.is_free))
 
@@ -125,8 +125,8 @@ class Bookings(Checks):
         charge.claim = charge.hold + thing.told_spent
         thing.claims.append(charge)
         thing.days.append(charge.day)
+        charge.budgets |= thing.holder.budgets
         if charge.adopted:
-            charge.budgets |= thing.holder.budgets
             thing.told_open, thing.holder = max(0, thing.told_open - charge.adopted), charge
 
     def closed(self, ledger: SimulatedLedger, closing: Closing, receipt: Receipt | None) -> None:

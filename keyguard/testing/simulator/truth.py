@@ -169,7 +169,9 @@ class Thing:
     def hear_again(self, still_open: int, charge: Charge) -> None:
         """Take note of an answer that is older than what was told before."""
         self.is_blurred = True
-        if not self.is_taken_from(charge):
+        is_made = charge.buys and not charge.adopts
+        # What a create shows again is as it was made: the ledger raises nothing by it.
+        if not self.is_taken_from(charge) and not is_made:
             self.told_open = max(self.told_open, still_open)
 
     @property
