@@ -37,8 +37,8 @@ USD = 1_000_000
 CAP = 4
 # Processes that begin at once: what two cores bear beside a server. So many each of a fleet that serves the flow runs.
 BEGIN = 6
-# Runs that are in their bodies at once before the first of them charges. With more than forty, Prefect's server on SQLite answers nobody any
-# more ("database is locked", all fifteen connections of its pool taken), with the machine idle: seen twice on 2026-11-26, Prefect 3.8.8.
+# Runs that are in their bodies at once before the first of them charges. With more than forty, Prefect's server on SQLite answered nobody
+# any more ("database is locked", all fifteen connections of its pool taken), with the machine idle: twice on 2026-11-26, Prefect 3.8.8.
 TOGETHER = 24
 # So many processes that talk to one server on two cores: it answers late, and is not to be asked more than needed.
 PATIENT = {
