@@ -226,7 +226,18 @@ class KeybrakeBackend(LedgerBackend):
         self._remotes.clear()
         for remote_id in _handles(self.ledger.remote_keys(key_id=key_id, run_id=run_id, policy=policy), self.url):
             self._api.revoke(remote_id)
+        self._look_back(key_id, run_id)
         return count
+
+    def _look_back(self, key_id: str | None, run_id: str | None) -> None:
+        """Compare the totals of a run that ends, as far as the proxy can be asked."""
+        key = None if key_id is None and run_id is None else self.ledger.key(key_id=key_id, run_id=run_id)
+        if key is None or key.parent is not None:
+            return
+        try:
+            self.usage(key.scope)
+        except KeyguardError as error:
+            _logger.warning("%s has ended, and its totals could not be compared with the proxy's: %s", key.scope, error)
 
     def raise_cap(self, run_id: str, cap: Money, *, by: str) -> VaultKey:
         """Set a run's cap by a human's decision, at the proxy first where that judges it."""

@@ -83,6 +83,20 @@ def test_totals_are_compared(double: VendorDouble, proxy: Proxy, tmp_path: Path,
     assert [point.value for point in points] == [2.0]
 
 
+def test_totals_are_compared_when_a_run_ends(double: VendorDouble, proxy: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody need have looked at them: a run that is closed says once what the proxy counts beside."""
+    with armed("remote", double, proxy, tmp_path, run_usd_cap=5) as world, world.installed:
+        world.stripe().v1.payment_intents.create(PAY)
+    assert "this machine's ledger" not in caplog.text
+    (tmp_path / "there").mkdir()
+    with armed("remote", double, proxy, tmp_path, run_usd_cap=5) as world:
+        world.stripe().v1.payment_intents.create(PAY)
+    with armed("remote", double, proxy, tmp_path / "there", run=world.run, run_usd_cap=5) as there, there.installed:
+        there.stripe().v1.payment_intents.create({**PAY, "description": "there"})
+
+    assert "counts $4.00 (spent $4.00, held $0.00, in doubt $0.00), this machine's ledger $2.00" in caplog.text
+
+
 def test_a_raise_holds_at_the_proxy(double: VendorDouble, proxy: Proxy, tmp_path: Path) -> None:
     """`keyguard raise` on the machine of the run sets the cap where it is judged."""
     with armed("remote", double, proxy, tmp_path, run_usd_cap=3) as world:
