@@ -84,7 +84,8 @@ class Route:
             EndpointNotAllowed: it is for neither.
         """
         parts = urlsplit(url)
-        host = netloc_of(url)
+        # A name with the root's dot is the same host.
+        host = netloc_of(url).removesuffix(".")
         if host == self.netloc:
             return url
         if parts.scheme.lower() != "https" or claimant(host) != self.vendor:
@@ -125,17 +126,19 @@ def netloc_of(url: str) -> str:
 
 def prefix_of(vendor: str, host: str) -> str:
     """Return what stands before a vendor's own path at a proxy: `/stripe`; of a host beside the main one `/stripe/files.stripe.com`."""
-    return f"/{vendor}" if host == main_host(vendor) else f"/{vendor}/{host}"
+    # Of a vendor whose hosts are not listed one by one (Twilio) the host always says which product it is.
+    is_plain = host == main_host(vendor) and host in vendor_named(vendor).hosts
+    return f"/{vendor}" if is_plain else f"/{vendor}/{host}"
 
 
 def main_host(vendor: str) -> str:
-    """Return the host of a vendor whose requests need not name it: the one at which it is asked, or its only one; "" where none is."""
+    """Return the host that is meant where a request names none: the one at which a vendor is asked, or its only one; "" of several."""
     plug = vendor_named(vendor)
     inquiring: Inquiring | None = getattr(plug, "inquiring", None)
-    named = "" if inquiring is None else urlsplit(inquiring.base).hostname or ""
+    if inquiring is not None:
+        return urlsplit(inquiring.base).hostname or ""
     own = [host for host in plug.hosts if not host.startswith("*.")]
-    # Of a vendor whose hosts are not listed one by one (Twilio) none is the main one: the host always says which product it is.
-    return named if named in own else own[0] if len(own) == 1 else ""
+    return own[0] if len(own) == 1 else ""
 
 
 def misplaced(vendor: str, where: str, base: str) -> EndpointNotAllowed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -87,3 +87,15 @@ def vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[StripeServer]:
         monkeypatch.setattr(stripe, "default_http_client", None)
         yield server
         keyguard.uninstall()
+
+
+@pytest.fixture
+def refused(prefect_server: str) -> Iterator[Any]:
+    """Tasks and flows of Prefect's that are refused (`tests.support_refused`), with its engine changed and nothing counted."""
+    from keyguard.prefect import activate, deactivate
+    from tests import support_refused
+
+    support_refused.counted.clear()
+    activate()
+    yield support_refused
+    deactivate()

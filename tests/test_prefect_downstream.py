@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from keyguard.prefect import activate, deactivate
 from tests.support_prefect import flow_run, task_run
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TRIED = 3  # with two retries
 ENDS = ["wants its result", "waits for it", "at the end of a chain", "returns it", "returns it among others", "a subflow", "mapped"]
 pytestmark = pytest.mark.timeout(400)
-
-
-@pytest.fixture
-def refused(prefect_server: str) -> Iterator[Any]:
-    """What ends flows, with Prefect's engine changed and nothing counted."""
-    from tests import support_refused
-
-    support_refused.counted.clear()
-    activate()
-    yield support_refused
-    deactivate()
 
 
 def ended(refused: Any, end: Any, *, is_async: bool) -> tuple[Any, Any]:

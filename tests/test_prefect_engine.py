@@ -18,22 +18,10 @@ from keyguard.prefect import activate, deactivate, engine, find_refusal, name_re
 from tests.support_prefect import ENVIRONMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 TRIED = 3  # with two retries
 REFUSED = ["refused", "from", "while handling", "group", "answer", "returned", "timeout from"]
-
-
-@pytest.fixture
-def refused(prefect_server: str) -> Iterator[Any]:
-    """Tasks and flows that are refused, with Prefect's engine changed and nothing counted."""
-    from tests import support_refused
-
-    support_refused.counted.clear()
-    activate()
-    yield support_refused
-    deactivate()
 
 
 # -- tasks -----------------------------------------------------------------------------------------

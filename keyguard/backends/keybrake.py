@@ -146,7 +146,7 @@ class KeybrakeBackend(LedgerBackend):
         found = self.ledger.keep_remote(key.key_id, made, instead="" if kept is None else kept.token)
         for unused in (made, kept):
             if unused is not None and unused.remote_id not in {"", found.remote_id} and unused.proxy == self.url:
-                self._ended(unused)
+                self._end(unused)
         return found
 
     def _issued(self, key: VaultKey, vendor: str, asked: str) -> RemoteKey:
@@ -158,13 +158,11 @@ class KeybrakeBackend(LedgerBackend):
             _logger.warning("the proxy at %s: %s", self.url, warning)
         return issued(said, self.url, vendor, asked, dialect=self._api.dialect, until=key.expires_at)
 
-    def _ended(self, remote: RemoteKey) -> bool:
+    def _end(self, remote: RemoteKey) -> None:
         try:
             self._api.revoke(remote.remote_id)
         except KeyguardError as error:
             _logger.warning("the proxy's key %s could not be revoked, and ends when it expires: %s", remote.remote_id, error)
-            return False
-        return True
 
     # -- money ----------------------------------------------------------------------------------------
 
@@ -224,8 +222,15 @@ class KeybrakeBackend(LedgerBackend):
         """
         count = super().revoke(key_id=key_id, run_id=run_id, policy=policy, state=state, by=by)
         self._remotes.clear()
+        failed: KeyguardError | None = None
         for remote_id in _handles(self.ledger.remote_keys(key_id=key_id, run_id=run_id, policy=policy), self.url):
-            self._api.revoke(remote_id)
+            try:
+                self._api.revoke(remote_id)
+            except KeyguardError as error:
+                # Of many keys one that cannot be revoked leaves no other alive.
+                failed = error
+        if failed is not None:
+            raise failed
         self._look_back(key_id, run_id)
         return count
 
@@ -272,8 +277,10 @@ def _handles(remotes: Iterable[RemoteKey], proxy: str) -> list[str]:
 
 def _figures(own: Usage, said: dict[str, Any]) -> Usage | None:
     """Return a proxy's figures of a key, with what only this ledger knows; None where it shows none."""
-    names = {"cap": "cap_usd", "spent": "spent_usd", "held": "held_usd", "doubt": "in_doubt_usd", "refunded": "refunded_usd"}
-    names["overrun"] = "overrun_usd"
+    names = {
+        "cap": "cap_usd", "spent": "spent_usd", "held": "held_usd", "doubt": "in_doubt_usd", "refunded": "refunded_usd",
+        "overrun": "overrun_usd",
+    }  # fmt: skip
     if not said.keys() >= set(names.values()):
         return None
     try:

@@ -9,7 +9,7 @@ from keyguard._values import frozen
 from keyguard.backends.keybrake import api_of
 from keyguard.errors import KeyguardError
 from keyguard.remote import issued
-from keyguard.routing import main_host, netloc_of, prefix_of
+from keyguard.routing import netloc_of, prefix_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +88,5 @@ class Through:
             key = issued(api.issue({"vendor": doubt.vendor, **_READING}), remote.proxy, doubt.vendor, "", dialect=api.dialect, until=None)
             if key.remote_id:
                 self._made.append((api, key.remote_id))
-            host = main_host(doubt.vendor) or netloc_of(base)
-            self._ways[name] = Way(remote.proxy + prefix_of(doubt.vendor, host), key.token)
+            self._ways[name] = Way(remote.proxy + prefix_of(doubt.vendor, netloc_of(base)), key.token)
         return self._ways[name]

@@ -179,7 +179,8 @@ async def _aget(instance: Any, question: Any) -> Any:
 def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one request; its answer is the caller's to read, whole or in parts."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
-    with ticket.attempt() as ended, Routed(request, ticket, type(request.url)):
+    # In this order: what cannot be sent on its way is no attempt.
+    with Routed(request, ticket, type(request.url)), ticket.attempt() as ended:
         try:
             response = wrapped(*args, **kwargs)
         except Exception as error:
@@ -194,7 +195,8 @@ def send(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, arg
 async def asend(ticket: context.Ticket, wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Send one awaited request."""
     request, handled = args[0] if args else kwargs["request"], sys.exc_info()[1]
-    with ticket.attempt() as ended, Routed(request, ticket, type(request.url)):
+    # In this order: what cannot be sent on its way is no attempt.
+    with Routed(request, ticket, type(request.url)), ticket.attempt() as ended:
         try:
             response = await wrapped(*args, **kwargs)
         except Exception as error:

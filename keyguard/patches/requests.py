@@ -170,7 +170,8 @@ def send(retries: Any, ticket: context.Ticket, _wrapped: Any, instance: Any, arg
     if ticket.must_ask and ticket.again is not None:
         ticket.again(ticket)
     meant = request.url
-    with ticket.attempt() as ended, Routed(request, ticket, str):
+    # In this order: what cannot be sent on its way is no attempt.
+    with Routed(request, ticket, str), ticket.attempt() as ended:
         try:
             response = _sender(instance, retries)(*args, **kwargs)
         except _AnotherTry as another:

@@ -7,15 +7,11 @@ the vendor's plug does not claim is no host here, so that there is nowhere else 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from keyguard._values import frozen
 from keyguard.model import METHODS
-from keyguard.vendors import claimant, known_vendors, vendor_named
-
-if TYPE_CHECKING:
-    from keyguard.vendors import Inquiring
+from keyguard.routing import main_host
+from keyguard.vendors import claimant, known_vendors
 
 # What RFC 3986 lets stand in a path; a request target with anything else is nobody's honest work.
 _PATH = re.compile(r"(?:/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})*)+")
@@ -82,25 +78,15 @@ def destination(method: str, raw_path: bytes, raw_query: bytes) -> Destination:
     first = rest[0] if rest else ""
     if first == first.lower() and not first.endswith(".") and _claims(vendor, first):
         return Destination(vendor, first, "/" + "/".join(rest[1:]), query)
-    return Destination(vendor, main_host(vendor), "/" + "/".join(rest), query)
+    return Destination(vendor, _main_host(vendor), "/" + "/".join(rest), query)
 
 
 def _claims(vendor: str, host: str) -> bool:
     return "." in host and claimant(host) == vendor
 
 
-def main_host(vendor: str) -> str:
-    """
-    Return the host of a vendor whose requests name none.
-
-    Raises:
-        Misdirected: it has several, and none is the main one.
-    """
-    plug = vendor_named(vendor)
-    inquiring: Inquiring | None = getattr(plug, "inquiring", None)
-    if inquiring is not None:
-        return urlsplit(inquiring.base).hostname or ""
-    own = [host for host in plug.hosts if not host.startswith("*.")]
-    if len(own) != 1:
+def _main_host(vendor: str) -> str:
+    found = main_host(vendor)
+    if not found:
         raise Misdirected(f"{vendor} has several hosts: put the one that is meant into the path, /{vendor}/HOST/...", status=404)
-    return own[0]
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import struct
 import sys
@@ -15,6 +16,16 @@ _LOOPBACK = "127.0.0.1"
 # Connections at a time; more wait in the queue of the listening socket.
 _MOST = 512
 _PATIENCE = 10.0  # seconds that stopping waits for the threads of connections that it has shut
+
+
+def answer_json(handler: BaseHTTPRequestHandler, status: int, body: object) -> None:
+    """Answer a request with a JSON document, whole."""
+    payload = json.dumps(body).encode()
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(payload)))
+    handler.end_headers()
+    handler.wfile.write(payload)
 
 
 class Connections(ThreadingHTTPServer):

@@ -34,6 +34,8 @@ Kind = Literal["local", "remote", "front"]
 # Without a proxy; behind one that judges the caps of runs; behind one that is taken for Keybrake's public contract, so that the ledger
 # here judges them.
 KINDS: tuple[Kind, ...] = ("local", "remote", "front")
+# What a flow's process has where the secret would be.
+PLACEHOLDER = "sk_test_of_nobody_0123456789"
 SECRETS = {"STRIPE_SECRET_KEY": STRIPE_SECRET, "TWILIO_AUTH_TOKEN": TWILIO_SECRET, "RESEND_API_KEY": RESEND_SECRET}
 _numbers = itertools.count()
 _ID = re.compile(r"[a-z]{2}_[0-9a-f]{32}")
@@ -150,6 +152,21 @@ class World:
         """The run's figures, in micro-USD, and its calls."""
         usage = self.installed.usage()
         return {"spent": usage.spent, "held": usage.held, "doubt": usage.doubt, "refunded": usage.refunded, "overrun": usage.overrun}
+
+
+@contextlib.contextmanager
+def holding_no_secret(admin: str, folder: Path) -> Iterator[pytest.MonkeyPatch]:
+    """Make this a process that may ask for keys and has no vendor's secret, for the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KEYBRAKE_API_KEY", admin)
+        patch.setenv("KEYGUARD_FRONT_LEDGER", f"sqlite:///{folder / 'front.db'}")
+        patch.setattr(stripe, "api_key", PLACEHOLDER)
+        patch.setattr(stripe, "max_network_retries", 0)
+        patch.setattr(stripe, "default_http_client", None)
+        try:
+            yield patch
+        finally:
+            keyguard.uninstall()
 
 
 @contextlib.contextmanager

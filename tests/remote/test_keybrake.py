@@ -25,6 +25,7 @@ from keyguard.testing.double import VendorDouble
 from keyguard.testing.keybrake import KeybrakeDouble
 from tests.proxy.support import PAY, RESEND_SECRET, STRIPE_SECRET, TWILIO_SECRET, USD
 from tests.remote.recording import Answered, RecordingProxy
+from tests.remote.support import holding_no_secret
 from tests.support_twilio_clients import MESSAGE
 from tests.support_twilio_server import ACCOUNT
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ADMIN = "kb_admin_0123456789abcdef"
-PLACEHOLDER = "sk_test_of_nobody_0123456789"
 SECRETS = {"stripe": STRIPE_SECRET, "twilio": TWILIO_SECRET, "resend": RESEND_SECRET}
 
 
@@ -52,15 +52,10 @@ def keybrake(double: VendorDouble, **options: Any) -> Iterator[KeybrakeDouble]:
 
 
 @pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def here(tmp_path: Path) -> Iterator[None]:
     """A process that holds the management secret, and no vendor's."""
-    monkeypatch.setenv("KEYBRAKE_API_KEY", ADMIN)
-    monkeypatch.setenv("KEYGUARD_FRONT_LEDGER", f"sqlite:///{tmp_path / 'front.db'}")
-    monkeypatch.setattr(stripe, "api_key", PLACEHOLDER)
-    monkeypatch.setattr(stripe, "max_network_retries", 0)
-    monkeypatch.setattr(stripe, "default_http_client", None)
-    yield
-    keyguard.uninstall()
+    with holding_no_secret(ADMIN, tmp_path):
+        yield
 
 
 def raised(run: str, usd: int) -> None:

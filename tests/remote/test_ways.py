@@ -23,6 +23,7 @@ import keyguard
 from keyguard.errors import EndpointNotAllowed, UnknownKey
 from tests.proxy.support import ADMIN, PAY
 from tests.remote.recording import KEY, Answered, RecordingProxy
+from tests.remote.support import PLACEHOLDER, holding_no_secret
 from tests.support_twilio_clients import MESSAGE
 from tests.support_twilio_server import ACCOUNT
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-# What a flow's process has where the secret would be.
-PLACEHOLDER = "sk_test_of_nobody_0123456789"
 INTENT = Answered(
     200, {"id": "pi_1", "object": "payment_intent", "amount": 200, "amount_received": 200, "currency": "usd", "status": "succeeded"}
 )
@@ -40,18 +39,12 @@ SENT = Answered(201, {"sid": "SM" + "0" * 32, "status": "queued", "num_segments"
 
 
 @pytest.fixture
-def proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RecordingProxy]:
+def proxy(tmp_path: Path) -> Iterator[RecordingProxy]:
     """A recording proxy, through which the calls of a run go."""
-    monkeypatch.setenv("KEYBRAKE_API_KEY", ADMIN)
-    monkeypatch.setenv("KEYGUARD_FRONT_LEDGER", f"sqlite:///{tmp_path / 'front.db'}")
-    monkeypatch.setattr(stripe, "api_key", PLACEHOLDER)
-    monkeypatch.setattr(stripe, "max_network_retries", 0)
-    monkeypatch.setattr(stripe, "default_http_client", None)
-    with RecordingProxy() as found, keyguard.run("r1"):
+    with holding_no_secret(ADMIN, tmp_path), RecordingProxy() as found, keyguard.run("r1"):
         keyguard.install(found.url, run_usd_cap=100, unpriced="allow")
         found.answers["/stripe/v1/payment_intents"] = INTENT
         yield found
-        keyguard.uninstall()
 
 
 def basic(authorization: str) -> str:

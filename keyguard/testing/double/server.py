@@ -10,7 +10,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, cast
 
-from keyguard.testing._listening import Connections
+from keyguard.testing._listening import Connections, answer_json
 from keyguard.testing.double.world import Closing
 
 if TYPE_CHECKING:
@@ -141,9 +141,4 @@ class ControlHandler(BaseHTTPRequestHandler):
             status, body = 200, cast("Any", self.server).asked(self.path.removeprefix("/_double/"), arguments)
         except Exception as error:
             status, body = 400, [type(error).__name__, str(error)]
-        payload = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
+        answer_json(self, status, body)

@@ -6,12 +6,11 @@ Reconstructed from public pages of keybrake.com, read in November 2026; this is 
 from __future__ import annotations
 
 import contextlib
-import json
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, cast
 
-from keyguard.testing._listening import Connections
+from keyguard.testing._listening import Connections, answer_json
 from keyguard.testing.keybrake.contract import Answer
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         found = double.asked(self.command, self.path, self.headers.get("Authorization", ""), content)
         if isinstance(found, Answer):
-            self._say(found.status, found.body)
+            answer_json(self, found.status, found.body)
         else:
             self._forward(double, found, content)
 
@@ -79,14 +78,6 @@ class Handler(BaseHTTPRequestHandler):
             pass
         return b"".join(parts)
 
-    def _say(self, status: int, body: dict[str, Any]) -> None:
-        payload = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
     def _forward(self, double: KeybrakeDouble, sending: Sending, content: bytes) -> None:
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _OWN}
         headers |= {"Authorization": sending.authorization, "Host": sending.host or sending.upstream}
@@ -96,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
                 answer = vendor.getresponse()
             except (OSError, HTTPException):
                 double.answered(sending, self.command, 502)
-                self._say(502, {"error": "The vendor did not answer"})
+                answer_json(self, 502, {"error": "The vendor did not answer"})
                 return
             double.answered(sending, self.command, answer.status)
             try:
