@@ -42,7 +42,11 @@ def postgres() -> Generator[str]:
             programs, whose = _for_nobody(programs, folder)
         settings = {**_SETTINGS, "unix_socket_directories": name}
         given = [f"--set={setting}={value}" for setting, value in settings.items()]
-        _run(folder, whose, [programs / "bin/initdb", "--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", *given])
+        _run(
+            folder,
+            whose,
+            [programs / "bin/initdb", "--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", *given],
+        )
         _run(folder, whose, [programs / "bin/pg_ctl", "start", "--log=log"])
         try:
             yield f"postgresql+asyncpg://postgres@/postgres?host={name}"
