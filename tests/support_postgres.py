@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-# Nothing is kept of it, and only its owner gets into the folder of its socket. Prefect's server takes 60 connections at most.
-_SETTINGS = {"listen_addresses": "", "fsync": "off", "max_connections": "100"}
+# Nothing of it is kept, so nothing need reach the disk; it has no port, and only its owner gets into the folder of its socket.
+_SETTINGS = {"listen_addresses": "", "fsync": "off"}
 
 
 def installed() -> Path | None:

