@@ -40,13 +40,9 @@ def postgres() -> Generator[str]:
         whose: dict[str, Any] = {}
         if os.geteuid() == 0:
             programs, whose = _for_nobody(programs, folder)
-        settings = {**_SETTINGS, "unix_socket_directories": name}
-        given = [f"--set={setting}={value}" for setting, value in settings.items()]
-        _run(
-            folder,
-            whose,
-            [programs / "bin/initdb", "--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", *given],
-        )
+        given = [f"--set={setting}={value}" for setting, value in {**_SETTINGS, "unix_socket_directories": name}.items()]
+        options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"]
+        _run(folder, whose, [programs / "bin/initdb", *options, *given])
         _run(folder, whose, [programs / "bin/pg_ctl", "start", "--log=log"])
         try:
             yield f"postgresql+asyncpg://postgres@/postgres?host={name}"
