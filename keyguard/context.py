@@ -236,15 +236,15 @@ class Ticket:
         # While a call is open its client may drop an answer and try again.
         return self.is_over and (self.tail is None or self.tail() is None)
 
-    def covers(self, call: Call) -> bool:
-        """Say whether a request seen by an inner seam is an attempt of this very ticket."""
+    def covers(self, vendor: str, method: str, path: str) -> bool:
+        """Say whether a request seen by an inner seam is an attempt of this very ticket; the method in upper case."""
         return (
             # An exception that struck on the way in or out of the guard leaves the ticket behind for whatever this context does next.
             self.is_decided
             and not self.is_over
             and self.pid == os.getpid()
             and self.owner == threading.get_ident()
-            and (self.call.vendor, self.call.method, self.call.path) == (call.vendor, call.method, call.path)
+            and (self.call.path, self.call.method, self.call.vendor) == (path, method, vendor)
             and (self.in_attempt or self.idempotent or self.begun == sum(_gives_back(attempt) for attempt in self.attempts))
         )
 

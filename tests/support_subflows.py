@@ -10,6 +10,8 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.deployments import run_deployment
 from prefect.task_runners import ProcessPoolTaskRunner
 
 import keyguard
@@ -169,6 +171,39 @@ def hopeless(url: str, ledger: str) -> None:
     """Call a subflow that fails whenever it is called."""
     keyguard.install(ledger, run_usd_cap=100)
     spending(url, 3)
+
+
+@flow(name="deployed")
+def deployed(url: str, ledger: str, cap: float | None, most: int) -> tuple[int, str]:
+    """Be what a deployment starts: spend from the budget that it was started in, or from one of its own within that."""
+    if cap is None:
+        keyguard.install(ledger)
+    else:
+        keyguard.install(ledger, run_usd_cap=cap)
+    return until_refused(url, "deployed", most)
+
+
+@flow(name="between")
+def between(parameters: dict[str, Any]) -> str:
+    """A subflow without a budget of its own, in which a deployment is run; returns the id of what it has started, and does not wait."""
+    return str(run_deployment("deployed/here", parameters=parameters, timeout=0).id)  # type: ignore[union-attr]  # -- not awaited
+
+
+@flow(name="starting")
+def starting(url: str, cap: float, parameters: dict[str, Any]) -> str:
+    """Ask for a budget, spend a dollar of it, and let a deployment start a run."""
+    keyguard.install(run_usd_cap=cap)
+    charge(url, "own")
+    return between(parameters)
+
+
+@flow(name="delegating")
+def delegating(url: str, ledger: str, cap: float, middle: float, inner: float | None) -> str:
+    """Let a subflow with a budget start a run that spends all it can get; returns that run's id."""
+    keyguard.install(ledger, run_usd_cap=cap)
+    with get_client(sync_client=True) as client:
+        client.create_deployment(client.create_flow(deployed), "here", enforce_parameter_schema=False)
+    return starting(url, middle, {"url": url, "ledger": ledger, "cap": inner, "most": 8})
 
 
 if __name__ == "__main__":

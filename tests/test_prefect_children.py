@@ -177,3 +177,27 @@ def test_only_a_call_in_the_flows_body_has_a_place() -> None:
     assert out_of_task is not None
     assert (body.subflow.call, out_of_task.subflow.call) == (str(child.parent_task_run_id), "")
     assert (body.subflow.caller, body.subflow.entry) == (str(root.id), out_of_task.subflow.entry)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("inner", "spent"),
+    [
+        (None, {"": 3, "/starting-1": 3}),
+        (1, {"": 2, "/starting-1": 2, "/starting-1/deployed-1": 1}),
+        (5, {"": 3, "/starting-1": 3, "/starting-1/deployed-1": 2}),
+    ],
+    ids=["shared", "narrower", "wider"],
+)
+def test_what_a_deployment_starts_pays_from_the_budget_it_was_started_in(
+    flows: Any, double: VendorDouble, url: str, prefect_server: str, inner: float | None, spent: dict[str, int]
+) -> None:
+    """
+    A subflow has three dollars, spends one, and a subflow of it runs a deployment, whose run is executed in another process: two are
+    left for it, whatever it asks for itself, though the root has ten.
+    """
+    started = flows.delegating(double.url, url, 10, 3, inner)
+
+    assert resumed(started, "deployed", prefect_server, module="tests.support_subflows") == "COMPLETED"
+    assert budgets(url) == spent
+    assert double.truth.charged() == spent[""] * USD

@@ -60,9 +60,12 @@ class Outgoing:
 
 
 class Read(Protocol):
-    """Reads a client's arguments; None = not a vendor's host, let it pass."""
+    """
+    Reads a client's arguments: what leaves; the open ticket, where an outer seam has read it and reports it as its attempt; None = not
+    a vendor's host, let it pass.
+    """
 
-    def __call__(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None: ...
+    def __call__(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | context.Ticket | None: ...
 
 
 class Seen(Protocol):
@@ -225,40 +228,44 @@ def decided(
     handler: context.Handler, read: Read, send: Send | None, wrapped: Callable[..., Any], instance: Any, args: Any, kwargs: Any
 ) -> Any:
     """Let one request leave: as an attempt of the open ticket, where that covers it, else by a decision of its own."""
-    outgoing = _read(handler, read, instance, args, kwargs)
-    if outgoing is None or send is None:
+    found = _read(handler, read, instance, args, kwargs)
+    if found is None or send is None:
         return wrapped(*args, **kwargs)
-    ticket = context.open_ticket()
-    if ticket is not None and ticket.covers(outgoing.call):
-        if ticket.must_ask and ticket.again is not None:
-            ticket.again(ticket)
-        return send(ticket, wrapped, instance, args, kwargs)
-    return handler.handle(outgoing, lambda opened: send(opened, wrapped, instance, args, kwargs))
+    if isinstance(found, context.Ticket):
+        if found.must_ask and found.again is not None:
+            found.again(found)
+        return send(found, wrapped, instance, args, kwargs)
+    return handler.handle(found, lambda opened: send(opened, wrapped, instance, args, kwargs))
 
 
 async def adecided(
     handler: context.Handler, read: Read, send: Send | None, wrapped: Callable[..., Any], instance: Any, args: Any, kwargs: Any
 ) -> Any:
     """Let one awaited request leave."""
-    outgoing = _read(handler, read, instance, args, kwargs)
-    if outgoing is None or send is None:
+    found = _read(handler, read, instance, args, kwargs)
+    if found is None or send is None:
         return await wrapped(*args, **kwargs)
-    ticket = context.open_ticket()
-    if ticket is not None and ticket.covers(outgoing.call):
-        if ticket.must_ask and ticket.again is not None:
-            await ticket.again(ticket)
-        return await send(ticket, wrapped, instance, args, kwargs)
-    return await handler.ahandle(outgoing, lambda opened: send(opened, wrapped, instance, args, kwargs))
+    if isinstance(found, context.Ticket):
+        if found.must_ask and found.again is not None:
+            await found.again(found)
+        return await send(found, wrapped, instance, args, kwargs)
+    return await handler.ahandle(found, lambda opened: send(opened, wrapped, instance, args, kwargs))
 
 
-def _read(handler: context.Handler, read: Read, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outgoing | None:
-    """Read a call; one that cannot be guarded is an error, unless everything only observes."""
+def _read(
+    handler: context.Handler, read: Read, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Outgoing | context.Ticket | None:
+    """Read a call, or find the open ticket that covers it; one that cannot be guarded is an error, unless everything only observes."""
     try:
-        return read(instance, args, kwargs)
+        found = read(instance, args, kwargs)
     except ConfigurationError as error:
         if not handler.tolerates(error):
             raise
         return None
+    if found is None or isinstance(found, context.Ticket):
+        return found
+    ticket, call = context.open_ticket(), found.call
+    return ticket if ticket is not None and ticket.covers(call.vendor, call.method, call.path) else found
 
 
 def _passing(owner: Any, method: Any) -> Callable[..., Any]:

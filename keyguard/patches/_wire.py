@@ -86,6 +86,19 @@ def _expected(netloc: str) -> str | None:
     return ticket.call.vendor if is_ours or (ticket.route is not None and ticket.route.netloc == netloc) else None
 
 
+def reported(vendor: str, method: str, path: str) -> Ticket | None:
+    """
+    Return the ticket of the outer seam whose attempt a request is: that seam has read the call, and reports how the attempt ends.
+
+    Args:
+        vendor: Whose host it goes to.
+        method: In any case.
+        path: The vendor's own path (`split_path`).
+    """
+    ticket = context.open_ticket()
+    return ticket if ticket is not None and ticket.in_attempt and ticket.covers(vendor, method.upper(), path) else None
+
+
 def _named_in(path: str) -> str | None:
     named = path.split("/", 2)[1:2]
     return named[0] if named and named[0] in known_vendors() else None

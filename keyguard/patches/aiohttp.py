@@ -36,6 +36,7 @@ from keyguard.patches._wire import (
     is_events,
     is_telling,
     netloc_of,
+    reported,
     split_path,
     stop,
     vendor_of,
@@ -77,7 +78,7 @@ def quick(passing: Callable[..., Any], seen: Seen, /) -> Callable[..., Any]:
 
     # As httpx's: plain steps, which each request of the process pays for.
     def wrapper(self: Any, req: Any, traces: Any, timeout: Any) -> Any:
-        if FOREIGN[req.url.raw_host] and open_ticket() is None:
+        if FOREIGN[req.url.raw_host] and ((ticket := open_ticket()) is None or ticket.in_attempt):
             for value in req.headers.values():
                 if len(value) >= SHORTEST and (
                     ("_" in value and TOKEN_PREFIX in value) or (value[5] == " " and value[4] in "cC" and is_hiding(value))
@@ -134,16 +135,19 @@ def _attend(parts: Parts, request: Any) -> None:
     request.send = sending
 
 
-def read(_connector: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None:
+def read(_connector: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | context.Ticket | None:
     """Read one request as it will be written, and the way that it takes."""
     request = _request_in(args, kwargs)
     url, host, netloc = request.url, *netloc_of(str(request.url))
     vendor = vendor_of(host, netloc, url.raw_path)
-    headers = {str(name).lower(): str(value) for name, value in request.headers.items()}
     if vendor is None:
-        check_token(headers.items(), netloc)
+        check_token(((str(name), str(value)) for name, value in request.headers.items()), netloc)
         return None
     prefix, path = split_path(url.raw_path, vendor, netloc)
+    ticket = reported(vendor, str(request.method), path)
+    if ticket is not None:
+        return ticket
+    headers = {str(name).lower(): str(value) for name, value in request.headers.items()}
     call = call_of(vendor, request.method, str(url), path, headers, _content(request.body))
     session, way = request._session, _way(request, args[2] if len(args) > 2 else kwargs.get("timeout"))  # noqa: SLF001 -- missing, it stops it
 

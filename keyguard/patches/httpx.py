@@ -30,6 +30,7 @@ from keyguard.patches._wire import (
     credential_in,
     is_events,
     is_telling,
+    reported,
     split_path,
     stop,
     vendor_of,
@@ -87,7 +88,8 @@ def quick(passing: Callable[..., Any], seen: Seen, /) -> Callable[..., Any]:
 
     # A host that nobody guards pays this, with nothing of ours in the processor's caches: so private names, and few and plain steps.
     def wrapper(self: Any, request: Any) -> Any:
-        if FOREIGN[request.url._uri_reference.host] and open_ticket() is None:  # noqa: SLF001 -- missing, it stops every request
+        host = request.url._uri_reference.host  # noqa: SLF001 -- missing, it stops every request
+        if FOREIGN[host] and ((ticket := open_ticket()) is None or ticket.in_attempt):
             for _, _, value in request.headers._list:  # noqa: SLF001 -- `raw` would copy each of its items first
                 # In bytes, one byte is found much faster than several.
                 if len(value) >= SHORTEST and (
@@ -104,7 +106,7 @@ def quick(passing: Callable[..., Any], seen: Seen, /) -> Callable[..., Any]:
 def _reader(get: Callable[[Any, Any], Any], respond: Callable[[Any, Any, Refused], Any]) -> Read:
     """Make the function that reads one request; its quote reads go through `get`, with the same client, its refusals by `respond`."""
 
-    def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None:
+    def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | context.Ticket | None:
         request = args[0] if args else kwargs["request"]
         netloc = request.url.netloc.decode("ascii")
         vendor = vendor_of(_host(request), netloc, request.url.path)
@@ -113,7 +115,10 @@ def _reader(get: Callable[[Any, Any], Any], respond: Callable[[Any, Any, Refused
             return None
         if _is_prefects(instance, request):
             return None
-        return _outgoing(request, vendor, partial(get, instance), partial(respond, instance, request))
+        prefix, path = split_path(request.url.raw_path.partition(b"?")[0].decode("ascii"), vendor, netloc)
+        return reported(vendor, request.method, path) or _outgoing(
+            request, vendor, prefix, path, partial(get, instance), partial(respond, instance, request)
+        )
 
     return read
 
@@ -129,9 +134,8 @@ def _is_prefects(instance: Any, request: Any) -> bool:
     return is_client and claimant(_host(request)) is None
 
 
-def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any], respond: Callable[[Refused], Any]) -> Outgoing:
-    headers, netloc = request.headers, request.url.netloc.decode("ascii")
-    prefix, path = split_path(request.url.raw_path.partition(b"?")[0].decode("ascii"), vendor, netloc)
+def _outgoing(request: Any, vendor: str, prefix: str, path: str, get: Callable[[Any], Any], respond: Callable[[Refused], Any]) -> Outgoing:
+    headers = request.headers
     call = call_of(vendor, request.method, str(request.url), path, headers, _content(request))
 
     def ask(path: str, ticket: context.Ticket) -> Reply:
@@ -144,7 +148,7 @@ def _outgoing(request: Any, vendor: str, get: Callable[[Any], Any], respond: Cal
             found = get(question)
         return _reply(found, found.content)
 
-    credential, has_own_key = credential_in(headers, vendor, netloc), call.idempotency_key is not None
+    credential, has_own_key = credential_in(headers, vendor, call.host), call.idempotency_key is not None
     return Outgoing(call, credential, ask, takes_key=True, has_own_key=has_own_key, respond=respond)
 
 

@@ -34,6 +34,7 @@ from keyguard.patches._wire import (
     is_events,
     is_telling,
     netloc_of,
+    reported,
     split_path,
     stop,
     text,
@@ -76,7 +77,7 @@ def quick(passing: Callable[..., Any], seen: Seen, /) -> Callable[..., Any]:
     def wrapper(self: Any, request: Any, **kwargs: Any) -> Any:
         try:
             scheme, nothing, netloc, _ = request.url.split("/", 3)
-            passes = not nothing and scheme in _SCHEMES and _FOREIGN[netloc] and open_ticket() is None
+            passes = not nothing and scheme in _SCHEMES and _FOREIGN[netloc] and ((ticket := open_ticket()) is None or ticket.in_attempt)
             # Of the mapping's own store, in any order: its `values()` looks each name up again, and so does an ordered dictionary's.
             for _, value in dict.values(request.headers._store) if passes else ():  # noqa: SLF001 -- as httpx's, what each request pays
                 if len(value) >= SHORTEST and (
@@ -135,16 +136,20 @@ def _guarded(adapter: Any, retries: Any, args: tuple[Any, ...], kwargs: dict[str
     return decided(handler, read, partial(send, retries), adapter.send, adapter, args, kwargs)
 
 
-def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | None:
+def read(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Outgoing | context.Ticket | None:
     """Read one prepared request."""
     request: Any = args[0] if args else kwargs["request"]
     url = str(request.url)
     host, netloc = netloc_of(url)
-    vendor = vendor_of(host, netloc, str(request.path_url))
+    target = str(request.path_url)
+    vendor = vendor_of(host, netloc, target)
     if vendor is None:
         check_token(((text(name), text(value)) for name, value in request.headers.items()), netloc)
         return None
-    prefix, path = split_path(str(request.path_url).partition("?")[0], vendor, netloc)
+    prefix, path = split_path(target.partition("?")[0], vendor, netloc)
+    ticket = reported(vendor, str(request.method), path)
+    if ticket is not None:
+        return ticket
     headers = {text(name).lower(): text(value) for name, value in request.headers.items()}
     body = request.body if request.body is not None else b""
     call = call_of(vendor, str(request.method), url, path, headers, body if isinstance(body, str | bytes) else None)
@@ -184,9 +189,11 @@ def send(retries: Any, ticket: context.Ticket, _wrapped: Any, instance: Any, arg
             if ticket.route is not None:
                 # From which the session reads where a redirect leads.
                 response.url = meant
-            body = response.content if wants_body(ticket, response.status_code, Lowered(response.headers)) else None
-            if not stop(ticket, ended, response.status_code, Lowered(response.headers), body):
-                _answered(ticket, ended, response)
+            if not context.is_silent(ended):
+                headers = Lowered(response.headers)
+                body = response.content if wants_body(ticket, response.status_code, headers) else None
+                if not stop(ticket, ended, response.status_code, headers, body):
+                    _answered(ticket, ended, response)
             return response
     following.prepare(request)
     return _guarded(instance, following.retries, args, kwargs)

@@ -25,12 +25,16 @@ def deactivate() -> None:
 
 
 def tell(ledger: str) -> None:
-    """Mark the running flow run with the ledger where its key is, and the server's record of it where it is a root."""
+    """Mark the running flow run with the ledger where its key is; and the server's record of a root, or of a budget of a subflow's own."""
     entered = entered_flow()
     marks = mark(entered, ledger)
     # A context that was made by hand has no flow, and belongs to no server.
-    if entered is not None and marks is not None and is_root(entered.flow_run) and entered.flow is not None:
+    if entered is None or marks is None or entered.flow is None:
+        return
+    if is_root(entered.flow_run):
         roots.record(marks)
+    else:
+        roots.record_budget(entered.flow_run)
 
 
 def mark_root() -> None:

@@ -145,7 +145,7 @@ def _before_entering(entering: Any) -> None:
     if marks is None and is_child and type(entering).get() is None:
         marks = roots.root_of(flow_run)
         if marks is not None and marks.root:
-            labels.write(flow_run.labels, marks)
+            roots.write(flow_run, marks)
         elif marks is not None:
             return
         # Else the API did not say: whoever pays for it is not known, so nobody does.

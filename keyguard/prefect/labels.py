@@ -22,6 +22,8 @@ LEDGER_LABEL = "keyguard.ledger"
 # What the server's record keeps of the execution. Another name than the one above: a record outlives its execution,
 # and what reads the run anew for the next one must not take the last one's token for its own.
 KEPT_EXECUTION_LABEL = "keyguard.last_execution"
+# And of the budget that a subflow has asked for, by which runs find it that are started by a deployment; its next execution asks anew.
+KEPT_BUDGET_LABEL = "keyguard.last_budget"
 # Where in a trace the code was that sent the run to another process; the second one is Prefect's own, of the run's span.
 TRACE_LABEL, _PREFECTS_TRACE_LABEL = "keyguard.traceparent", "__OTEL_TRACEPARENT"
 # Where a URL that holds a password must be said in each process.
@@ -38,11 +40,13 @@ class Marks:
         root: The root run.
         execution: Token of this entry of the root's body.
         ledger: The URL of its ledger, `env:NAME` where it holds a password, "" where nobody has said.
+        budget: Of a run that a deployment started: the budget of the subflow that it was started in, by its key's run id; "" = the root's.
     """
 
     root: str
     execution: str = ""
     ledger: str = ""
+    budget: str = ""
 
 
 def read(labels: Mapping[str, Any] | None) -> Marks | None:

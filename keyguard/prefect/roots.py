@@ -1,7 +1,7 @@
 """Asks Prefect's API which root a run belongs to that a deployment started, and tells the API what such runs must know. Nothing else.
 
-Labels do not travel with `run_deployment`. So a root's marks are kept in the server's record of it, and a
-child whose parents are not in this process is followed upwards there: task run, flow run, task run, ….
+Labels do not travel with `run_deployment`. So a root's marks, and the budget that a subflow asked for, are kept in the server's records
+of them, and a child whose parents are not in this process is followed upwards there: task run, flow run, task run, ….
 Never within a call: reading the root inside an async send waits for ever on the loop that is to answer.
 Every question has a limit of time, runs in a thread of its own, and is asked once for a run.
 """
@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextvars
 import logging
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from keyguard import context
-from keyguard.prefect import labels
+from keyguard.prefect import labels, subflows
 from keyguard.prefect.labels import Marks
 from keyguard.prefect.marking import entered_flow
 
@@ -61,7 +61,13 @@ def resolve() -> None:
         return
     marks = root_of(entered.flow_run)
     if marks is not None:
-        labels.write(entered.flow_run.labels, marks if marks.root else Marks(str(entered.flow_run.id)))
+        write(entered.flow_run, marks if marks.root else Marks(str(entered.flow_run.id)))
+
+
+def write(flow_run: Any, marks: Marks) -> None:
+    """Mark a flow run that a deployment started, in memory."""
+    labels.write(flow_run.labels, marks)
+    subflows.inherit(flow_run.labels, marks.budget)
 
 
 def root_of(flow_run: Any) -> Marks | None:
@@ -78,20 +84,31 @@ def root_of(flow_run: Any) -> Marks | None:
 
 def record(marks: Marks) -> None:
     """Tell the server's record of a root what the runs must know that deployments start from it; told once for each execution."""
-    told = labels.record(marks)
-    if _known.recorded.get(marks.root) == told:
+    _record(marks.root, labels.record(marks), "will be refused")
+
+
+def record_budget(flow_run: Any) -> None:
+    """Tell the server's record of a subflow which budget it has asked for, if any: runs that deployments start from it pay from it too."""
+    budget = subflows.own_budget(flow_run)
+    if budget:
+        _record(str(flow_run.id), {labels.KEPT_BUDGET_LABEL: budget}, "pay from the budget that it lies in")
+
+
+def _record(run_id: str, told: dict[str, str], failing: str) -> None:
+    if _known.recorded.get(run_id) == told:
         return
     from uuid import UUID
 
     def tell(client: Any) -> bool:
-        client.update_flow_run_labels(UUID(marks.root), told)
+        client.update_flow_run_labels(UUID(run_id), told)
         return True
 
-    if _asked(tell, f"Prefect's record of run {marks.root} could not be marked; runs that deployments start from it will be refused"):
-        _remember(_known.recorded, marks.root, told)
+    if _asked(tell, f"Prefect's record of run {run_id} could not be marked; runs that deployments start from it {failing}"):
+        _remember(_known.recorded, run_id, told)
 
 
 def _looked_up(client: Any, flow_run: Any) -> Marks:
+    budget = ""
     for _ in range(_DEEPEST):
         if flow_run.parent_task_run_id is None:
             return UNGUARDED
@@ -99,9 +116,11 @@ def _looked_up(client: Any, flow_run: Any) -> Marks:
         if parent.flow_run_id is None:
             return UNGUARDED
         flow_run = client.read_flow_run(parent.flow_run_id)
+        # The nearest one's, and whatever that lies in with it.
+        budget = budget or str((flow_run.labels or {}).get(labels.KEPT_BUDGET_LABEL, ""))
         marks = labels.recorded(flow_run.labels)
         if marks is not None:
-            return marks
+            return replace(marks, budget=budget)
     raise RecursionError(f"more than {_DEEPEST} flow runs above one another")
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # The budget that a flow run pays from, and the flow run that asked for it: itself, or one that it was called in.
 BUDGET_LABEL = "keyguard.budget"
 BUDGET_OF_LABEL = "keyguard.budget_of"
+# Of a run that a deployment started: the budget that it was started in, whatever it asks for itself.
+_ABOVE_LABEL = "keyguard.budget_above"
 # Token of one entry of a flow's body; never sent anywhere that outlives it.
 _ENTRY_LABEL = "keyguard.entry"
 
@@ -55,6 +57,19 @@ def budget_of(chain: Sequence[Any]) -> str:
         if found is not None:
             labels[BUDGET_LABEL], labels[BUDGET_OF_LABEL] = found
     return str(labels.get(BUDGET_LABEL, ""))
+
+
+def inherit(labels: dict[str, Any], budget: str) -> None:
+    """Let a run that a deployment started pay from the budget that it was started in, unless it has asked for one of its own."""
+    if budget:
+        labels[_ABOVE_LABEL] = budget
+        labels.setdefault(BUDGET_LABEL, budget)
+
+
+def own_budget(flow_run: Any) -> str:
+    """Return the budget that a subflow has asked for itself; "" = none."""
+    labels: dict[str, Any] = getattr(flow_run, "labels", None) or {}
+    return str(labels.get(BUDGET_LABEL, "")) if labels.get(BUDGET_OF_LABEL) == str(flow_run.id) else ""
 
 
 def _above(outer: Sequence[Any]) -> tuple[str, str] | None:
@@ -98,7 +113,8 @@ def place_of(chain: Sequence[Any], tasks: Sequence[Any], execution: str) -> Plac
         entry=str(_labels(above[0]).setdefault(_ENTRY_LABEL, uuid4().hex)) if above else "",
         execution=execution,
     )
-    return Place(subflow, budget_of(above) if above else "", partial(_pays_from, contexts[0]))
+    outer = budget_of(above) if above else str(_labels(contexts[0]).get(_ABOVE_LABEL, ""))
+    return Place(subflow, outer, partial(_pays_from, contexts[0]))
 
 
 def _pays_from(context: Any, budget: str) -> None:

@@ -11,6 +11,7 @@ import httpx
 from keyguard.drivers import whole
 from keyguard.errors import BackendError, ConfigurationError, ProxyUnavailable, Refused, UnknownKey
 from keyguard.model import METHODS, TOKEN_PREFIX
+from keyguard.patches import Outgoing
 from keyguard.patches._headers import is_carrying
 from keyguard.patches._wire import credential_in, with_secret
 from keyguard.patches.httpx import aread, asend_once
@@ -128,7 +129,7 @@ class Forwarder:
 
     async def _sent(self, request: httpx.Request) -> tuple[httpx.Response, Ticket]:
         outgoing = aread(self._client, (request,), {})
-        assert outgoing is not None, "its host is claimed"
+        assert isinstance(outgoing, Outgoing), "its host is claimed, and no SDK stands above"
         tickets: list[Ticket] = []
 
         async def sending(ticket: Ticket) -> Any:

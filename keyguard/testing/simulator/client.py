@@ -146,7 +146,7 @@ class Thread:
 def send(thread: Thread, call: Call, *, has_own_key: bool = False) -> Running:
     """Let a request leave as `keyguard.patches.decided` does: under the open ticket where that covers it, else by a decision of its own."""
     ticket = thread.ticket
-    if ticket is not None and ticket.covers(call):
+    if ticket is not None and ticket.covers(call.vendor, call.method, call.path):
         answer: Answer = yield from _sdk(thread, ticket, call)
     else:
         answer = yield from _guarded(thread, call, has_own_key=has_own_key)
