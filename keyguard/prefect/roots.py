@@ -84,7 +84,7 @@ def root_of(flow_run: Any) -> Marks | None:
 
 def record(marks: Marks) -> None:
     """Tell the server's record of a root what the runs must know that deployments start from it; told once for each execution."""
-    _record(marks.root, labels.record(marks), "will be refused")
+    _record(marks.root, labels.record(marks), "do not know that they are its, and have a budget of their own where they are guarded")
 
 
 def record_budget(flow_run: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -37,16 +36,16 @@ def worker() -> None:
     """Deploy the started flow to a pool of processes, and be its worker."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists
     from prefect.flows import Flow
 
-    # One for both stages of this kind.
-    with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
-        client.create_work_pool(WorkPoolCreate(name="matrix", type="process"))
+    # Of this stage alone: the worker of another one, without the plugin, may take its time to end, and would take runs from a common pool.
+    pool = f"matrix-{os.getpid()}"
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
     for name in _NAMES.values():
         source: Any = Flow.from_source(os.getcwd(), "tests/prefect_matrix/flows.py:started")  # noqa: PTH109 -- as users write it
-        source.to_deployment(name, work_pool_name="matrix").apply()
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "matrix", "--name", "matrix"]
+        source.to_deployment(name, work_pool_name=pool).apply()
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", pool]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr)
     threading.Thread(target=_end_with, args=(process,), daemon=True).start()
     _ready()
@@ -60,6 +59,10 @@ def _ready() -> None:
 def _end_with(process: subprocess.Popen[bytes]) -> None:
     sys.stdin.read()
     process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _end_soon() -> None:
