@@ -7,6 +7,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+from keyguard.testing._listening import answer_json
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -62,19 +64,11 @@ class LlmServer:
                 world.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
                 status = world.scripted.pop(0) if world.scripted else 200
                 if status != 200:
-                    self._whole(status, {"error": {"type": "scripted", "message": "scripted"}})
+                    answer_json(self, status, {"error": {"type": "scripted", "message": "scripted"}})
                 elif asked.get("stream"):
                     self._streamed(_chunks(asked) if "completions" in self.path else _events())
                 else:
-                    self._whole(200, _COMPLETION if "completions" in self.path else _MESSAGE)
-
-            def _whole(self, status: int, document: Any) -> None:
-                body = json.dumps(document).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                    answer_json(self, 200, _COMPLETION if "completions" in self.path else _MESSAGE)
 
             def _streamed(self, events: Iterator[str]) -> None:
                 self.send_response(200)

@@ -71,9 +71,11 @@ class History:
                 self.place.double.script(Fault(step.fault, method="POST"))
             try:
                 self._call(step)
-            except (stripe.StripeError, requests.RequestException, AlreadyCharged):
-                # The last: the vendor keeps an error as its answer to a charge that it has made, as reads have told.
+            except (stripe.StripeError, requests.RequestException):
                 pass
+            except AlreadyCharged:
+                # The vendor keeps an error as its answer to a charge that it has made, as reads have told: only who repeats it is refused.
+                assert step.kind == "again"
             finally:
                 self.place.double.clear()
 
