@@ -5,6 +5,7 @@ The places are Prefect's own and may move: each is looked for, and what is not f
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import threading
@@ -79,7 +80,7 @@ def interruption() -> str:
     """Say what the main thread is being ended by while it waits for others: "Ctrl-C", "SIGTERM" (Prefect's own handler); "" = nothing."""
     main = threading.main_thread().ident
     look: Callable[[], dict[int, Any]] | None = getattr(sys, "_current_exceptions", None)
-    handled = None if look is None or main is None else look().get(main)
+    handled = None if look is None or main is None else _uncollected(look).get(main)
     # Until Python 3.12 it is what `sys.exc_info()` gives.
     error: BaseException | None = handled[1] if isinstance(handled, tuple) else handled
     signals = _termination_signals()
@@ -92,6 +93,22 @@ def interruption() -> str:
             return "SIGTERM"
         error = error.__context__
     return ""
+
+
+def _uncollected(look: Callable[[], dict[int, Any]]) -> dict[int, Any]:
+    """
+    Call a function that holds the interpreter's list of threads, with the garbage collector off.
+
+    A collection within it may run code that gives the interpreter's lock up, and a thread that starts or ends then waits for the list
+    with that lock: the process stands still (CPython gh-106883; 3.11.7 did, once in a whole run of the tests, November 2026).
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        return look()
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _termination_signals() -> tuple[type[BaseException], ...]:
